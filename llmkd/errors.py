@@ -1,0 +1,19 @@
+"""The few errors that llmkd raises on purpose."""
+
+from collections.abc import Sequence
+
+
+class LlmkdError(Exception):
+    """Something that the user can mend; the message says what to write instead. Exit status 1."""
+
+
+class InputError(LlmkdError, ValueError):
+    """Bad input: a recipe, an override, a path, a data set. Exit status 2, no traceback.
+
+    Args:
+        problems: Each in the form `<place> <dotted key>: <what was wrong>; <what to write instead>`.
+    """
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))

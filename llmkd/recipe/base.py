@@ -1,0 +1,35 @@
+"""What every part of a recipe shares: frozen, typed to the letter, no unknown keys."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator
+
+STAGE_REFERENCE = "stage:"
+
+
+class RecipePart(BaseModel):
+    """A frozen piece of a recipe whose unknown keys are errors and whose fields are documented."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def kind_or(default: str) -> Discriminator:
+    """Tells the members of a union apart by `kind`, which may be left out for `default`."""
+
+    def kind(value: Any) -> str:
+        if isinstance(value, dict):
+            return value.get("kind", default)
+        return getattr(value, "kind", default)
+
+    return Discriminator(kind)
+
+
+def referenced_stage(value: str) -> str | None:
+    """The NAME of `stage:NAME`, or None where `value` is a path or a hub name."""
+    return value.removeprefix(STAGE_REFERENCE) if value.startswith(STAGE_REFERENCE) else None

@@ -1,0 +1,43 @@
+"""What to measure: suites of tasks. Shipped suites are YAML files in eval/suites/."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llmkd.recipe.base import RecipePart
+from llmkd.recipe.data import AdditionTask, DatasetSource
+
+
+class ExactMatchTask(RecipePart):
+    """Greedy answers to a procedural task's prompts, right or wrong to the character."""
+
+    kind: Literal["exact_match"]
+    name: str = Field(min_length=1)
+    """What results call the task."""
+    data: AdditionTask
+    max_completion_length: int = Field(default=64, gt=0)
+    """Tokens after which an answer is cut (and wrong)."""
+
+
+class PerplexityTask(RecipePart):
+    """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set."""
+
+    kind: Literal["perplexity"]
+    name: str = Field(min_length=1)
+    """What results call the task."""
+    data: DatasetSource
+    """Rows with a `text` field. `max_length` is the window in tokens, its first token unscored."""
+    join_rows: bool = False
+    """Join all rows to one stream, each begun by the begin-of-text token, before cutting windows.
+    Otherwise each row is cut for itself."""
+
+
+EvaluationTask = Annotated[ExactMatchTask | PerplexityTask, Field(discriminator="kind")]
+
+
+class Suite(RecipePart):
+    """A named list of tasks."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    tasks: list[EvaluationTask] = Field(min_length=1)

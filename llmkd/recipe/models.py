@@ -1,0 +1,72 @@
+"""Teachers, students and adapters, as a recipe names them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Tag
+
+from llmkd.recipe.base import RecipePart, kind_or
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+class PretrainedModel(RecipePart):
+    """A causal language model that `transformers` can load."""
+
+    model_name_or_path: str = Field(min_length=1)
+    """A folder, a hub name, or `stage:NAME` for what an earlier train stage made."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    dtype: Dtype = "float32"
+    """The weights' type in memory. `auto` keeps the checkpoint's. Students train best in float32
+    with `trainer.bf16: true`."""
+    attn_implementation: str | None = None
+    """`sdpa`, `eager`, `flash_attention_2`, ...; null leaves the choice to transformers."""
+
+
+class InProcessTeacher(PretrainedModel):
+    """A frozen teacher on the same device as the student, scored batch by batch."""
+
+    kind: Literal["in_process"] = "in_process"
+
+
+class LoraConfig(RecipePart):
+    """Low-rank adapters by peft; the saved `model/` holds merged weights, `adapter/` the adapter.
+
+    References:
+        Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685.
+    """
+
+    r: int = Field(default=16, gt=0)
+    """Rank of the update."""
+    alpha: float = Field(default=32, gt=0)
+    """The update is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the layers to adapt; `all-linear` is every linear layer but the output head."""
+
+
+class ScratchStudent(RecipePart):
+    """A randomly initialised student of a given shape."""
+
+    kind: Literal["scratch"]
+    config: dict[str, Any]
+    """`transformers` config fields; `model_type` is required. `vocab_size` and the special token
+    ids come from the tokenizer unless given."""
+    tokenizer_name_or_path: str | None = None
+    """Default: the teacher's tokenizer, or without a teacher the task's own."""
+    attn_implementation: str | None = None
+    """`sdpa`, `eager`, `flash_attention_2`, ...; null leaves the choice to transformers."""
+
+
+class PretrainedStudent(PretrainedModel):
+    """A student that starts from existing weights."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
+
+
+StudentSource = Annotated[
+    Annotated[ScratchStudent, Tag("scratch")] | Annotated[PretrainedStudent, Tag("pretrained")],
+    kind_or("pretrained"),
+]

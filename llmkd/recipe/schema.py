@@ -1,0 +1,87 @@
+"""The recipe: a frozen tree that says everything a run needs, and holds no live objects."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llmkd.recipe.base import RecipePart
+from llmkd.recipe.data import DataSource
+from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.losses import Loss
+from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource
+
+
+class TrainStage(RecipePart):
+    """Trains a student on data, with a teacher or without. Product: a model folder."""
+
+    kind: Literal["train"]
+    student: StudentSource
+    teacher: InProcessTeacher | None = None
+    data: DataSource
+    losses: list[Loss] = Field(min_length=1)
+    """The terms of the objective; the loss is their weighted sum."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """`transformers.TrainingArguments` names, as they are."""
+    resume: str = "auto"
+    """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
+    from that checkpoint."""
+
+
+class Generation(RecipePart):
+    """How text is sampled."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    max_completion_length: int = Field(default=256, gt=0)
+    """Tokens after which a completion is cut; cut completions are dropped and counted."""
+
+
+class TransformersEngine(RecipePart):
+    """`transformers.generate`, batch by batch: right for small models, and for any architecture."""
+
+    kind: Literal["transformers"] = "transformers"
+    batch_size: int = Field(default=128, gt=0)
+    """Prompts generated together; also the unit of resuming."""
+
+
+class GenerateStage(RecipePart):
+    """A teacher answers prompts. Product: a data set of `prompt` and `completion`."""
+
+    kind: Literal["generate"]
+    teacher: PretrainedModel
+    data: DataSource
+    """Rows with a `prompt` field; their completions are not looked at."""
+    engine: TransformersEngine = TransformersEngine()
+    generation: Generation = Generation()
+
+
+class EvaluateStage(RecipePart):
+    """Measures models side by side. Product: results."""
+
+    kind: Literal["evaluate"]
+    models: list[str] = Field(min_length=1)
+    """Model folders, hub names, or `stage:NAME`; the table keeps their order."""
+    suite: str | Suite
+    """A shipped suite's name, the path of a suite's YAML file, or a suite written out."""
+    batch_size: int = Field(default=128, gt=0)
+    """Examples scored or generated together."""
+
+
+Stage = Annotated[TrainStage | GenerateStage | EvaluateStage, Field(discriminator="kind")]
+
+
+class Recipe(RecipePart):
+    """A whole run: named stages, in the order written."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run; its folder is `runs/NAME` unless `output_dir` says otherwise."""
+    description: str = ""
+    """One line on what the recipe shows."""
+    seed: int = Field(default=0, ge=0)
+    """One seed per run: initial weights, data order, sampling."""
+    output_dir: str | None = None
+    """The run folder; default `runs/NAME`."""
+    stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Stage] = Field(
+        min_length=1
+    )
+    """Stage name to stage. A stage names an earlier one's product as `stage:NAME`."""

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from llmkd.recipe.base import RecipePart
+from llmkd.recipe.base import RecipePart, kind_or
 
 
 class LinearSchedule(RecipePart):
@@ -27,13 +27,19 @@ class CosineSchedule(RecipePart):
     """Optimizer steps from start to end; null takes the whole training."""
 
 
-Schedule = Annotated[LinearSchedule | CosineSchedule, Field(discriminator="kind")]
+Schedule = LinearSchedule | CosineSchedule
+Weight = Annotated[
+    Annotated[float, Field(ge=0), Tag("constant")]
+    | Annotated[LinearSchedule, Tag("linear")]
+    | Annotated[CosineSchedule, Tag("cosine")],
+    kind_or("constant"),
+]
 
 
 class LossTerm(RecipePart):
     """What every term has."""
 
-    weight: Annotated[float, Field(ge=0)] | Schedule = 1.0
+    weight: Weight = 1.0
     """A number, or a schedule: `{kind: linear, start: 1.0, end: 0.1}`."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """What metrics call the term: `loss/NAME`. Default: its kind."""

@@ -1,0 +1,75 @@
+"""Settings and fixtures for every test: no network, no telemetry, tiny real models."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Read by the libraries when they are imported, hence before the imports below.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import hypothesis
+import jaxtyping
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# The shapes in annotations are checked in tests only, from the first import of these on.
+SHAPED = ["losses", "objective", "data", "teachers", "teacher_data", "evaluation"]
+jaxtyping.install_import_hook([f"llmkd.{name}" for name in SHAPED], "beartype.beartype")
+
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tokenizer():
+    """The addition task's tokenizer: one token per character."""
+    from llmkd.data.addition import build_tokenizer
+
+    return build_tokenizer()
+
+
+@pytest.fixture
+def tiny_llama():
+    """Makes a two-layer Llama with random weights for a given tokenizer."""
+
+    def make(tokenizer, *, seed=0, hidden_size=32, **config):
+        shape = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            # Larger than usual, so that random models differ in what they find likely.
+            "initializer_range": 0.2,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(LlamaConfig(**(shape | config))).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real models and data beside the repository; skips where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data of real models and data beside the repository")
+    return folder

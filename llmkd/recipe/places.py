@@ -1,0 +1,85 @@
+"""Problems with a recipe, and where in it they are."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from llmkd.errors import InputError
+from llmkd.recipe.yaml_places import Key, dotted
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    key: Key
+    """Where, in the full form of the recipe (`stages.NAME...`)."""
+    message: str
+    """`<what was wrong>; <what to write instead>`."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """`key=value` after the recipe."""
+
+    key: Key
+    text: str
+
+
+@dataclass
+class Source:
+    """Where a recipe's values come from: lines of a file, and overrides."""
+
+    file: str
+    lines: dict[Key, int]
+    overrides: Sequence[Override] = ()
+    prefix: Key = field(default=())
+    """`stages.NAME` where the recipe left it out, as one with a single stage may."""
+
+    def written_key(self, key: Key) -> Key:
+        """The key as the user writes it."""
+        return key[len(self.prefix) :] if key[: len(self.prefix)] == self.prefix else key
+
+    def override_of(self, key: Key) -> Override | None:
+        """The override that the value at `key` comes from; the last one rules."""
+        for override in reversed(self.overrides):
+            if key[: len(override.key)] == override.key:
+                return override
+        return None
+
+    def line(self, key: Key) -> int:
+        """The line of `key`, or of the nearest thing around it."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.lines:
+                return self.lines[key[:length]]
+        return 1
+
+    def error(self, problems: Iterable[Problem], others: Sequence[str] = ()) -> InputError:
+        """All problems as one error: by line, then overrides, then `others` as they are."""
+        in_file: list[tuple[int, str]] = []
+        in_overrides: list[str] = []
+        for problem in dict.fromkeys(problems):
+            key = self.written_key(problem.key)
+            override = self.override_of(key)
+            if override is None:
+                in_file.append((self.line(key), f"{dotted(key)}: {problem.message}"))
+            else:
+                name = "" if key == override.key else f" {dotted(key)}"
+                in_overrides.append(f"override {override.text}{name}: {problem.message}")
+        in_file.sort(key=lambda item: item[0])
+        width = max((len(str(line)) for line, _ in in_file), default=0)
+        lines = [f"{self.file}:{line:<{width}} {text}" for line, text in in_file]
+        return InputError([*lines, *in_overrides, *others])
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant, if any is close."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
+    return found[0] if found else None
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """`did you mean ...?` where a name is close, else the names there are."""
+    names = list(names)
+    near = nearest(name, names)
+    return f"did you mean `{near}`?" if near else f"write one of {', '.join(names)}"

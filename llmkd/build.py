@@ -1,0 +1,104 @@
+"""From the recipe to live objects: the only file that knows every kind."""
+
+from functools import partial
+from typing import assert_never
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkd import schedules
+from llmkd.data.addition import build_tokenizer
+from llmkd.errors import InputError
+from llmkd.losses import divergences
+from llmkd.losses.linear_head import Divergence, HeadTerm
+from llmkd.models.adapters import attach
+from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
+from llmkd.objective import Objective, Term, of_labels, of_teacher
+from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.losses import (
+    CosineSchedule,
+    CrossEntropyTerm,
+    DivergenceTerm,
+    ForwardKLTerm,
+    JSDTerm,
+    LinearSchedule,
+    Loss,
+    ReverseKLTerm,
+)
+from llmkd.recipe.models import PretrainedStudent, ScratchStudent
+from llmkd.recipe.schema import TrainStage
+
+
+def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
+    """The student's tokenizer: its own, or the teacher's, or the task's."""
+    student, teacher = stage.student, stage.teacher
+    if isinstance(student, PretrainedStudent):
+        return load_tokenizer(student.model_name_or_path, student.revision)
+    if student.tokenizer_name_or_path is not None:
+        return load_tokenizer(student.tokenizer_name_or_path)
+    if teacher is not None:
+        return load_tokenizer(teacher.model_name_or_path, teacher.revision)
+    if isinstance(stage.data, AdditionTask):
+        return build_tokenizer()
+    raise InputError(
+        "student: a student from scratch needs a tokenizer; write student.tokenizer_name_or_path"
+    )
+
+
+def build_student(stage: TrainStage, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The student before training, with its adapters; draws on torch's global random state."""
+    match stage.student:
+        case ScratchStudent() as source:
+            return build_from_scratch(source, tokenizer)
+        case PretrainedStudent() as source:
+            model = load_model(source)
+            # peft wraps the model and passes everything through to it.
+            return model if source.lora is None else attach(model, source.lora)  # pyright: ignore[reportReturnType]
+        case unknown:
+            assert_never(unknown)
+
+
+def build_objective(
+    stage: TrainStage, *, max_steps: int, compute_dtype: torch.dtype | None
+) -> Objective:
+    """The stage's terms with their schedules."""
+    return Objective(
+        [_build_term(loss, max_steps) for loss in stage.losses],
+        has_teacher=stage.teacher is not None,
+        compute_dtype=compute_dtype,
+    )
+
+
+def _build_term(loss: Loss, max_steps: int) -> Term:
+    temperature, scale = 1.0, 1.0
+    if isinstance(loss, DivergenceTerm):
+        temperature = loss.temperature
+        scale = temperature**2 if loss.temperature_scaling == "squared" else 1.0
+    head_term = HeadTerm(loss.name or loss.kind, _build_divergence(loss), temperature)
+    return Term(head_term, _build_schedule(loss.weight, max_steps), scale)
+
+
+def _build_divergence(loss: Loss) -> Divergence:
+    match loss:
+        case CrossEntropyTerm():
+            return of_labels
+        case ForwardKLTerm():
+            return of_teacher(divergences.forward_kl_from_logprobs)
+        case ReverseKLTerm():
+            return of_teacher(divergences.reverse_kl_from_logprobs)
+        case JSDTerm(teacher_weight=teacher_weight):
+            return of_teacher(partial(divergences.jsd_from_logprobs, teacher_weight=teacher_weight))
+        case unknown:
+            assert_never(unknown)
+
+
+def _build_schedule(
+    weight: float | LinearSchedule | CosineSchedule, max_steps: int
+) -> schedules.WeightSchedule:
+    match weight:
+        case LinearSchedule(start=start, end=end, num_steps=num_steps):
+            return schedules.linear(start, end, num_steps or max_steps)
+        case CosineSchedule(start=start, end=end, num_steps=num_steps):
+            return schedules.cosine(start, end, num_steps or max_steps)
+        case value:
+            return schedules.constant(value)

@@ -1,0 +1,188 @@
+"""The command line. torch is imported inside commands only, and only where it is needed.
+
+stdout carries results, stderr progress and messages. Exit status: 0 done, 1 the run failed,
+2 bad input, 143 ended by SIGTERM with everything saved.
+"""
+
+import json as json_format
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmkd import __version__
+from llmkd.failure import DEBUG, reported
+from llmkd.progress import QUIET
+
+app = typer.Typer(
+    name="llmkd",
+    help="Make a small language model out of a large one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe, stage by stage; the same command again goes on where it stopped."""
+    with _command(quiet, debug):
+        from llmkd import pipeline
+        from llmkd.recipe import load
+
+        job = pipeline.Run(load(recipe, overrides or []))
+        records = pipeline.run(job.recipe, overwrite=overwrite)
+        _print_records(records, json, {"output_dir": str(job.folder)})
+        if not json and not quiet and not pipeline.is_launched():
+            _print_products(job)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a recipe and print it with every default filled in; runs nothing."""
+    with _command(False, debug):
+        from llmkd.recipe import load
+        from llmkd.recipe.dump import to_yaml
+
+        loaded = load(recipe, overrides or [])
+        _print(_dumped(loaded.model_dump(mode="json")) if json else to_yaml(loaded).rstrip())
+
+
+@app.command()
+def recipes(json: Json = False) -> None:
+    """List the recipes that come with llmkd."""
+    with _command(False, False):
+        from llmkd.recipe import load
+        from llmkd.recipe.shipped import shipped_recipes
+
+        found = {path.stem: load(path).description for path in shipped_recipes()}
+        if json:
+            _print(_dumped(found))
+        else:
+            width = max(map(len, found), default=0)
+            _print("\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's folder or hub name.")],
+    suite: Annotated[
+        str, typer.Option("--suite", help="A shipped suite's name, or a suite's YAML file.")
+    ] = "procedural",
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="TASK=FILE: measure a task on this file instead."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write results.json here too.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model: exact match on the procedural task, perplexity of a text file."""
+    with _command(quiet, debug):
+        from llmkd.evaluation.suites import find_suite, with_data
+
+        chosen = with_data(find_suite(suite), data or [])
+
+        from llmkd.evaluation.evaluate import evaluate as run
+        from llmkd.evaluation.results import write_results
+        from llmkd.progress import progress
+
+        with progress("eval") as moved:
+            records = run(
+                [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
+            )
+        if output:
+            write_results(output, records)
+        _print_records(records, json, {})
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, a seed each.")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put runs with different seeds into one table: means, intervals, paired differences."""
+    with _command(False, debug):
+        from llmkd.evaluation.compare import compare_runs, markdown
+
+        rows = compare_runs(runs, baseline)
+        _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        _print(__version__)
+
+
+def main() -> None:
+    """Entry point of `llmkd`."""
+    app()
+
+
+def _command(quiet: bool, debug: bool) -> Any:
+    # Through the environment, so that stages' processes inherit it.
+    if quiet:
+        os.environ[QUIET] = "1"
+    if debug:
+        os.environ[DEBUG] = "1"
+    return reported()
+
+
+def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
+    if as_json:
+        _print(_dumped({**extra, "results": [vars(record) for record in records]}))
+    elif records:
+        from rich.console import Console
+
+        from llmkd.evaluation.results import results_table
+
+        Console().print(results_table(records))
+
+
+def _print_products(job: Any) -> None:
+    names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
+    _print("\n".join(f"{name}: {job.product(name)}" for name in names))
+
+
+def _dumped(value: Any) -> str:
+    return json_format.dumps(value, indent=2)
+
+
+def _print(text: str) -> None:
+    typer.echo(text)

@@ -1,0 +1,1 @@
+"""Student and teacher models: loading, their output heads, vocabularies and adapters."""

@@ -1,0 +1,114 @@
+"""A language model up to its output head: the hidden states and the head, without the logits.
+
+The head's input is caught at the head's own door, by a hook on `get_output_embeddings()`. So every
+architecture that transformers names an output embedding for is covered, with its own final norm and
+scaling, under DDP and DeepSpeed too. The head itself then runs on one position per sequence only.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llmkd.errors import InputError
+from llmkd.losses.linear_head import LinearHead, crop
+
+
+def hidden_states(
+    model: PreTrainedModel, forward: Callable[..., object], batch: dict[str, Tensor]
+) -> Tensor:
+    """What goes into the model's output head, [B, T, H].
+
+    Args:
+        model: The unwrapped model, whose head is watched.
+        forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
+        batch: `input_ids` and `attention_mask`, [B, T].
+    """
+    with _door_of(model) as caught:
+        forward(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        )
+    (hidden,) = caught
+    return hidden
+
+
+def linear_head(
+    model: PreTrainedModel, hidden: Tensor, vocab_size: int | None = None
+) -> LinearHead:
+    """The model's output head over chosen positions.
+
+    Args:
+        model: The unwrapped model; gradients flow to its head unless it is frozen.
+        hidden: Head inputs, [N, H].
+        vocab_size: Keep only the first so many tokens: the tokenizer's, without padded rows.
+    """
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    whole = LinearHead(
+        hidden=hidden,
+        weight=head.weight,
+        bias=getattr(head, "bias", None),
+        scale=_logit_scale(config),
+        soft_cap=getattr(config, "final_logit_softcapping", None),
+    )
+    return whole if vocab_size is None else crop(whole, vocab_size)
+
+
+def check_head(model: PreTrainedModel, name: str) -> None:
+    """Refuses a model whose logits are not what its output head makes of its hidden states.
+
+    Compares both on a few tokens, so that an architecture that does more after its head than
+    `linear_head` knows of cannot be distilled wrongly in silence.
+
+    Args:
+        model: The unwrapped model.
+        name: What the message calls it: `student` or `teacher`.
+
+    Raises:
+        InputError: The model has no linear output head, or other logits.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"{name}: {type(model).__name__} has {type(head).__name__} as its output head, which "
+            "the chunked head cannot read; use a causal language model with a linear head, and "
+            "leave the head out of `lora.target_modules`"
+        )
+    ids = torch.arange(4, device=head.weight.device)[None] % model.config.vocab_size
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        expected = model(**batch, use_cache=False).logits[0].float()
+        ours = linear_head(model, hidden_states(model, model, batch)[0]).logits().float()
+    model.train(was_training)
+    if not torch.allclose(ours, expected, atol=1e-2, rtol=1e-2):
+        raise InputError(
+            f"{name}: the logits of {type(model).__name__} are not those of its output head "
+            f"(difference up to {(ours - expected).abs().max():.3g}); this architecture transforms "
+            "them in a way that llmkd does not know yet: please report it"
+        )
+
+
+@contextmanager
+def _door_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    caught: list[Tensor] = []
+
+    def catch(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        caught.append(args[0])
+        return (args[0][:, :1],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def _logit_scale(config: object) -> float:
+    # Cohere multiplies its logits, Granite divides them.
+    multiplier = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return float(multiplier) / float(divisor)

@@ -1,0 +1,91 @@
+"""Models and tokenizers, as a recipe names them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llmkd.errors import InputError
+from llmkd.models.vocabulary import shared_vocab_size
+from llmkd.recipe.models import PretrainedModel, ScratchStudent
+
+
+def load_model(source: PretrainedModel) -> PreTrainedModel:
+    """A causal language model from a folder or the hub.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.model_name_or_path,
+            revision=source.revision,
+            dtype=dtype,
+            **_attention(source.attn_implementation),
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loadable("model", source.model_name_or_path, error) from error
+
+
+def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub, with a padding token.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _not_loadable("tokenizer", name_or_path, error) from error
+    if tokenizer.pad_token_id is None:
+        # Padding is masked wherever it stands, so any token will do.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def build_from_scratch(
+    source: ScratchStudent, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """A model of the given shape with random weights, from torch's global random state.
+
+    Raises:
+        InputError: `config` is no configuration of a known causal architecture.
+    """
+    ids: Mapping[str, int | None] = {
+        "vocab_size": shared_vocab_size(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    fields: dict[str, Any] = {**ids, **source.config}
+    try:
+        config = AutoConfig.for_model(**fields)
+        unknown = sorted(set(source.config) - set(config.to_dict()) - set(config.attribute_map))
+        if unknown:
+            raise ValueError(f"{config.model_type} has no {', '.join(unknown)}")
+        return AutoModelForCausalLM.from_config(config, **_attention(source.attn_implementation))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"student.config: {error}; write the fields of one transformers configuration, for "
+            "example {model_type: llama, hidden_size: 128, num_hidden_layers: 4}"
+        ) from error
+
+
+def _attention(implementation: str | None) -> dict[str, str]:
+    return {} if implementation is None else {"attn_implementation": implementation}
+
+
+def _not_loadable(what: str, name: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(
+        f"{name}: no {what} could be loaded ({reason}); write a folder that save_pretrained made, "
+        "or a hub name that this machine can reach"
+    )

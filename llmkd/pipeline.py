@@ -1,0 +1,270 @@
+"""A recipe's stages, in order: which are finished, which go on, each in a process of its own.
+
+Imports no torch. A stage's memory goes back to the system with its process.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkd.errors import InputError, LlmkdError
+from llmkd.evaluation.results import Record, read_results, write_results
+from llmkd.evaluation.suites import find_suite
+from llmkd.progress import say
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.dump import to_yaml
+from llmkd.recipe.references import referenced_stages, references, resolved
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, Stage, TrainStage
+from llmkd.run_folder import (
+    StageState,
+    digest,
+    environment,
+    fingerprint,
+    held,
+    read_stage,
+    write_atomically,
+    write_stage,
+)
+
+RESULTS = "results.json"
+RESOLVED_RECIPE = "recipe.resolved.yaml"
+
+
+class StageFailedError(LlmkdError):
+    """A stage's process ended otherwise than well; it has said why on stderr."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and its folder."""
+
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        """`output_dir`, or `runs/NAME`."""
+        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}")
+
+    def stage_folder(self, name: str) -> Path:
+        """Where a stage writes."""
+        return self.folder / "stages" / name
+
+    def product(self, name: str) -> str:
+        """What `stage:NAME` stands for: a model folder, or a folder with data."""
+        folder = self.stage_folder(name)
+        return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
+
+    def resolved_stage(self, name: str) -> Stage:
+        """The stage with paths in place of `stage:NAME`."""
+
+        def rewrite(value: str) -> str:
+            stage = referenced_stage(value)
+            return value if stage is None else self.product(stage)
+
+        return resolved(self.recipe.stages[name], rewrite)
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        """All that the stage's product depends on, as plain data."""
+        stage = self.recipe.stages[name]
+        content = stage.model_dump(mode="json", exclude={"resume"})
+        if isinstance(stage, EvaluateStage):
+            content["suite"] = find_suite(stage.suite).model_dump(mode="json")
+        return {
+            "seed": self.recipe.seed,
+            "stage": content,
+            "stages": {ref: fingerprint(self.inputs(ref)) for ref in referenced_stages(stage)},
+            "files": {
+                value: found
+                for value in references(stage)
+                if referenced_stage(value) is None and (found := digest(Path(value)))
+            },
+        }
+
+
+def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
+    """Runs what is not finished yet; returns the results of all evaluate stages.
+
+    Under an external launcher (torchrun, accelerate, deepspeed) the first unfinished stage, which
+    must be a train stage, runs in place, and nothing after it.
+
+    Args:
+        recipe: From `llmkd.recipe.load`.
+        overwrite: Do stages anew whose inputs changed since the folder was written.
+
+    Raises:
+        InputError: The folder is in use, or was made from something else.
+        StageFailedError: A stage failed; what it had saved is there for the next run.
+    """
+    job = Run(recipe)
+    if is_launched():
+        _run_in_place(job)
+        return []
+    with held(job.folder) as lock:
+        unfinished = _unfinished(job, overwrite=overwrite)
+        write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(recipe))
+        write_atomically(
+            job.folder / "environment.json", json.dumps(environment(), indent=2) + "\n"
+        )
+        for number, name in enumerate(recipe.stages, start=1):
+            position = f"[{number}/{len(recipe.stages)}] {name}"
+            if name not in unfinished:
+                say(f"{position}: finished before")
+                continue
+            say(f"{position}: {recipe.stages[name].kind}")
+            started = time.monotonic()
+            _run_in_child(job, name, lock)
+            say(f"{position}: done in {time.monotonic() - started:.0f} s")
+        return _gather_results(job)
+
+
+def run_stage(job: Run, name: str) -> None:
+    """Does one stage in this process and marks it finished."""
+    stage, folder = job.resolved_stage(name), job.stage_folder(name)
+    inputs = job.inputs(name)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=False))
+    _do(job, stage, folder, name)
+    if is_main:
+        write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=True))
+
+
+def is_launched() -> bool:
+    """Whether torchrun, accelerate or deepspeed started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
+    # Imported here: these bring torch, which only a stage's own process may load.
+    seed = job.recipe.seed
+    match stage:
+        case TrainStage():
+            from llmkd.training.train import run_train
+
+            run_train(stage, folder, name=name, seed=seed)
+        case GenerateStage():
+            from llmkd.progress import progress
+            from llmkd.teacher_data.generate import run_generate
+
+            with progress(name) as moved:
+                run_generate(stage, folder, seed=seed, progress=moved)
+        case EvaluateStage(models=models):
+            from llmkd.evaluation.evaluate import evaluate
+            from llmkd.progress import progress
+
+            labels = [
+                value.removeprefix("stage:")
+                for value in references(job.recipe.stages[name].model_copy(update={"suite": ""}))
+            ]
+            with progress(name) as moved:
+                records = evaluate(
+                    list(zip(labels, models, strict=True)),
+                    find_suite(stage.suite),
+                    batch_size=stage.batch_size,
+                    seed=seed,
+                    progress=moved,
+                )
+            write_results(folder / RESULTS, records)
+
+
+def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
+    """The stages to run: begun or not, but not those whose product is whole and still holds."""
+    names: list[str] = []
+    for name in job.recipe.stages:
+        state = read_stage(job.stage_folder(name))
+        inputs = job.inputs(name)
+        if state is None:
+            names.append(name)
+        elif state.fingerprint != fingerprint(inputs):
+            if not overwrite:
+                raise InputError(
+                    f"stages.{name}: {_what_changed(state.inputs, inputs)} changed since "
+                    f"{job.stage_folder(name)} was written; write output_dir=ANOTHER_FOLDER to "
+                    "keep both, or --overwrite to do the stage anew"
+                )
+            _set_aside(job.stage_folder(name))
+            names.append(name)
+        elif not state.is_finished:
+            names.append(name)
+    return names
+
+
+def _set_aside(folder: Path) -> None:
+    """Takes a stage's folder out of the way, so that nothing of it is mistaken for the new."""
+    number = 1
+    while (target := folder.with_name(f".{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(target)
+
+
+def _what_changed(old: Any, new: Any, key: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+        return ", ".join(
+            _what_changed(old.get(k), new.get(k), f"{key}.{k}" if key else str(k)) for k in changed
+        )
+    return key.removeprefix("stage.")
+
+
+def _run_in_child(job: Run, name: str, lock: int) -> None:
+    command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
+    # The child shares the lock, so the folder stays held until both are gone.
+    child = subprocess.Popen(command, pass_fds=(lock,))
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if status != 0:
+        reason = f"signal {-status}" if status < 0 else f"exit status {status}"
+        raise StageFailedError(
+            f"stage {name} ended with {reason}; the same command again goes on from what it saved",
+            exit_status=status if status in (2, 143) else 1,
+        )
+
+
+def _run_in_place(job: Run) -> None:
+    unfinished = _unfinished(job, overwrite=False)
+    if not unfinished:
+        return
+    name = unfinished[0]
+    if job.recipe.stages[name].kind != "train":
+        raise InputError(
+            f"stages.{name}: a {job.recipe.stages[name].kind} stage does not run under a launcher; "
+            "run `llmkd train` without one up to here, then again with it"
+        )
+    run_stage(job, name)
+
+
+def _gather_results(job: Run) -> list[Record]:
+    records: list[Record] = []
+    for name, stage in job.recipe.stages.items():
+        if isinstance(stage, EvaluateStage):
+            records += read_results(job.stage_folder(name) / RESULTS)
+    if records:
+        write_results(job.folder / RESULTS, records)
+        _add_to_model_cards(job, records)
+    return records
+
+
+def _add_to_model_cards(job: Run, records: list[Record]) -> None:
+    from llmkd.training.model_card import with_results
+
+    for name, stage in job.recipe.stages.items():
+        card = job.stage_folder(name) / "model" / "README.md"
+        own = [record for record in records if record.model == name]
+        if isinstance(stage, TrainStage) and own and card.exists():
+            write_atomically(card, with_results(card.read_text(), own))

@@ -1,0 +1,48 @@
+"""What a stage takes from elsewhere: models, tokenizers and data, by path, hub name or `stage:NAME`."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.schema import Stage
+
+REFERENCE_FIELDS = frozenset(
+    {"model_name_or_path", "tokenizer_name_or_path", "dataset_name", "models"}
+)
+"""The fields, anywhere in a stage, that name something outside it."""
+
+AnyStage = TypeVar("AnyStage", bound=RecipePart)
+
+
+def references(stage: RecipePart) -> Iterator[str]:
+    """Every path, hub name or `stage:NAME` that a stage names, in the order of its fields."""
+    found: list[str] = []
+
+    def note(value: str) -> str:
+        found.append(value)
+        return value
+
+    _rewritten(stage.model_dump(mode="json"), note)
+    yield from found
+
+
+def referenced_stages(stage: Stage) -> list[str]:
+    """The names of the stages whose products a stage takes, each once."""
+    names = (referenced_stage(value) for value in references(stage))
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def resolved(stage: AnyStage, rewrite: Callable[[str], str]) -> AnyStage:
+    """The stage with every reference replaced by what `rewrite` makes of it."""
+    return type(stage).model_validate(_rewritten(stage.model_dump(mode="json"), rewrite))
+
+
+def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _rewritten(item, rewrite, is_reference=key in REFERENCE_FIELDS)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_rewritten(item, rewrite, is_reference=is_reference) for item in value]
+    return rewrite(value) if is_reference and isinstance(value, str) else value

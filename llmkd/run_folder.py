@@ -1,0 +1,126 @@
+"""The run folder: who holds it, which stages are finished, and whether their inputs still hold.
+
+RUN/recipe.resolved.yaml  environment.json  results.json
+RUN/stages/NAME/stage.json                 fingerprint and status
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkd.errors import InputError
+
+STAGE_FILE = "stage.json"
+HASHED_BYTES = 64 * 2**20
+"""Files up to this size are known by their content, larger ones by size and modification time."""
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What `stage.json` says.
+
+    Args:
+        fingerprint: Hash of all that the stage depends on.
+        inputs: The same, readable, to say what changed.
+        is_finished: Whether the product is whole.
+    """
+
+    fingerprint: str
+    inputs: dict[str, Any]
+    is_finished: bool
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Puts a file in place whole, or leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with staged.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+
+
+def read_stage(folder: Path) -> StageState | None:
+    """The state of a stage that was begun, else None."""
+    path = folder / STAGE_FILE
+    if not path.exists():
+        return None
+    return StageState(**json.loads(path.read_text()))
+
+
+def write_stage(folder: Path, state: StageState) -> None:
+    """Records the state of a stage."""
+    write_atomically(folder / STAGE_FILE, json.dumps(vars(state), indent=2) + "\n")
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """A hash of plain data that does not depend on the order of keys."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def digest(path: Path) -> str | None:
+    """What is at a path, as a hash; None where nothing is, such as for a hub name."""
+    if path.is_file():
+        return _file_digest(path)
+    if not path.is_dir():
+        return None
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
+    return fingerprint({str(p.relative_to(path)): _file_digest(p) for p in files})
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size > HASHED_BYTES:
+        return f"{stat.st_size} bytes at {stat.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Holds the run folder against a second run, until the block ends or the process dies.
+
+    Yields:
+        The lock's file descriptor: a child process that inherits it holds the folder too.
+
+    Raises:
+        InputError: Another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"output_dir: {folder} is in use by another run; wait for it, or write "
+                "output_dir=ANOTHER_FOLDER"
+            ) from error
+        yield lock.fileno()
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge or repeat the run: versions and machine."""
+    names = ("llmkd", "torch", "transformers", "datasets", "accelerate", "peft", "deepspeed", "trl")
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "num_cpus": os.cpu_count(),
+        "packages": {name: version for name in names if (version := _version(name))},
+        "command": " ".join(["llmkd", *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

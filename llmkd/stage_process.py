@@ -1,0 +1,34 @@
+"""One stage in a process of its own: `python -m llmkd.stage_process RUN_FOLDER STAGE PARENT`."""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from llmkd import recipe
+from llmkd.failure import reported
+from llmkd.pipeline import RESOLVED_RECIPE, Run, run_stage
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Runs the stage; the exit status is the command line's."""
+    folder, name, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    _die_with(parent)
+    with reported(log=folder / "stages" / name / "error.log"):
+        loaded = recipe.load(folder / RESOLVED_RECIPE)
+        run_stage(Run(loaded.model_copy(update={"output_dir": str(folder)})), name)
+
+
+def _die_with(parent: int) -> None:
+    # Killed with -9, the parent can take nobody along; on Linux the kernel does it.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

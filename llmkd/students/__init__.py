@@ -1,1 +1,0 @@
-"""Students: loading, vocabularies, adapters."""

@@ -1,0 +1,59 @@
+"""The recipe's `trainer:` block as `transformers.TrainingArguments`, with llmkd's defaults."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from llmkd.errors import InputError
+
+DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "logging_steps": 10,
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "hub_strategy": "end",
+    # A NaN belongs in the log, not replaced by the last mean.
+    "logging_nan_inf_filter": False,
+}
+"""Where llmkd's defaults differ from transformers'; a recipe's own values win."""
+
+
+def training_arguments(
+    trainer: dict[str, Any], checkpoints: Path, *, seed: int
+) -> TrainingArguments:
+    """What `DistillTrainer` takes.
+
+    Args:
+        trainer: The recipe's block, whose names were checked when the recipe was loaded.
+        checkpoints: Where checkpoints go.
+        seed: The run's.
+
+    Raises:
+        InputError: transformers refuses the values.
+    """
+    owned = {
+        "output_dir": str(checkpoints),
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": not torch.accelerator.is_available() or trainer.get("use_cpu", False),
+        "remove_unused_columns": False,
+        "label_names": ["target_ids"],
+        "disable_tqdm": True,
+        "do_train": True,
+    }
+    try:
+        arguments = TrainingArguments(**{**DEFAULTS, **trainer, **owned})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"trainer: {error}") from error
+    # One process drives one device: DataParallel's replicas would not share the chunked head.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def compute_dtype(arguments: TrainingArguments) -> torch.dtype | None:
+    """The autocast type of `bf16` or `fp16`; None computes in the weights' own type."""
+    if arguments.bf16:
+        return torch.bfloat16
+    return torch.float16 if arguments.fp16 else None

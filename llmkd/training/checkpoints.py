@@ -1,0 +1,60 @@
+"""Checkpoints that are whole or absent."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+_NAME = re.compile(r"^checkpoint-(\d+)$")
+STAGING = ".staging"
+"""The folder inside `checkpoints/` where a checkpoint is written before it gets its name."""
+
+
+def checkpoint_steps(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by step, in order."""
+    found = {
+        int(match[1]): path
+        for path in (folder.iterdir() if folder.is_dir() else [])
+        if (match := _NAME.match(path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, or None."""
+    return next(reversed(checkpoint_steps(folder).values()), None)
+
+
+def publish(staged: Path, folder: Path) -> Path:
+    """Gives a folder that is fully written its final place, by one rename.
+
+    Everything is on the disk before the rename, so that a crash, even of the machine, leaves
+    either the whole folder or nothing under its name. An older folder of that name is replaced.
+    """
+    for path in staged.rglob("*"):
+        _sync(path)
+    _sync(staged)
+    if folder.exists():
+        shutil.rmtree(folder)
+    staged.rename(folder)
+    _sync(folder.parent)
+    return folder
+
+
+def retire(folder: Path, *, keep: int | None) -> None:
+    """Deletes all but the newest `keep` checkpoints; each vanishes by a rename first."""
+    if not keep:
+        return
+    trash = folder / STAGING
+    trash.mkdir(exist_ok=True)
+    for path in list(checkpoint_steps(folder).values())[:-keep]:
+        doomed = path.rename(trash / f"{path.name}.retired")
+        shutil.rmtree(doomed)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

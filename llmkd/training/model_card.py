@@ -1,0 +1,41 @@
+"""The README.md of a model folder: where the model comes from, and what was measured."""
+
+import yaml
+
+from llmkd.evaluation.results import Record
+from llmkd.recipe.schema import TrainStage
+
+RESULTS_HEADING = "## Results"
+
+
+def model_card(stage: TrainStage, name: str) -> str:
+    """A model card in the hub's format, without results: they come after evaluation.
+
+    Args:
+        stage: What made the model.
+        name: The stage's name.
+    """
+    teacher = stage.teacher.model_name_or_path if stage.teacher else None
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
+    losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
+    origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
+    part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
+    return (
+        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n"
+        f"A causal language model, {origin}, made with llmkd. Objective: {losses}.\n\n"
+        f"## Recipe\n\n```yaml\n{part}```\n"
+    )
+
+
+def with_results(card: str, records: list[Record]) -> str:
+    """The card with a table of what was measured, in place of one that it may have."""
+    lines = [
+        f"| {r.task} | {r.metric} | {r.value:.4g} | {r.ci_low:.4g} to {r.ci_high:.4g} "
+        f"| {r.num_examples} |\n"
+        for r in records
+    ]
+    return (
+        f"{card.split(RESULTS_HEADING)[0].rstrip()}\n\n{RESULTS_HEADING}\n\n"
+        "| task | metric | value | 95 % interval | examples |\n|---|---|---|---|---|\n"
+        + "".join(lines)
+    )

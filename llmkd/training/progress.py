@@ -1,0 +1,34 @@
+"""Training's progress bar."""
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmkd.progress import Progress
+
+
+class ProgressBar(TrainerCallback):
+    """Shows the step, and the last logged loss, speed and gradient norm."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.figures: dict[str, float] = {}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Remembers what to show."""
+        shown = {"loss": "loss", "kl": "kl", "tokens_per_s": "tokens/s"}
+        self.figures |= {shown[name]: logs[name] for name in shown if logs and name in logs}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Moves the bar, on the main process."""
+        if state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps, **self.figures)

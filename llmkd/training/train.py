@@ -1,0 +1,165 @@
+"""A train stage, from its part of the recipe to a model folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from llmkd.build import build_objective, build_student, build_tokenizer_for
+from llmkd.data.collate import Collator
+from llmkd.data.sources import load_rows
+from llmkd.data.tokenize import TokenizedRows, tokenize
+from llmkd.errors import InputError
+from llmkd.models.head import check_head
+from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
+from llmkd.progress import progress, say
+from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.models import InProcessTeacher as TeacherSource
+from llmkd.recipe.schema import TrainStage
+from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.training.arguments import compute_dtype, training_arguments
+from llmkd.training.checkpoints import newest_checkpoint, publish
+from llmkd.training.distill_trainer import DistillTrainer
+from llmkd.training.metrics import MetricsFile
+from llmkd.training.model_card import model_card
+from llmkd.training.progress import ProgressBar
+
+MODEL = "model"
+"""The product's folder inside the stage's: whole weights, tokenizer, model card."""
+
+
+def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
+    """Trains the stage's student and writes `model/`, `metrics.jsonl` and `checkpoints/`.
+
+    Args:
+        stage: Its references to other stages are already paths.
+        folder: The stage's folder; what an interrupted run left there is continued.
+        name: The stage's name, for the progress bar and the model card.
+        seed: The run's.
+
+    Raises:
+        InputError: Models, tokenizers or data do not fit each other.
+    """
+    set_seed(seed)
+    trainer = build_trainer(stage, folder, seed=seed)
+    checkpoint = _checkpoint(stage.resume, folder / "checkpoints")
+    if checkpoint:
+        say(f"{name}: continues from {checkpoint}")
+    with progress(name) as moved:
+        trainer.add_callback(ProgressBar(moved))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _write_model(trainer, stage, folder, name)
+
+
+def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrainer:
+    """Everything a train stage needs, checked against each other and ready to train."""
+    arguments = training_arguments(stage.trainer, folder / "checkpoints", seed=seed)
+    tokenizer = build_tokenizer_for(stage)
+    student = build_student(stage, tokenizer)
+    vocab_size = shared_vocab_size(tokenizer)
+    _check_model(student, vocab_size, "student")
+    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
+    data = _load_data(stage, tokenizer, seed)
+    if arguments.process_index == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "data.json").write_text(json.dumps(data.counts, indent=2) + "\n")
+    callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
+    return DistillTrainer(
+        objective=build_objective(
+            stage,
+            max_steps=_num_steps(arguments, len(data.rows)),
+            compute_dtype=compute_dtype(arguments),
+        ),
+        teacher=teacher,
+        vocab_size=vocab_size,
+        model=student,
+        args=arguments,
+        train_dataset=data.rows,
+        data_collator=Collator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+def _build_teacher(
+    source: TeacherSource, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments
+) -> InProcessTeacher:
+    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    model, vocab_size = load_model(source), shared_vocab_size(tokenizer)
+    _check_model(model, vocab_size, "teacher")
+    return InProcessTeacher(model, vocab_size=vocab_size, compute_dtype=compute_dtype(arguments))
+
+
+def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
+    check_head(model, name)
+    check_covers(model, vocab_size, name)
+
+
+def _load_data(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, seed: int) -> TokenizedRows:
+    rows = load_rows(stage.data, seed=seed)
+    if isinstance(stage.data, DatasetSource):
+        limits: dict[str, Any] = {
+            "max_length": stage.data.max_length,
+            "append_eos": stage.data.append_eos,
+        }
+    else:
+        limits = {"max_length": None, "append_eos": True}
+    data = tokenize(rows, tokenizer, **limits)
+    if data.counts["num_truncated"] or data.counts["num_dropped"]:
+        say(
+            f"data: of {data.counts['num_rows']} rows {data.counts['num_truncated']} were cut to "
+            f"max_length, {data.counts['num_dropped']} had nothing to train on and were dropped"
+        )
+    return data
+
+
+def _num_steps(arguments: TrainingArguments, num_rows: int) -> int:
+    """Optimizer steps of the whole training, as `Trainer` counts them."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    per_rank = -(-num_rows // (arguments.train_batch_size * arguments.world_size))
+    per_epoch = -(-per_rank // arguments.gradient_accumulation_steps)
+    return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
+
+
+def _checkpoint(resume: str, folder: Path) -> Path | None:
+    match resume:
+        case "auto":
+            return newest_checkpoint(folder)
+        case "never":
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        case path if Path(path).is_dir():
+            return Path(path)
+        case path:
+            raise InputError(
+                f"resume: there is no checkpoint folder {path}; write auto, never, or the path of "
+                "a checkpoint-N folder"
+            )
+
+
+def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
+    """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
+    trainer.save_model(str(folder / "checkpoints" / ".final"))
+    if not trainer.args.should_save:
+        return
+    saved = folder / "checkpoints" / ".final"
+    (saved / "training_args.bin").unlink(missing_ok=True)
+    if stage.student.kind == "pretrained" and stage.student.lora is not None:
+        publish(saved, folder / "adapter")
+        saved = folder / "checkpoints" / ".merged"
+        unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+        unwrapped.merge_and_unload().save_pretrained(saved)
+        assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+        trainer.processing_class.save_pretrained(saved)
+    (saved / "README.md").write_text(model_card(stage, name))
+    publish(saved, folder / MODEL)

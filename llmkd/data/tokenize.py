@@ -96,7 +96,7 @@ def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> li
 
 def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of texts, each begun by the begin-of-text token where the tokenizer has one."""
-    bos = tokenizer.bos_token_id
+    bos: Any = tokenizer.bos_token_id
     encoded = encode_prompts(texts, tokenizer)
     if bos is None:
         return encoded

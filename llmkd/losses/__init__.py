@@ -1,0 +1,1 @@
+"""Distillation losses: pure functions of logits, and the chunked linear head that feeds them."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
-from llmkd.losses.linear_head import LinearHead, crop
+from llmkd.losses.linear_head import LinearHead, crop, _logits, _products
 
 
 def hidden_states(
@@ -69,20 +69,21 @@ def check_head(model: PreTrainedModel, name: str) -> None:
     Raises:
         InputError: The model has no linear output head, or other logits.
     """
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+    output = model.get_output_embeddings()
+    if not isinstance(output, nn.Linear):
         raise InputError(
-            f"{name}: {type(model).__name__} has {type(head).__name__} as its output head, which "
+            f"{name}: {type(model).__name__} has {type(output).__name__} as its output head, which "
             "the chunked head cannot read; use a causal language model with a linear head, and "
             "leave the head out of `lora.target_modules`"
         )
-    ids = torch.arange(4, device=head.weight.device)[None] % model.config.vocab_size
+    ids = torch.arange(4, device=output.weight.device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     was_training = model.training
     model.eval()
     with torch.no_grad():
         expected = model(**batch, use_cache=False).logits[0].float()
-        ours = linear_head(model, hidden_states(model, model, batch)[0]).logits().float()
+        head = linear_head(model, hidden_states(model, model, batch)[0])
+        ours = _logits(head, _products(head, slice(None))).float()
     model.train(was_training)
     if not torch.allclose(ours, expected, atol=1e-2, rtol=1e-2):
         raise InputError(

@@ -11,10 +11,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from llmkd.errors import InputError
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
+
+# Loading and saving shards takes moments, and llmkd has its own progress bars.
+disable_progress_bar()
 
 
 def load_model(source: PretrainedModel) -> PreTrainedModel:

@@ -1,8 +1,9 @@
+from __future__ import annotations
 """The README.md of a model folder: where the model comes from, and what was measured."""
 
 import yaml
 
-from llmkd.evaluation.results import Record
+# TMP from llmkd.evaluation.results import Record
 from llmkd.recipe.schema import TrainStage
 
 RESULTS_HEADING = "## Results"

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -71,9 +73,10 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     data = _load_data(stage, tokenizer, seed)
     if arguments.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "data.json").write_text(json.dumps(data.counts, indent=2) + "\n")
+        counts = {key: value for key, value in vars(data).items() if key != "rows"}
+        (folder / "data.json").write_text(json.dumps(counts, indent=2) + "\n")
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
-    return DistillTrainer(
+    trainer = DistillTrainer(
         objective=build_objective(
             stage,
             max_steps=_num_steps(arguments, len(data.rows)),
@@ -88,6 +91,8 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _build_teacher(
@@ -107,17 +112,14 @@ def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
 def _load_data(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, seed: int) -> TokenizedRows:
     rows = load_rows(stage.data, seed=seed)
     if isinstance(stage.data, DatasetSource):
-        limits: dict[str, Any] = {
-            "max_length": stage.data.max_length,
-            "append_eos": stage.data.append_eos,
-        }
+        max_length, append_eos = stage.data.max_length, stage.data.append_eos
     else:
-        limits = {"max_length": None, "append_eos": True}
-    data = tokenize(rows, tokenizer, **limits)
-    if data.counts["num_truncated"] or data.counts["num_dropped"]:
+        max_length, append_eos = sys.maxsize, True
+    data = tokenize(rows, tokenizer, max_length=max_length, append_eos=append_eos)
+    if data.num_truncated or data.num_dropped:
         say(
-            f"data: of {data.counts['num_rows']} rows {data.counts['num_truncated']} were cut to "
-            f"max_length, {data.counts['num_dropped']} had nothing to train on and were dropped"
+            f"data: of {len(rows)} rows {data.num_truncated} were cut to max_length "
+            f"{max_length}, {data.num_dropped} had nothing to train on and were dropped"
         )
     return data
 

@@ -79,7 +79,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """`did you mean ...?` where a name is close, else the names there are."""
+    """`did you mean ...?` where a name is close, else the names that there are."""
     names = list(names)
     near = nearest(name, names)
-    return f"did you mean `{near}`?" if near else f"write one of {', '.join(names)}"
+    if near:
+        return f"did you mean `{near}`?"
+    return f"write one of {', '.join(names)}" if names else "there are none"

@@ -1,0 +1,155 @@
+"""Checks across a recipe's fields: what no field can know by itself."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.local_paths import looks_like_path, missing_path
+from llmkd.recipe.losses import DivergenceTerm, Loss, LossTerm
+from llmkd.recipe.models import ScratchStudent
+from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.references import REFERENCE_FIELDS
+from llmkd.recipe.schema import Stage, TrainStage
+from llmkd.recipe.yaml_places import Key
+
+MODEL, DATA = "a model", "a data set"
+PRODUCTS = {"train": MODEL, "generate": DATA, "evaluate": "results"}
+"""What each kind of stage makes."""
+
+
+def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> list[Problem]:
+    """What is wrong across the fields of stages.
+
+    Args:
+        stages: Those to check.
+        kinds: The kind of every stage of the recipe, in the order written.
+    """
+    problems: list[Problem] = []
+    for name, stage in stages.items():
+        key = ("stages", name)
+        problems += reference_problems(stage, key, name, kinds)
+        problems += part_problems(stage, key)
+        if isinstance(stage, TrainStage):
+            problems += _train_problems(stage, key)
+    return problems
+
+
+def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
+    """The paths in a part of a recipe that lead nowhere."""
+    found = [
+        (place, missing_path(value))
+        for place, _, value in _references(part, key)
+        if referenced_stage(value) is None and looks_like_path(value)
+    ]
+    return [Problem(place, message) for place, message in found if message]
+
+
+def reference_problems(
+    part: RecipePart, key: Key, stage: str, kinds: Mapping[str, str]
+) -> list[Problem]:
+    """The `stage:NAME` in a part of `stage` that name no earlier stage with the right product."""
+    problems: list[Problem] = []
+    for place, field, value in _references(part, key):
+        target = referenced_stage(value)
+        wanted = DATA if field == "dataset_name" else MODEL
+        message = None if target is None else _wrong_reference(target, wanted, stage, kinds)
+        if message:
+            problems.append(Problem(place, message))
+    return problems
+
+
+def _references(value: object, key: Key, field: str = "") -> Iterator[tuple[Key, str, str]]:
+    """Every text that names something outside: where it stands, its field's name, the text."""
+    if isinstance(value, RecipePart):
+        for name in type(value).model_fields:
+            yield from _references(getattr(value, name), (*key, name), name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _references(item, (*key, index), field)
+    elif isinstance(value, str) and field in REFERENCE_FIELDS:
+        yield key, field, value
+
+
+def _wrong_reference(target: str, wanted: str, stage: str, kinds: Mapping[str, str]) -> str | None:
+    names = list(kinds)
+    earlier = names[: names.index(stage)]
+    fitting = [name for name in earlier if PRODUCTS.get(kinds[name]) == wanted]
+    if fitting:
+        instead = f"write one of {', '.join(f'stage:{name}' for name in fitting)}"
+    else:
+        instead = f"put a stage before this one that makes {wanted}"
+    if target == stage:
+        return f"stage:{target} is this stage itself; {instead}"
+    if target not in kinds:
+        near = nearest(target, fitting)
+        return (
+            f"no stage is called `{target}`; {f'did you mean stage:{near}?' if near else instead}"
+        )
+    if target not in earlier:
+        return f"stage `{target}` comes later, and stages run as written; move it up, or {instead}"
+    product = PRODUCTS.get(kinds[target])
+    if product is not None and product != wanted:
+        return f"stage `{target}` makes {product}, and {wanted} is needed here; {instead}"
+    return None
+
+
+def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    yield from _teacher_problems(stage, key)
+    yield from _name_problems(stage.losses, key)
+    if all(_is_zero(term) for term in stage.losses):
+        message = "every term has weight 0, so nothing would be learned; give one a weight"
+        yield Problem((*key, "losses"), message)
+    if isinstance(stage.student, ScratchStudent):
+        yield from _scratch_problems(stage, stage.student, key)
+
+
+def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    needing = [i for i, term in enumerate(stage.losses) if isinstance(term, DivergenceTerm)]
+    if stage.teacher is None:
+        for index in needing:
+            kind = stage.losses[index].kind
+            yield Problem(
+                (*key, "losses", index),
+                f"{kind} compares the student with a teacher, and the stage has none; write "
+                f"`teacher: {{model_name_or_path: ...}}`, or kind: cross_entropy",
+            )
+    elif not needing:
+        yield Problem(
+            (*key, "teacher"),
+            "no term of `losses` uses the teacher; add a divergence to `losses`, such as "
+            "{kind: forward_kl}, or leave out `teacher`",
+        )
+
+
+def _name_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, term in enumerate(losses):
+        name = term.name or term.kind
+        if name in seen:
+            yield Problem(
+                (*key, "losses", index),
+                f"is called `{name}`, as losses.{seen[name]} is; give one of them another `name`",
+            )
+        seen.setdefault(name, index)
+
+
+def _is_zero(term: LossTerm) -> bool:
+    weight = term.weight
+    return weight == 0 if isinstance(weight, int | float) else weight.start == weight.end == 0
+
+
+def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> Iterator[Problem]:
+    model_type = student.config.get("model_type")
+    if not isinstance(model_type, str):
+        was = "missing" if "model_type" not in student.config else "not text"
+        yield Problem(
+            (*key, "student", "config", "model_type"),
+            f"{was}; write the architecture, e.g. model_type: llama",
+        )
+    is_without = stage.teacher is None and student.tokenizer_name_or_path is None
+    if isinstance(stage.data, DatasetSource) and is_without:
+        yield Problem(
+            (*key, "student"),
+            "a student from scratch takes its tokenizer from the teacher or the task, and there is "
+            "neither; write `tokenizer_name_or_path` in `student`, or a `teacher`",
+        )

@@ -1,0 +1,38 @@
+"""A recipe as YAML with every default filled in, which loads back to an equal recipe."""
+
+import re
+from typing import Any
+
+import yaml
+
+from llmkd.recipe.scalars import FLOAT, HEXADECIMAL, INT, OCTAL
+from llmkd.recipe.schema import Recipe
+
+LINE_LENGTH = 100
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would read as something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+# SafeDumper knows YAML 1.1 alone, in which `1e-4` and `0o7` are text that needs no quotes.
+for _tag, _pattern in (("int", INT), ("int", OCTAL), ("int", HEXADECIMAL), ("float", FLOAT)):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(f"^(?:{_pattern.pattern})$"),
+        list("-+.0123456789"),
+    )
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, in the order of the schema's fields."""
+    return yaml.dump(
+        recipe.model_dump(),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=LINE_LENGTH,
+    )

@@ -1,0 +1,187 @@
+"""Checks a `trainer` block against `transformers.TrainingArguments` without importing it.
+
+Importing transformers takes seconds and torch; its source is read instead.
+"""
+
+import ast
+import functools
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkd.errors import LlmkdError
+from llmkd.recipe.foreign_names import FOREIGN_NAMES
+from llmkd.recipe.places import nearest
+from llmkd.recipe.values import shown, truth, unquoted
+
+_EVALUATE = "training measures nothing; write a stage of kind evaluate"
+_LEAVE_OUT = "llmkd sets it; leave it out"
+
+# What llmkd owns, and what to write instead.
+OWNED = {
+    "output_dir": "the run folder holds everything; write `output_dir` at the top of the recipe",
+    "overwrite_output_dir": "nothing is overwritten unless asked; write the stage's `resume: never`",
+    "seed": "a run has one seed; write `seed` at the top of the recipe",
+    "data_seed": "a run has one seed; write `seed` at the top of the recipe",
+    "resume_from_checkpoint": "write the stage's `resume`: auto, never or a path",
+    "do_train": "a stage of kind train trains; leave it out",
+    "do_eval": _EVALUATE,
+    "do_predict": _EVALUATE,
+    "eval_strategy": _EVALUATE,
+    "evaluation_strategy": _EVALUATE,
+    "eval_steps": _EVALUATE,
+    "eval_delay": _EVALUATE,
+    "eval_on_start": _EVALUATE,
+    "eval_accumulation_steps": _EVALUATE,
+    "eval_do_concat_batches": _EVALUATE,
+    "eval_use_gather_object": _EVALUATE,
+    "per_device_eval_batch_size": _EVALUATE,
+    "batch_eval_metrics": _EVALUATE,
+    "include_for_metrics": _EVALUATE,
+    "prediction_loss_only": _EVALUATE,
+    "load_best_model_at_end": f"{_EVALUATE}, or train for fewer steps",
+    "metric_for_best_model": _EVALUATE,
+    "greater_is_better": _EVALUATE,
+    "remove_unused_columns": _LEAVE_OUT,
+    "label_names": _LEAVE_OUT,
+    "average_tokens_across_devices": "the loss always is per token over all devices; leave it out",
+    "label_smoothing_factor": "the loss is what `losses` says; leave it out",
+    "neftune_noise_alpha": "noise would reach the student alone; leave it out",
+    "local_rank": "the launcher sets it; leave it out",
+}
+
+# Name -> (what it must be, whether a value is).
+_POSITIVE = ("greater than 0", lambda value: value > 0)
+_NOT_NEGATIVE = ("0 or greater", lambda value: value >= 0)
+_BELOW_ONE = ("from 0 to below 1", lambda value: 0 <= value < 1)
+_RANGES = {
+    "learning_rate": _POSITIVE,
+    "per_device_train_batch_size": _POSITIVE,
+    "gradient_accumulation_steps": _POSITIVE,
+    "num_train_epochs": _POSITIVE,
+    "max_steps": ("greater than 0, or -1 for none", lambda value: value > 0 or value == -1),
+    "logging_steps": _POSITIVE,
+    "save_steps": _POSITIVE,
+    "save_total_limit": _POSITIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "adam_beta1": _BELOW_ONE,
+    "adam_beta2": _BELOW_ONE,
+    "adam_epsilon": _POSITIVE,
+    "dataloader_num_workers": _NOT_NEGATIVE,
+}
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+    "list": (list,),
+    "dict": (dict,),
+}
+_WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}
+_WORDS |= {"None": "null", "list": "a list", "dict": "a mapping"}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One field of TrainingArguments."""
+
+    types: tuple[str, ...]
+    """Names of the YAML types that it takes; empty where the source does not tell."""
+    choices: tuple[str, ...]
+    """The words that it takes; empty where any text will do."""
+
+
+def trainer_problems(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each name in a `trainer` block that is wrong, and why."""
+    known = training_arguments()
+    for name, value in block.items():
+        problem = _problem(name, value, known)
+        if problem:
+            yield name, problem
+    if block.get("bf16") is True and block.get("fp16") is True:
+        yield "fp16", "bf16 is true too, and only one can be; leave one out"
+
+
+def _problem(name: str, value: Any, known: Mapping[str, Argument]) -> str | None:
+    if name in OWNED:
+        return f"not taken here: {OWNED[name]}"
+    if name not in known:
+        return f"no such training argument; {_suggestion(name, known)}"
+    argument = known[name]
+    if argument.types and not any(_is_of(value, kind) for kind in argument.types):
+        wanted = " or ".join(_WORDS[kind] for kind in argument.types)
+        return f"input should be {wanted}; got {shown(value)}{_hint(value, argument.types)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"input should be a finite number; got {shown(value)}"
+    if isinstance(value, str) and argument.choices and value not in argument.choices:
+        near = nearest(value, argument.choices)
+        hint = f"did you mean `{near}`?" if near else f"write one of {', '.join(argument.choices)}"
+        return f"no such choice {shown(value)}; {hint}"
+    if name in _RANGES and isinstance(value, int | float) and not isinstance(value, bool):
+        wanted, is_within = _RANGES[name]
+        return None if is_within(value) else f"input should be {wanted}; got {shown(value)}"
+    return None
+
+
+def _suggestion(name: str, known: Mapping[str, Argument]) -> str:
+    if FOREIGN_NAMES.get(name) in known:
+        return f"llmkd calls it `{FOREIGN_NAMES[name]}`"
+    near = nearest(name, [candidate for candidate in known if candidate not in OWNED])
+    return f"did you mean `{near}`?" if near else "see transformers.TrainingArguments"
+
+
+def _hint(value: Any, types: tuple[str, ...]) -> str:
+    if "bool" in types:
+        return truth(value)
+    numbers = tuple(kind for name in types if name in ("int", "float") for kind in _TYPES[name])
+    return unquoted(value, numbers) if numbers else ""
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+@functools.cache
+def training_arguments() -> dict[str, Argument]:
+    """The fields of the installed `transformers.TrainingArguments`, from its source."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise LlmkdError("transformers is not installed; run pip install llmkd again")
+    folder = Path(spec.origin).parent
+    main = ast.parse((folder / "training_args.py").read_text(encoding="utf-8"))
+    helpers = ast.parse((folder / "trainer_utils.py").read_text(encoding="utf-8"))
+    classes = {
+        node.name: node for node in [*helpers.body, *main.body] if isinstance(node, ast.ClassDef)
+    }
+    return {
+        statement.target.id: _argument(statement.annotation, classes)
+        for statement in classes["TrainingArguments"].body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }
+
+
+def _argument(annotation: ast.expr, classes: Mapping[str, ast.ClassDef]) -> Argument:
+    names = [ast.unparse(part).split("[")[0] for part in _alternatives(annotation)]
+    enums = [name for name in names if name in classes and "str" in names]
+    types = tuple(name for name in names if name not in enums)
+    choices = tuple(value for name in enums for value in _enum_values(classes[name]))
+    return Argument(types if all(name in _TYPES for name in types) else (), choices)
+
+
+def _alternatives(annotation: ast.expr) -> list[ast.expr]:
+    if isinstance(annotation, ast.BinOp):
+        return [*_alternatives(annotation.left), *_alternatives(annotation.right)]
+    return [annotation]
+
+
+def _enum_values(enum: ast.ClassDef) -> Iterator[str]:
+    for statement in enum.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            yield str(statement.value.value)

@@ -1,0 +1,1 @@
+"""What a teacher writes, and the engines that make it write."""

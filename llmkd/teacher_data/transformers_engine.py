@@ -1,0 +1,138 @@
+"""Answers from a model, a batch of prompts at a time, by `transformers.generate`.
+
+Sampling is plain: from softmax(logits / temperature) over the whole vocabulary, whatever cut-offs
+and penalties the checkpoint's generation config has, so that samples follow the distribution that
+the student is to learn. From that config only the end-of-text tokens are taken.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkd.data.tokenize import encode_prompts
+from llmkd.errors import InputError
+from llmkd.models.load import load_model, load_tokenizer
+from llmkd.recipe.models import PretrainedModel
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote after a prompt."""
+
+    text: str
+    """Without special tokens."""
+    finish_reason: Literal["stop", "length"]
+    """`stop`: the model ended it. `length`: it was cut."""
+    num_tokens: int
+    """Tokens generated, the end-of-text token included."""
+
+
+def load_for_inference(source: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, on the accelerator where there is one, and its tokenizer.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    tokenizer = load_tokenizer(source.model_name_or_path, source.revision)
+    model = load_model(source).eval().requires_grad_(False)
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), tokenizer
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    temperature: float,
+    max_completion_length: int,
+    seed: int,
+) -> list[Completion]:
+    """Completes the prompts together, as one batch.
+
+    Args:
+        model: In evaluation mode; its device is used.
+        tokenizer: The model's.
+        prompts: Padded on the left to the longest.
+        temperature: 0 is greedy.
+        max_completion_length: Tokens after which a completion is cut.
+        seed: Decides the samples, given the whole batch; torch's own random state stays as it was.
+
+    Raises:
+        InputError: A prompt has no tokens.
+    """
+    assert not model.training, "dropout would change what the model writes"
+    input_ids, attention_mask = _left_padded(encode_prompts(prompts, tokenizer), tokenizer)
+    stops = _stop_token_ids(model, tokenizer)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    settings = GenerationConfig(
+        max_new_tokens=max_completion_length,
+        eos_token_id=stops or None,
+        pad_token_id=_pad_token_id(tokenizer),
+        **sampling,
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with _without_own_settings(model), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        generated: Any = model.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=settings,
+        )
+    written = generated[:, input_ids.shape[1] :].tolist()
+    return [_completion(ids, set(stops), tokenizer) for ids in written]
+
+
+def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    if end is None:
+        return Completion(text, "length", len(ids))
+    return Completion(text, "stop", end + 1)
+
+
+def _left_padded(
+    prompts: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), _pad_token_id(tokenizer))
+    attention_mask = torch.zeros_like(input_ids)
+    for i, ids in enumerate(prompts):
+        if not ids:
+            raise InputError(f"prompt {i + 1} has no tokens; leave it out of the data set")
+        input_ids[i, -len(ids) :] = torch.tensor(ids)
+        attention_mask[i, -len(ids) :] = 1
+    return input_ids, attention_mask
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    # Masked wherever it stands, so any token will do.
+    token: Any = tokenizer.pad_token_id
+    return 0 if token is None else token
+
+
+def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end-of-text token and the checkpoint's: chat models have several."""
+    settings: Any = model.generation_config
+    of_model = settings.eos_token_id if settings is not None else None
+    of_model = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({token for token in [*of_model, tokenizer.eos_token_id] if token is not None})
+
+
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Hides the checkpoint's generation config, which fills in whatever a call leaves open."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -12,18 +12,41 @@ def looks_like_path(value: str) -> bool:
     return value.startswith((".", "/", "~")) or value.lower().endswith(DATA_SUFFIXES)
 
 
+def expanded(value: str | Path) -> Path:
+    """The path with `~` replaced by the home folder, where there is one."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists and may be looked at; one that is too long does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, or none where it cannot be read."""
+    try:
+        return sorted(file.name for file in folder.iterdir())
+    except OSError:
+        return []
+
+
 def missing_path(value: str) -> str | None:
     """What is wrong with a path that does not exist; paths start at the current folder."""
-    path = Path(value).expanduser()
-    if path.exists():
+    path = expanded(value)
+    if is_there(path):
         return None
     folder = path.parent
-    if not folder.is_dir():
-        while not folder.is_dir():
+    if not is_there(folder):
+        while not is_there(folder):
             folder = folder.parent
         return f"{value} does not exist, nor does its folder; the path leads as far as {folder}"
-    names = sorted(file.name for file in folder.iterdir())
-    if near := nearest(path.name, names):
+    if near := nearest(path.name, names_in(folder)):
         return f"{value} does not exist; did you mean `{folder / near}`?"
     start = "" if path.is_absolute() else " (paths start at the current folder)"
     return f"{value} does not exist; write a path that does{start}"

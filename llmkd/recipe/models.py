@@ -38,7 +38,7 @@ class LoraConfig(RecipePart):
 
     r: int = Field(default=16, gt=0)
     """Rank of the update."""
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str] = "all-linear"

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from llmkd.errors import InputError
 from llmkd.recipe.yaml_places import Key, dotted
 
+SHORTEST_BEGINNING = 4
+"""Letters from which on the beginning of a name stands for it."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -74,8 +77,14 @@ class Source:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant, if any is close."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
-    return found[0] if found else None
+    by_lower_case = {known.lower(): known for known in reversed(list(names))}
+    lower = name.lower()
+    if len(lower) >= SHORTEST_BEGINNING:
+        for known in reversed(by_lower_case):
+            if known.startswith(lower):
+                return by_lower_case[known]
+    found = difflib.get_close_matches(lower, by_lower_case, n=1, cutoff=0.65)
+    return by_lower_case[found[0]] if found else None
 
 
 def meant(name: str, names: Iterable[str]) -> str:

@@ -67,6 +67,9 @@ def _chosen_member(members: Iterable[Any], value: Any) -> str | None:
 
 def _problem(details: ErrorDetails, location: Location, root: Model) -> Problem:
     key, kind, value = location.key, details["type"], details["input"]
+    if isinstance(value, dict) and location.siblings and not is_model(location.annotation):
+        # A mapping without `kind`, where a plain value is the default.
+        return _missing_kind(value, key, location.siblings)
     match kind:
         case "extra_forbidden":
             return Problem(key, _unknown_field(location, root))
@@ -115,23 +118,27 @@ def _wrong_value(details: ErrorDetails) -> str:
 
 
 def _wrong_kind(details: ErrorDetails, location: Location) -> Problem:
-    value = details["input"]
-    names = [kind for member in union_members(location.annotation) for kind in kinds_of(member)]
+    value, members = details["input"], union_members(location.annotation)
     if details["type"] == "union_tag_not_found":
-        near = nearest("kind", value)
-        hint = f"did you mean it by `{near}`?" if near else f"write one of {', '.join(names)}"
-        return Problem((*location.key, "kind"), f"missing; {hint}")
-    kind = value["kind"]
+        return _missing_kind(value, location.key, members)
+    kind, names = value["kind"], _all_kinds(members)
     hint = meant(kind, names) if isinstance(kind, str) else f"write one of {', '.join(names)}"
     if "did you mean" in hint:
         hint += f" (there are {', '.join(names)})"
     return Problem((*location.key, "kind"), f"no such kind {shown(kind)}; {hint}")
 
 
-def kinds_of(member: Any) -> tuple[str, ...]:
-    """The kinds of a union's member, which may be annotated with a tag."""
-    bare = union_members(member)[0]
-    return kinds(bare) if is_model(bare) else ()
+def _missing_kind(value: Mapping[str, Any], key: Key, members: Iterable[Any]) -> Problem:
+    near = nearest("kind", value)
+    names = ", ".join(_all_kinds(members))
+    hint = f"write `kind` instead of `{near}`" if near else f"write one of {names}"
+    return Problem((*key, "kind"), f"missing; {hint}")
+
+
+def _all_kinds(members: Iterable[Any]) -> list[str]:
+    """The kinds of a union's members, which may be annotated with a tag."""
+    models = [union_members(member)[0] for member in members]
+    return [kind for model in models if is_model(model) for kind in kinds(model)]
 
 
 def _how_to_fill(location: Location) -> str:

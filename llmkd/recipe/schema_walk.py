@@ -34,6 +34,8 @@ class Location:
     """The type wanted there; None where the schema does not say."""
     holders: tuple[tuple[Key, Model], ...]
     """The models around it and where they stand, outermost first."""
+    siblings: tuple[Any, ...]
+    """The members of the tagged union whose member it is; empty where it is none's."""
     choice: Choice | None
     """The outermost untagged union that it stands in."""
 
@@ -44,13 +46,16 @@ def locate(loc: Key, root: Model) -> Location:
     key: Key = ()
     holders: list[tuple[Key, Model]] = []
     choice: Choice | None = None
+    siblings: tuple[Any, ...] = ()
     for part in loc:
         members = list(union_members(annotation))
         if len(members) > 1:
             if choice is None and not _is_tagged(members):
                 choice = Choice(key, tuple(members), str(part))
+            siblings = tuple(members) if _is_tagged(members) else ()
             annotation = _member(members, str(part))
             continue
+        siblings = ()
         if part == "[key]":
             break
         annotation = members[0]
@@ -58,7 +63,7 @@ def locate(loc: Key, root: Model) -> Location:
             holders.append((key, annotation))
         annotation = _inside(annotation, part)
         key = (*key, part)
-    return Location(key, annotation, tuple(holders), choice)
+    return Location(key, annotation, tuple(holders), siblings, choice)
 
 
 def is_model(annotation: Any) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmkd.errors import InputError
+from llmkd.recipe.local_paths import expanded, is_there, names_in
 from llmkd.recipe.places import meant
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -43,8 +44,8 @@ def find_suite(name_or_path: str | Path) -> Path:
 
 
 def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: str) -> Path:
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    path = expanded(name_or_path)
+    if is_there(path) and not path.is_dir():
         return path
     shipped = {file.stem: file for file in _files(kind)}
     # `recipes/quickstart.yaml` names the shipped file; `mine/quickstart.yaml` does not.
@@ -52,19 +53,13 @@ def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: st
     name = path.stem if path.suffix in SUFFIXES else path.name
     if is_name and name in shipped:
         return shipped[name]
-    if path.is_dir():
+    if is_there(path):
         raise InputError(f"{path}: is a folder; write the path of a {word}'s YAML file")
-    near_files = [file.stem for file in _siblings(path)]
-    hint = meant(name, [*near_files, *shipped])
+    beside = [file for file in names_in(path.parent) if Path(file).suffix in SUFFIXES]
+    hint = meant(name, [*(Path(file).stem for file in beside), *shipped])
     raise InputError(f"{name_or_path}: no such file or shipped {word}; {hint}")
 
 
 def _files(kind: Literal["recipes", "suites"]) -> list[Path]:
     folder = shipped_folder(kind)
     return sorted(file for file in folder.glob("*") if file.suffix in SUFFIXES)
-
-
-def _siblings(path: Path) -> list[Path]:
-    if not path.parent.is_dir():
-        return []
-    return sorted(file for file in path.parent.iterdir() if file.suffix in SUFFIXES)

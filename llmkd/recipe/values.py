@@ -22,7 +22,9 @@ def shown(value: Any) -> str:
 
 
 def unquoted(value: Any, wanted: Any) -> str:
-    """The hint for a number in quotes."""
+    """The hint for a number in quotes, or for a whole one written as a fraction."""
+    if isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
     try:
         is_number = isinstance(value, str) and isinstance(read_scalar(value), wanted)
     except ValueError:

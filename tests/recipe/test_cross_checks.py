@@ -1,0 +1,183 @@
+import pytest
+
+from llmkd.errors import InputError
+from llmkd.recipe import load
+from recipe.recipe_texts import ONE_STAGE, WHOLE
+
+IN_STUDENT = "bad.yaml:28 stages.student.teacher"
+NO_STAGE_BEFORE = "put a stage before this one that makes"
+
+
+@pytest.fixture
+def problems(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def load_bad(text, *overrides):
+        (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            load("bad.yaml", overrides)
+        return caught.value.problems
+
+    return load_bad
+
+
+# An override of WHOLE, and what is said of it.
+BAD_REFERENCES = [
+    (
+        "stages.student.teacher.model_name_or_path=stage:teachr",
+        "no stage is called `teachr`; did you mean stage:teacher?",
+    ),
+    (
+        "stages.student.teacher.model_name_or_path=stage:x",
+        "no stage is called `x`; write one of stage:teacher",
+    ),
+    (
+        "stages.student.teacher.model_name_or_path=stage:student",
+        "stage:student is this stage itself; write one of stage:teacher",
+    ),
+    (
+        "stages.student.teacher.model_name_or_path=stage:evaluation",
+        "stage `evaluation` comes later, and stages run as written; move it up, or write one of "
+        "stage:teacher",
+    ),
+    (
+        "stages.student.teacher.model_name_or_path=stage:teacher_data",
+        "stage `teacher_data` makes a data set, and a model is needed here; write one of "
+        "stage:teacher",
+    ),
+    (
+        "stages.student.student.model_name_or_path=stage:teacher_data",
+        "stage `teacher_data` makes a data set, and a model is needed here; write one of "
+        "stage:teacher",
+    ),
+    (
+        "stages.student.data.dataset_name=stage:teacher",
+        "stage `teacher` makes a model, and a data set is needed here; write one of "
+        "stage:teacher_data",
+    ),
+    (
+        "stages.teacher_data.teacher.model_name_or_path=stage:student",
+        "stage `student` comes later, and stages run as written; move it up, or write one of "
+        "stage:teacher",
+    ),
+    (
+        "stages.teacher.student.tokenizer_name_or_path=stage:student",
+        "stage `student` comes later, and stages run as written; move it up, or put a stage before "
+        "this one that makes a model",
+    ),
+    (
+        "stages.evaluation.models.1=stage:teacher_data",
+        "stage `teacher_data` makes a data set, and a model is needed here; write one of "
+        "stage:teacher, stage:student",
+    ),
+    (
+        "stages.evaluation.suite.tasks.1.data.dataset_name=stage:teacher",
+        "stage `teacher` makes a model, and a data set is needed here; write one of "
+        "stage:teacher_data",
+    ),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_REFERENCES)
+def test_a_reference_names_an_earlier_stage_with_the_right_product(problems, override, message):
+    assert problems(WHOLE, override) == [f"override {override}: {message}"]
+
+
+def test_a_divergence_needs_a_teacher(problems):
+    assert problems(ONE_STAGE, "losses.0.kind=reverse_kl") == [
+        "bad.yaml:6 losses.0: reverse_kl compares the student with a teacher, and the stage has "
+        "none; write `teacher: {model_name_or_path: ...}`, or kind: cross_entropy"
+    ]
+
+
+def test_a_teacher_needs_a_divergence(problems):
+    assert problems(ONE_STAGE + "teacher: {model_name_or_path: hub/a}\n") == [
+        "bad.yaml:8 teacher: no term of `losses` uses the teacher; add a divergence to `losses`, "
+        "such as {kind: forward_kl}, or leave out `teacher`"
+    ]
+
+
+def test_two_terms_of_one_name_are_refused(problems):
+    text = ONE_STAGE.replace(
+        "  - {kind: cross_entropy}", "  - {kind: cross_entropy}\n  - {kind: cross_entropy}"
+    )
+
+    assert problems(text) == [
+        "bad.yaml:7 losses.1: is called `cross_entropy`, as losses.0 is; give one of them another "
+        "`name`"
+    ]
+
+
+@pytest.mark.parametrize("weight", ["0", "0.0", "{kind: linear, start: 0, end: 0}"])
+def test_weights_that_are_all_zero_are_refused(problems, weight):
+    assert problems(ONE_STAGE.replace("entropy}", f"entropy, weight: {weight}}}")) == [
+        "bad.yaml:5 losses: every term has weight 0, so nothing would be learned; give one a weight"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "was"), [("{hidden_size: 64}", "missing"), ("{model_type: 3}", "not text")]
+)
+def test_a_student_from_scratch_needs_a_model_type(problems, config, was):
+    found = problems(ONE_STAGE.replace("{model_type: llama, hidden_size: 64}", config))
+
+    assert found == [
+        f"bad.yaml:3 student.config.model_type: {was}; write the architecture, e.g. "
+        "model_type: llama"
+    ]
+
+
+def test_a_student_from_scratch_needs_a_tokenizer_for_a_data_set(problems):
+    assert problems(ONE_STAGE, "data={dataset_name: hub/data}") == [
+        "bad.yaml:3 student: a student from scratch takes its tokenizer from the teacher or the "
+        "task, and there is neither; write `tokenizer_name_or_path` in `student`, or a `teacher`"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "./dta.jsonl",
+            "./dta.jsonl does not exist; did you mean `data.jsonl`?",
+        ),
+        (
+            "dta.jsonl",
+            "dta.jsonl does not exist; did you mean `data.jsonl`?",
+        ),
+        (
+            "sub/x.parquet",
+            "sub/x.parquet does not exist, nor does its folder; the path leads as far as .",
+        ),
+        (
+            "../nosuch-folder",
+            "../nosuch-folder does not exist; write a path that does (paths start at the current "
+            "folder)",
+        ),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused(problems, tmp_path, value, message):
+    (tmp_path / "data.jsonl").touch()
+    override = f"data={{dataset_name: {value}}}"
+
+    found = problems(ONE_STAGE, override, "student={model_name_or_path: hub/a}")
+
+    assert found == [f"override {override} data.dataset_name: {message}"]
+
+
+def test_paths_that_exist_and_hub_names_are_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data.jsonl").touch()
+    (tmp_path / "one.yaml").write_text(ONE_STAGE)
+
+    for name in ("./data.jsonl", "data.jsonl", "~/data.jsonl", str(tmp_path), "hub/data"):
+        load("one.yaml", [f"data={{dataset_name: {name}}}", "student={model_name_or_path: hub/a}"])
+
+
+def test_stages_that_hold_are_checked_beside_those_that_do_not(problems):
+    found = problems(
+        WHOLE, "stages.teacher.seeds=1", "stages.student.data.dataset_name=stage:teacher"
+    )
+
+    assert len(found) == 2

@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import pytest
 
 from llmkd.errors import InputError
 from llmkd.recipe import load
-from recipe.recipe_texts import ONE_STAGE, WHOLE
+
+TEXTS = Path(__file__).parent / "texts"
+ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
+WHOLE = (TEXTS / "whole.yaml").read_text()
 
 IN_STUDENT = "bad.yaml:28 stages.student.teacher"
 NO_STAGE_BEFORE = "put a stage before this one that makes"

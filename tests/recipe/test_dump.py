@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -5,7 +7,10 @@ from hypothesis import strategies as st
 
 from llmkd.recipe import Recipe, load
 from llmkd.recipe.dump import to_yaml
-from recipe.recipe_texts import ONE_STAGE, WHOLE
+
+TEXTS = Path(__file__).parent / "texts"
+ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
+WHOLE = (TEXTS / "whole.yaml").read_text()
 
 
 @pytest.fixture(scope="module")

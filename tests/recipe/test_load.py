@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,10 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import CosineSchedule
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.schema import TrainStage
-from recipe.recipe_texts import ONE_STAGE, WHOLE
+
+TEXTS = Path(__file__).parent / "texts"
+ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
+WHOLE = (TEXTS / "whole.yaml").read_text()
 
 
 @pytest.fixture

@@ -3,13 +3,17 @@
 import json
 import random
 import string
+from pathlib import Path
 
 import pytest
 
 from llmkd.errors import InputError
 from llmkd.recipe import load
 from llmkd.recipe.yaml_places import read_text
-from recipe.recipe_texts import ONE_STAGE, WHOLE
+
+TEXTS = Path(__file__).parent / "texts"
+ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
+WHOLE = (TEXTS / "whole.yaml").read_text()
 
 ODD_VALUES = [
     *["3", "-1", "0", "1e999", "1.5", ".nan", "'3'", "text", "null", "true", "on", "[]", "{}"],

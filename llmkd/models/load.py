@@ -1,5 +1,6 @@
 """Models and tokenizers, as a recipe names them."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 from llmkd.errors import InputError
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
+
+LEGACY_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim")
+"""Fields that transformers still reads, though configurations no longer list them."""
 
 # Loading and saving shards takes moments, and llmkd has its own progress bars.
 disable_progress_bar()
@@ -69,18 +73,25 @@ def build_from_scratch(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    fields: dict[str, Any] = {**ids, **source.config}
     try:
-        config = AutoConfig.for_model(**fields)
-        unknown = sorted(set(source.config) - set(config.to_dict()) - set(config.attribute_map))
-        if unknown:
-            raise ValueError(f"{config.model_type} has no {', '.join(unknown)}")
+        _check_fields(source.config)
+        config = AutoConfig.for_model(**{**ids, **source.config})
         return AutoModelForCausalLM.from_config(config, **_attention(source.attn_implementation))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"student.config: {error}; write the fields of one transformers configuration, for "
             "example {model_type: llama, hidden_size: 128, num_hidden_layers: 4}"
         ) from error
+
+
+def _check_fields(fields: dict[str, Any]) -> None:
+    # A configuration keeps whatever it is given, so a misspelt size would silently be the default.
+    default = AutoConfig.for_model(fields["model_type"])
+    known = {*default.to_dict(), *default.attribute_map, *LEGACY_CONFIG_FIELDS}
+    for name in set(fields) - known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{fields['model_type']} has no field {name}{hint}")
 
 
 def _attention(implementation: str | None) -> dict[str, str]:

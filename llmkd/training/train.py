@@ -51,7 +51,6 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
     Raises:
         InputError: Models, tokenizers or data do not fit each other.
     """
-    set_seed(seed)
     trainer = build_trainer(stage, folder, seed=seed)
     checkpoint = _checkpoint(stage.resume, folder / "checkpoints")
     if checkpoint:
@@ -64,6 +63,7 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
 
 def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrainer:
     """Everything a train stage needs, checked against each other and ready to train."""
+    set_seed(seed)
     arguments = training_arguments(stage.trainer, folder / "checkpoints", seed=seed)
     tokenizer = build_tokenizer_for(stage)
     student = build_student(stage, tokenizer)

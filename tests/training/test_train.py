@@ -1,0 +1,207 @@
+"""A train stage from recipe to model folder, on real models and files."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmkd.errors import InputError
+from llmkd.training.checkpoints import checkpoint_steps
+from llmkd.training.train import build_trainer, run_train
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def gradients_and_losses(stage, folder):
+    """Of the first optimizer step, before the update."""
+    trainer = build_trainer(stage, folder, seed=0)
+    seen = {}
+    step = trainer.create_optimizer
+
+    def create_optimizer(*args):
+        optimizer = step(*args)
+
+        def keep(*_):
+            seen.update(
+                (name, p.grad.clone()) for name, p in trainer.model.named_parameters()
+            )
+
+        optimizer.register_step_pre_hook(keep)
+        return optimizer
+
+    trainer.create_optimizer = create_optimizer
+    trainer.train()
+    return seen, metrics(folder)
+
+
+@pytest.mark.parametrize("losses", [[{"kind": "cross_entropy"}], None])
+def test_8x1_and_2x4_give_the_same_losses_and_gradients(train_stage, tmp_path, losses):
+    parts = {} if losses is None else {"losses": losses, "teacher": None}
+    one = {"max_steps": 1, "max_grad_norm": 0.0}
+    many = {**one, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    whole, whole_log = gradients_and_losses(train_stage(one, **parts), tmp_path / "8x1")
+    split, split_log = gradients_and_losses(train_stage(many, **parts), tmp_path / "2x4")
+    assert whole.keys() == split.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        assert gradient.any(), name
+    assert whole_log[0]["tokens"] == split_log[0]["tokens"]
+    for key in ("loss", "grad_norm", *(k for k in whole_log[0] if k.startswith("loss/"))):
+        assert split_log[0][key] == pytest.approx(whole_log[0][key], rel=1e-5), key
+
+
+def test_the_product_loads_generates_and_has_a_card(train_stage, teacher_folder, tmp_path):
+    run_train(train_stage(), tmp_path / "s", name="small", seed=0)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "s" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "s" / "model")
+    prompt = tokenizer("12+34=", return_tensors="pt")
+    output = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    assert output.shape[1] > prompt["input_ids"].shape[1]
+    card = (tmp_path / "s" / "model" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert str(teacher_folder) in card
+    assert "forward_kl" in card
+
+
+def test_the_log_has_every_term_and_the_teachers_own_loss(train_stage, tmp_path):
+    run_train(train_stage(), tmp_path / "s", name="s", seed=0)
+    log = metrics(tmp_path / "s")
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    wanted = {
+        "loss", "loss/forward_kl", "loss/cross_entropy", "grad_norm", "teacher_nll", "kl",
+        "tokens", "tokens_per_s", "peak_memory_gib", "learning_rate",
+    }  # fmt: skip
+    assert wanted <= log[0].keys()
+    # Temperature 2, squared, weight 1; cross-entropy's weight falls from 1 to 0.1 in 6 steps.
+    for step, line in enumerate(log):
+        weight = 1 - 0.9 * step / 6
+        expected = 4 * line["loss/forward_kl"] + weight * line["loss/cross_entropy"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_interrupted_run_ends_in_the_same_bits_and_the_same_log(train_stage, tmp_path):
+    stage = train_stage({"logging_steps": 3})
+    run_train(stage, tmp_path / "whole", name="s", seed=0)
+
+    class Crash(Exception):
+        pass
+
+    def crash(args, state, control, **_):
+        if state.global_step == 5:
+            raise Crash
+
+    trainer = build_trainer(stage, tmp_path / "cut", seed=0)
+    trainer.callback_handler.callbacks[-1].on_step_end = crash
+    with pytest.raises(Crash):
+        trainer.train()
+    assert list(checkpoint_steps(tmp_path / "cut" / "checkpoints")) == [2, 4]
+    run_train(stage, tmp_path / "cut", name="s", seed=0)
+
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    timed = {"tokens_per_s", "peak_memory_gib"}
+    strip = lambda log: [{k: v for k, v in line.items() if k not in timed} for line in log]  # noqa: E731
+    assert strip(metrics(tmp_path / "cut")) == strip(metrics(tmp_path / "whole"))
+
+
+def test_resume_never_starts_over_and_a_missing_checkpoint_is_refused(train_stage, tmp_path):
+    run_train(train_stage({"max_steps": 2}), tmp_path / "s", name="s", seed=0)
+    again = train_stage({"max_steps": 2}, resume="never")
+    run_train(again, tmp_path / "s", name="s", seed=0)
+    assert [line["step"] for line in metrics(tmp_path / "s")] == [1, 2]
+    with pytest.raises(InputError, match="no checkpoint folder"):
+        run_train(train_stage(resume=str(tmp_path / "x")), tmp_path / "s", name="s", seed=0)
+
+
+def test_a_lora_student_is_saved_merged_with_its_adapter_beside_it(
+    train_stage, teacher_folder, tmp_path
+):
+    student = {"model_name_or_path": str(teacher_folder), "lora": {"r": 4, "alpha": 8}}
+    losses = [{"kind": "cross_entropy"}]
+    run_train(
+        train_stage(student=student, losses=losses, teacher=None), tmp_path / "s", name="s", seed=0
+    )
+    before = AutoModelForCausalLM.from_pretrained(teacher_folder).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "s" / "model").state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("_proj" in name for name in changed), "only the adapted layers move"
+    assert (tmp_path / "s" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_gradient_checkpointing_and_bf16_change_the_loss_within_rounding_only(
+    train_stage, tmp_path
+):
+    logs = {}
+    for name, trainer in {
+        "plain": {},
+        "checkpointed": {"gradient_checkpointing": True},
+        "bf16": {"bf16": True},
+    }.items():
+        run_train(train_stage(trainer), tmp_path / name, name=name, seed=0)
+        logs[name] = [line["loss"] for line in metrics(tmp_path / name)]
+    assert logs["checkpointed"] == pytest.approx(logs["plain"], rel=1e-6)
+    # bfloat16 has 8 bits of mantissa: 2 ** -8 per product, averaged over a few hundred tokens.
+    assert logs["bf16"] == pytest.approx(logs["plain"], rel=2e-2)
+    assert logs["bf16"] != logs["plain"]
+
+
+def test_a_student_equal_to_its_teacher_has_no_divergence_and_no_gradient(
+    train_stage, teacher_folder, tmp_path
+):
+    for kind in ("forward_kl", "reverse_kl", "jsd"):
+        stage = train_stage(
+            {"max_steps": 1},
+            student={"model_name_or_path": str(teacher_folder)},
+            losses=[{"kind": kind}],
+        )
+        run_train(stage, tmp_path / kind, name=kind, seed=0)
+        (line,) = metrics(tmp_path / kind)
+        assert line["loss"] == pytest.approx(0, abs=1e-6)
+        assert line["grad_norm"] == pytest.approx(0, abs=1e-5)
+
+
+def test_models_that_do_not_share_a_vocabulary_are_refused(
+    train_stage, tokenizer, tiny_llama, tmp_path
+):
+    other = tmp_path / "other"
+    tiny_llama(tokenizer).save_pretrained(other)
+    renamed = json.loads(tokenizer.backend_tokenizer.to_str().replace('"7":', '"x":'))
+    tokenizer.save_pretrained(other)
+    (other / "tokenizer.json").write_text(json.dumps(renamed))
+    stage = train_stage(
+        student={"kind": "scratch", "config": {"model_type": "llama", "hidden_size": 16,
+                 "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16},
+                 "tokenizer_name_or_path": str(other)},
+    )  # fmt: skip
+    with pytest.raises(InputError, match="different tokenizers: 2 tokens differ, such as '7', 'x'"):
+        run_train(stage, tmp_path / "s", name="s", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "lama"}, "lama"),
+        ({"model_type": "llama", "hidden_sise": 3}, "no field hidden_sise; did you mean hidden_size"),
+        ({"model_type": "llama", "vocab_size": 5, "hidden_size": 8, "num_attention_heads": 2,
+          "num_hidden_layers": 1, "intermediate_size": 8}, "5 token embeddings"),
+    ],
+)  # fmt: skip
+def test_a_wrong_student_config_is_refused(train_stage, tmp_path, config, message):
+    with pytest.raises(InputError, match=message):
+        run_train(
+            train_stage(student={"kind": "scratch", "config": config}),
+            tmp_path / "s",
+            name="s",
+            seed=0,
+        )

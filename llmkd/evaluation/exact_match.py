@@ -1,0 +1,56 @@
+"""Exact match: greedy answers to a procedural task, right or wrong to the character."""
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkd.data.addition import answer_of, make_rows
+from llmkd.progress import Progress
+from llmkd.recipe.evaluation import ExactMatchTask
+from llmkd.teacher_data.transformers_engine import Completion, generate
+
+
+def score_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: ExactMatchTask,
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+) -> Float[np.ndarray, " examples"]:
+    """1 for every example whose answer is right, else 0.
+
+    Only the part after the answer marker counts, not the reasoning before it. A completion that was
+    cut by length is wrong, whatever it says.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: The model's.
+        task: What to ask.
+        batch_size: Examples generated together.
+        seed: Decides which sums are asked; every model gets the same.
+        progress: Called with (done, total) examples.
+    """
+    rows = make_rows(task.data, seed)
+    scores = np.zeros(len(rows))
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        completions = generate(
+            model,
+            tokenizer,
+            [row["prompt"] for row in batch],
+            temperature=0.0,
+            max_completion_length=task.max_completion_length,
+            seed=seed,
+        )
+        for i, (row, completion) in enumerate(zip(batch, completions, strict=True), start):
+            scores[i] = is_right(completion, row["completion"])
+        progress(start + len(batch), len(rows))
+    return scores
+
+
+def is_right(completion: Completion, reference: str) -> bool:
+    """Whether a finished completion has the reference's answer."""
+    is_whole = completion.finish_reason == "stop"
+    return is_whole and answer_of(completion.text) == answer_of(reference)

@@ -1,0 +1,138 @@
+"""Perplexity: how well a model predicts the tokens of a text, window by window.
+
+Each row begins with the begin-of-text token and ends without an end-of-text token. Rows, or all
+rows joined to one stream, are cut into windows of `max_length` tokens that do not overlap; within a
+window every token but the first is scored, each from those before it in the window. A last window
+is scored too if it has at least two tokens.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkd.data.collate import IGNORED, Collator
+from llmkd.data.sources import load_rows
+from llmkd.data.tokenize import tokenize
+from llmkd.errors import InputError
+from llmkd.progress import Progress
+from llmkd.recipe.evaluation import PerplexityTask
+
+LOGITS_AT_ONCE = 2**26
+"""A batch's positions times the vocabulary, unless one window alone has more."""
+POSITIONS_AT_ONCE = 1024
+"""Positions whose logits are held in float32 at a time."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of tokens, and the row (or, of a stream, the window) that its loss counts for."""
+
+    input_ids: list[int]
+    example: int
+
+
+def score_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: PerplexityTask,
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[Float[np.ndarray, " examples"], Float[np.ndarray, " examples"]]:
+    """Summed negative log-likelihood, in nats, and number of scored tokens per example.
+
+    An example is a row, or a window where rows are joined.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: The model's.
+        task: The rows, the window, and whether to join rows.
+        batch_size: Most windows scored together; fewer where the vocabulary is large.
+        seed: Of the rows, where they are made rather than read.
+        progress: Called with (done, total) windows.
+
+    Raises:
+        InputError: No text, or windows longer than the model has positions for.
+    """
+    windows = list(_windows(task, tokenizer, seed))
+    _check_positions(model, max(len(window.input_ids) for window in windows), task)
+    num_examples = windows[-1].example + 1
+    losses, counts = np.zeros(num_examples), np.zeros(num_examples)
+    collate, num_done = Collator(0), 0
+    for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
+        rows = [{"input_ids": w.input_ids, "num_prompt_tokens": 0} for w in batch]
+        for window, loss in zip(batch, _window_losses(model, collate(rows)), strict=True):
+            losses[window.example] += loss
+            counts[window.example] += len(window.input_ids) - 1
+        num_done += len(batch)
+        progress(num_done, len(windows))
+    return losses, counts
+
+
+@torch.inference_mode()
+def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]]) -> list[float]:
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).logits
+    targets = batch["target_ids"]
+    chunks = zip(
+        logits.flatten(0, 1).split(POSITIONS_AT_ONCE),
+        targets.flatten().split(POSITIONS_AT_ONCE),
+        strict=True,
+    )
+    losses = [
+        F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+        for logits, targets in chunks
+    ]
+    return torch.cat(losses).view_as(targets).double().sum(1).tolist()
+
+
+def _windows(
+    task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> Iterator[Window]:
+    rows = load_rows(task.data, seed=seed, need="text")
+    whole = tokenize(rows, tokenizer, max_length=sys.maxsize, append_eos=False)
+    if task.join_rows:
+        stream = [token for row in whole.rows["input_ids"] for token in row]
+        for example, window in enumerate(_cut(stream, task.data.max_length)):
+            yield Window(window, example)
+    else:
+        for example, row in enumerate(whole.rows["input_ids"]):
+            for window in _cut(row, task.data.max_length):
+                yield Window(window, example)
+
+
+def _cut(ids: list[int], length: int) -> Iterator[list[int]]:
+    for start in range(0, len(ids) - 1, length):
+        yield ids[start : start + length]
+
+
+def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
+    """Windows of like length together, longest first."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda window: -len(window.input_ids)):
+        longest = len(batch[0].input_ids) if batch else 0
+        is_full = len(batch) == batch_size
+        if batch and (is_full or (len(batch) + 1) * longest * vocab_size > LOGITS_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(window)
+    yield batch
+
+
+def _check_positions(model: PreTrainedModel, longest: int, task: PerplexityTask) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"tasks.{task.name}.data.max_length: a window has {longest} tokens, and the model was "
+            f"made for {limit}; write max_length: {limit}"
+        )

@@ -1,0 +1,77 @@
+"""Results: records of what was measured, results.json, and a table for people."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from llmkd.errors import InputError
+from llmkd.run_folder import write_atomically
+
+PERCENT_METRICS = ("exact_match",)
+"""Shares between 0 and 1, which the table shows in percent."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number with its interval. The fields are a public contract: see results.json."""
+
+    model: str
+    """The stage's name, or the path given."""
+    suite: str
+    task: str
+    metric: str
+    """`exact_match` (a share, 0 to 1), `loss_per_token` (nats) or `perplexity`."""
+    value: float
+    ci_low: float
+    """Lower end of the 95 % bootstrap interval over examples."""
+    ci_high: float
+    num_examples: int
+    """What the interval was resampled over: rows, or windows where rows were joined."""
+    seed: int
+
+
+def write_results(path: Path, records: Sequence[Record]) -> None:
+    """Writes results.json, whole or not at all."""
+    content = [asdict(record) for record in records]
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_results(path: Path) -> list[Record]:
+    """Reads results.json.
+
+    Raises:
+        InputError: The file is missing or holds something else.
+    """
+    try:
+        return [Record(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: no results ({error}); write the path of a results.json, or make one with "
+            "`llmkd eval`"
+        ) from error
+
+
+def results_table(records: Sequence[Record]) -> Table:
+    """A table with a group of rows per suite, task and metric, and a row per model in each."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.suite, record.task, record.metric), []).append(record)
+    table = Table("task", "metric", "model", "value [95 % interval]", "examples")
+    table.columns[3].justify = table.columns[4].justify = "right"
+    for (_, task, metric), members in groups.items():
+        for i, record in enumerate(members):
+            names = (task, metric) if i == 0 else ("", "")
+            table.add_row(*names, record.model, shown(record), f"{record.num_examples:,}")
+        table.add_section()
+    return table
+
+
+def shown(record: Record) -> str:
+    """`value [low, high]`, in percent where the metric is a share."""
+    numbers = (record.value, record.ci_low, record.ci_high)
+    if record.metric in PERCENT_METRICS:
+        return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
+    return "{:.4g} [{:.4g}, {:.4g}]".format(*numbers)

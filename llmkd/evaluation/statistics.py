@@ -1,0 +1,156 @@
+"""Intervals: over examples by bootstrap, over seeds by Student's t.
+
+Two questions with two answers. How well does this model do on other examples of this kind? Resample
+the examples. Does this method beat that one? Train both with several seeds and look at the paired
+differences: a claim needs the same sign in all of them and a t-interval without 0.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+INDICES_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate between its bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much larger the first of two paired samples is."""
+
+    interval: Interval
+    is_same_sign: bool
+    """Every single difference has the same sign, and none is 0."""
+    num_pairs: int
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether one may say that one is larger: same sign in all, and an interval without 0."""
+        return self.is_same_sign and self.interval.low * self.interval.high > 0
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int) -> Interval:
+    """95 % percentile interval of a mean over examples.
+
+    Where all values are equal (all right, or a single example) the interval has no width.
+
+    Args:
+        values: One number per example; at least one.
+        seed: Decides the 2,000 resamples.
+    """
+    return bootstrap_ratio(values, np.ones(len(np.asarray(values))), seed=seed)
+
+
+def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int) -> Interval:
+    """95 % percentile interval of sum(numerators) / sum(denominators) over examples.
+
+    For means per token, where examples differ in length: resampling keeps each example's loss and
+    length together.
+
+    Args:
+        numerators: One number per example; at least one.
+        denominators: One positive number per example.
+        seed: Decides the 2,000 resamples.
+
+    References:
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+
+    Example:
+        >>> bootstrap_ratio([1.0, 2.0], [1.0, 4.0], seed=0).value
+        0.6
+    """
+    tops, bottoms = np.asarray(numerators, float), np.asarray(denominators, float)
+    assert len(tops) == len(bottoms) > 0
+    assert (bottoms > 0).all()
+    generator = np.random.default_rng(seed)
+    at_once = max(1, INDICES_AT_ONCE // len(tops))
+    ratios = []
+    for start in range(0, NUM_RESAMPLES, at_once):
+        shape = (min(at_once, NUM_RESAMPLES - start), len(tops))
+        chosen = generator.integers(0, len(tops), shape)
+        ratios.append(tops[chosen].sum(1) / bottoms[chosen].sum(1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
+    return Interval(float(tops.sum() / bottoms.sum()), float(low), float(high))
+
+
+def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
+    """Student's t-interval of a mean over few independent runs.
+
+    Args:
+        values: One number per run; at least two.
+        confidence: Share of such intervals that hold the true mean.
+    """
+    runs: Float[np.ndarray, " runs"] = np.asarray(values, float)
+    assert len(runs) > 1, "one run says nothing about others"
+    mean = float(runs.mean())
+    error = float(runs.std(ddof=1)) / math.sqrt(len(runs))
+    half = t_quantile(confidence, len(runs) - 1) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Compares two methods run by run: entry i of both has the same seed.
+
+    Args:
+        first: One number per run; at least two.
+        second: As many, paired with `first`.
+        confidence: Of the t-interval of the mean difference.
+    """
+    assert len(first) == len(second)
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    is_same_sign = bool((differences > 0).all() or (differences < 0).all())
+    return PairedDifference(
+        t_interval(differences, confidence=confidence), is_same_sign, len(differences)
+    )
+
+
+def t_quantile(confidence: float, degrees: int) -> float:
+    """The t with P(|T| <= t) = confidence, for whole degrees of freedom.
+
+    Example:
+        >>> round(t_quantile(0.95, 4), 3)
+        2.776
+    """
+    assert 0 < confidence < 1
+    assert degrees > 0
+    # In the angle, t = sqrt(degrees) tan(angle), the probability grows smoothly on [0, pi/2].
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _probability_within(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _probability_within(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) tan(angle)), a finite sum.
+
+    References:
+        Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
+    """
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2 == 1
+    term = cosine if is_odd else 1.0
+    total = 0.0
+    for power in range(1 if is_odd else 0, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total

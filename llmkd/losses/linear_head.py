@@ -47,6 +47,10 @@ class LinearHead:
     scale: float = 1.0
     soft_cap: float | None = None
 
+    def logits(self) -> Float[Tensor, "n vocab"]:
+        """All logits at once, in float32 (float64 stays float64): for few positions only."""
+        return _logits(self, _products(self, slice(None)))
+
 
 @dataclass(frozen=True)
 class HeadTerm:

@@ -22,15 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from llmkd.losses import divergences
+from llmkd.losses.linear_head import HeadTerm, LinearHead, divergence_from_hidden
 
-from llmkd.losses import divergences  # noqa: E402
-from llmkd.losses.linear_head import (  # noqa: E402
-    HeadTerm,
-    LinearHead,
-    divergence_from_hidden,
-)
+ROOT = Path(__file__).parents[2]
 
 SHAPES = {"positions": 4096, "vocab": 32000, "student_hidden": 512, "teacher_hidden": 512}
 WARM_UP = 2

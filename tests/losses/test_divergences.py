@@ -138,6 +138,15 @@ def test_the_teacher_gets_no_gradient(divergence):
     assert not d.teacher_nll(teacher, torch.zeros(3, dtype=torch.long)).requires_grad
 
 
+@pytest.mark.parametrize(
+    "from_logprobs",
+    [d.forward_kl_from_logprobs, d.reverse_kl_from_logprobs, d.jsd_from_logprobs],
+)
+def test_the_teacher_gets_no_gradient_through_log_probabilities_either(from_logprobs):
+    log_q, log_p = d.logprobs(torch.randn(2, 3, 6)).unbind()
+    assert not from_logprobs(log_q, log_p.requires_grad_()).requires_grad
+
+
 @lawful
 @given(pair=logit_pairs(), weight=st.floats(0.01, 0.99))
 def test_values_agree_with_torch_distributions(pair, weight):

@@ -112,6 +112,15 @@ def test_every_kind_of_head_gives_the_full_computation(student, teacher, ids, we
     assert_same_as_plain(student, other_teacher, ids, weights, chunk_size=4)
 
 
+def test_all_logits_at_once_are_those_of_the_formula():
+    head = make_head(5, seed=4, bias=True, scale=2.0, soft_cap=2.0)
+    torch.testing.assert_close(head.logits(), full_logits(head), rtol=1e-9, atol=1e-9)
+    # Only the product itself is rounded to bfloat16, not what scale makes of it.
+    rounded = replace(as_dtype(head, torch.bfloat16), bias=None, scale=1 / 3, soft_cap=None)
+    product = (rounded.hidden @ rounded.weight.T).float()
+    torch.testing.assert_close(rounded.logits(), product / 3)
+
+
 def test_a_cross_entropy_worked_by_hand():
     # logits = (2, 0) @ ((1, 0), (0, 1)).T = (2, 0); -log softmax at token 1 = ln(1 + e^2).
     head = LinearHead(torch.tensor([[2.0, 0.0]]), torch.eye(2))
@@ -293,6 +302,7 @@ def test_a_position_of_weight_zero_does_no_harm_even_when_infinite(
     careless = HeadTerm("careless", lambda q, p, ids: q[:, 0] / (ids != -100))
     weights = weights[:2].clamp(min=0.1)
     weights[:, 3] = 0
+    weights[1, 2] = 0
     output = divergence_from_hidden(
         student, teacher, ids, [FORWARD_KL, careless], weights, chunk_size=chunk_size
     )
@@ -357,6 +367,18 @@ def test_bfloat16_products_stay_near_float64(ids, weights, how):
     ):
         assert mine.dtype == dtype
         assert_close_in_norm(mine, theirs, 2e-2)
+
+
+def test_a_compute_dtype_holds_under_autocast(student, teacher, ids, weights):
+    expected = divergence_from_hidden(student, teacher, ids, TERMS, weights)
+    ours = as_dtype(student, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = divergence_from_hidden(
+            ours, teacher, ids, TERMS, weights, compute_dtype=torch.float32
+        )
+    torch.testing.assert_close(output.loss.double(), expected.loss, rtol=1e-5, atol=1e-5)
+    gradient, exact = gradients_of(output.loss, ours)[1], gradients_of(expected.loss, student)[1]
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_the_weight_gradient_of_a_bfloat16_head_is_summed_in_float32():

@@ -1,6 +1,6 @@
 """Where in the schema, and where in the recipe, an error of pydantic's stands.
 
-Pydantic's places hold the tags of unions (`losses, 0, forward_kl, temprature`); a recipe has none.
+Pydantic's places hold the tags of unions (`losses, 0, forward_kl, weight`); a recipe has none.
 """
 
 import types

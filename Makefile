@@ -1,0 +1,61 @@
+# `make` sets up .venv; every other target does so first where it is missing or out of date.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SEEDS ?= 0 1 2
+
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test lint bench quickstart-table tinystories-table clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,deepspeed]'
+	touch $@
+
+# A teacher makes a student, from nothing, on a CPU.
+demo: $(INSTALLED)
+	$(BIN)/llmkd train recipes/quickstart.yaml
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/codespell --skip ./tests  # which misspell on purpose
+
+bench: $(INSTALLED)
+	set -e; for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench; done
+
+# The tables of the README: one run per seed, then all of them side by side.
+quickstart-table: $(INSTALLED)
+	set -e; for seed in $(SEEDS); do \
+	  $(BIN)/llmkd train recipes/quickstart_table.yaml seed=$$seed \
+	    output_dir=runs/quickstart_table/seed-$$seed; \
+	done
+	$(BIN)/llmkd compare $(SEEDS:%=runs/quickstart_table/seed-%)
+
+# make tinystories-table DATA=FOLDER MODEL=FOLDER: the stories, and the model that teaches.
+tinystories-table: $(INSTALLED)
+	@test -n "$(DATA)" && test -n "$(MODEL)" || { echo "write DATA=FOLDER MODEL=FOLDER" >&2; exit 2; }
+	set -e; for seed in $(SEEDS); do \
+	  $(BIN)/llmkd train recipes/tinystories_table.yaml seed=$$seed \
+	    output_dir=runs/tinystories_table/seed-$$seed $(TINYSTORIES_OVERRIDES); \
+	done
+	$(BIN)/llmkd compare $(SEEDS:%=runs/tinystories_table/seed-%)
+
+TINYSTORIES_OVERRIDES = \
+  stages.twin.student.tokenizer_name_or_path=$(MODEL) \
+  stages.twin.data.dataset_name=$(DATA) \
+  stages.student.teacher.model_name_or_path=$(MODEL) \
+  stages.student.data.dataset_name=$(DATA) \
+  stages.evaluation.models.0=$(MODEL) \
+  stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)
+
+# Keeps runs/ and .venv/.
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

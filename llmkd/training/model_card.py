@@ -1,9 +1,8 @@
-from __future__ import annotations
 """The README.md of a model folder: where the model comes from, and what was measured."""
 
 import yaml
 
-# TMP from llmkd.evaluation.results import Record
+from llmkd.evaluation.results import Record
 from llmkd.recipe.schema import TrainStage
 
 RESULTS_HEADING = "## Results"

@@ -31,6 +31,7 @@ from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.arguments import compute_dtype, training_arguments
 from llmkd.training.checkpoints import newest_checkpoint, publish
 from llmkd.training.distill_trainer import DistillTrainer
+from llmkd.training.engine import EngineReport
 from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
@@ -92,6 +93,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EngineReport(trainer))
     return trainer
 
 

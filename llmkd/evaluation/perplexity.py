@@ -1,9 +1,9 @@
 """Perplexity: how well a model predicts the tokens of a text, window by window.
 
 Each row begins with the begin-of-text token and ends without an end-of-text token. Rows, or all
-rows joined to one stream, are cut into windows of `max_length` tokens that do not overlap; within a
-window every token but the first is scored, each from those before it in the window. A last window
-is scored too if it has at least two tokens.
+rows joined to one stream, are cut into windows in each of which the model reads `max_length` tokens
+and predicts as many, each from those before it in the window. A window begins with the last token
+that the one before it predicted, so every token but a row's (or the stream's) first is scored once.
 """
 
 import sys
@@ -21,7 +21,7 @@ from llmkd.data.collate import IGNORED, Collator
 from llmkd.data.sources import load_rows
 from llmkd.data.tokenize import tokenize
 from llmkd.errors import InputError
-from llmkd.progress import Progress
+from llmkd.progress import Progress, say
 from llmkd.recipe.evaluation import PerplexityTask
 
 LOGITS_AT_ONCE = 2**26
@@ -32,10 +32,16 @@ POSITIONS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of tokens, and the row (or, of a stream, the window) that its loss counts for."""
+    """A stretch of tokens, all but the first of them scored."""
 
     input_ids: list[int]
     example: int
+    """The row, or of a stream the window, that the loss counts for."""
+
+    @property
+    def num_scored(self) -> int:
+        """How many tokens are predicted, which is also how many are read."""
+        return len(self.input_ids) - 1
 
 
 def score_text(
@@ -60,10 +66,10 @@ def score_text(
         progress: Called with (done, total) windows.
 
     Raises:
-        InputError: No text, or windows longer than the model has positions for.
+        InputError: No text, or more tokens in a window than the model has positions.
     """
     windows = list(_windows(task, tokenizer, seed))
-    _check_positions(model, max(len(window.input_ids) for window in windows), task)
+    _check_positions(model, max(window.num_scored for window in windows), task)
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
     collate, num_done = Collator(0), 0
@@ -71,7 +77,7 @@ def score_text(
         rows = [{"input_ids": w.input_ids, "num_prompt_tokens": 0} for w in batch]
         for window, loss in zip(batch, _window_losses(model, collate(rows)), strict=True):
             losses[window.example] += loss
-            counts[window.example] += len(window.input_ids) - 1
+            counts[window.example] += window.num_scored
         num_done += len(batch)
         progress(num_done, len(windows))
     return losses, counts
@@ -79,7 +85,8 @@ def score_text(
 
 @torch.inference_mode()
 def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]]) -> list[float]:
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    # The last column predicts nothing, and would be one position more than the window has.
+    batch = {name: tensor[:, :-1].to(model.device) for name, tensor in batch.items()}
     logits = model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).logits
@@ -113,14 +120,14 @@ def _windows(
 
 def _cut(ids: list[int], length: int) -> Iterator[list[int]]:
     for start in range(0, len(ids) - 1, length):
-        yield ids[start : start + length]
+        yield ids[start : start + length + 1]
 
 
 def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
     """Windows of like length together, longest first."""
     batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: -len(window.input_ids)):
-        longest = len(batch[0].input_ids) if batch else 0
+    for window in sorted(windows, key=lambda window: -window.num_scored):
+        longest = batch[0].num_scored if batch else 0
         is_full = len(batch) == batch_size
         if batch and (is_full or (len(batch) + 1) * longest * vocab_size > LOGITS_AT_ONCE):
             yield batch
@@ -130,9 +137,11 @@ def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterato
 
 
 def _check_positions(model: PreTrainedModel, longest: int, task: PerplexityTask) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and longest > limit:
-        raise InputError(
-            f"tasks.{task.name}.data.max_length: a window has {longest} tokens, and the model was "
-            f"made for {limit}; write max_length: {limit}"
-        )
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or longest <= limit:
+        return
+    place = f"tasks.{task.name}.data.max_length: {longest} tokens in a window"
+    if getattr(config, "rope_parameters", None) is None:
+        raise InputError(f"{place}, and the model has {limit} positions; write max_length: {limit}")
+    say(f"{place} are more than the {limit} that the model was made for")

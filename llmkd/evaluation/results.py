@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from llmkd.errors import InputError
 from llmkd.run_folder import write_atomically
@@ -64,7 +65,9 @@ def results_table(records: Sequence[Record]) -> Table:
     for (_, task, metric), members in groups.items():
         for i, record in enumerate(members):
             names = (task, metric) if i == 0 else ("", "")
-            table.add_row(*names, record.model, shown(record), f"{record.num_examples:,}")
+            cells = (*names, record.model, shown(record), f"{record.num_examples:,}")
+            # As text: rich would take brackets in a name for markup.
+            table.add_row(*map(Text, cells))
         table.add_section()
     return table
 

@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+from llmkd.evaluation import evaluate as evaluate_module
+from llmkd.evaluation.evaluate import evaluate
+from llmkd.evaluation.perplexity import score_text
+from llmkd.recipe.evaluation import Suite
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("1+2=3", "12;", "#77")))
+    sums = {"kind": "task", "num_examples": 6, "split": "test"}
+    text = {"dataset_name": str(path), "max_length": 64}
+    return Suite.model_validate(
+        {
+            "name": "both",
+            "tasks": [
+                {"kind": "exact_match", "name": "sums", "data": sums, "max_completion_length": 3},
+                {"kind": "perplexity", "name": "text", "data": text},
+            ],
+        }
+    )
+
+
+@pytest.fixture
+def models(tiny_llama, tokenizer, tmp_path):
+    folders = [(name, str(tmp_path / name)) for name in ("first", "second")]
+    for seed, (_, folder) in enumerate(folders):
+        tiny_llama(tokenizer, seed=seed).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folders
+
+
+def run(models, suite, progress=lambda done, total: None):
+    return evaluate(models, suite, batch_size=4, seed=5, progress=progress)
+
+
+def test_every_model_gets_every_metric_in_order(models, suite):
+    records = run(models, suite)
+    metrics = [("sums", "exact_match"), ("text", "loss_per_token"), ("text", "perplexity")]
+    assert [(r.model, r.task, r.metric) for r in records] == [
+        (name, *metric) for name in ("first", "second") for metric in metrics
+    ]
+    assert {(r.suite, r.seed) for r in records} == {("both", 5)}
+    assert [r.num_examples for r in records[:3]] == [6, 3, 3]
+    assert all(r.ci_low <= r.value <= r.ci_high for r in records)
+    assert run(models, suite) == records
+
+
+def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, monkeypatch):
+    right = np.array([1.0, 0, 0, 1, 1, 1])
+    monkeypatch.setattr(evaluate_module, "score_answers", lambda *args, **kwargs: right)
+    exact, loss, perplexity = run(models[:1], suite)
+    assert exact.value == pytest.approx(4 / 6)
+    losses, counts = score_text(
+        tiny_llama(tokenizer),
+        tokenizer,
+        suite.tasks[1],
+        batch_size=4,
+        seed=5,
+        progress=lambda done, total: None,
+    )
+    assert loss.value == pytest.approx(losses.sum() / counts.sum())
+    for field in ("value", "ci_low", "ci_high"):
+        assert getattr(perplexity, field) == pytest.approx(np.exp(getattr(loss, field)))
+
+
+def test_progress_grows_to_its_total(models, suite):
+    calls = []
+    run(models, suite, lambda done, total: calls.append((done, total)))
+    done = [done for done, _ in calls]
+    assert done == sorted(done)
+    assert {total for _, total in calls} == {400}
+    assert done[-1] == 400

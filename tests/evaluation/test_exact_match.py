@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from llmkd.data.addition import make_rows
+from llmkd.evaluation import exact_match
+from llmkd.evaluation.exact_match import is_right, score_answers
+from llmkd.recipe.evaluation import ExactMatchTask
+from llmkd.teacher_data.transformers_engine import Completion
+
+REFERENCE = "8+7+0=15;5+6+1=12;3+4+1=08;#0825"
+TASK = ExactMatchTask.model_validate(
+    {
+        "kind": "exact_match",
+        "name": "addition",
+        "data": {"kind": "task", "num_examples": 10, "split": "test"},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "expected"),
+    [
+        (REFERENCE, "stop", True),
+        ("nonsense#0825", "stop", True),
+        (REFERENCE, "length", False),
+        ("#825", "stop", False),
+        ("#08250", "stop", False),
+        ("#0825#0826", "stop", False),
+        ("0825", "stop", False),
+        ("", "stop", False),
+    ],
+)
+def test_only_the_answer_counts_to_the_character(text, finish_reason, expected):
+    assert is_right(Completion(text, finish_reason, 1), REFERENCE) is expected
+
+
+def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, monkeypatch):
+    rows = {row["prompt"]: row["completion"] for row in make_rows(TASK.data, 7)}
+    wrong = list(rows)[2:5]
+    asked = []
+
+    def answer(model, tokenizer, prompts, *, temperature, max_completion_length, seed):
+        assert (temperature, max_completion_length) == (0, 64)
+        asked.append(len(prompts))
+        return [Completion("#" if p in wrong else rows[p], "stop", 1) for p in prompts]
+
+    monkeypatch.setattr(exact_match, "generate", answer)
+    calls = []
+    scores = score_answers(
+        tiny_llama(tokenizer),
+        tokenizer,
+        TASK,
+        batch_size=4,
+        seed=7,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    np.testing.assert_array_equal(scores, [1, 1, 0, 0, 0, 1, 1, 1, 1, 1])
+    assert asked == [4, 4, 2]
+    assert calls == [(4, 10), (8, 10), (10, 10)]

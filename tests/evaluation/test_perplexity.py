@@ -1,0 +1,130 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from llmkd.errors import InputError
+from llmkd.evaluation import perplexity
+from llmkd.evaluation.perplexity import score_text
+from llmkd.recipe.evaluation import PerplexityTask
+from llmkd.recipe.models import PretrainedModel
+from llmkd.teacher_data.transformers_engine import load_for_inference
+
+TEXTS = ["1+2=3", "12+34=46;#", "7", "1234567890"]
+
+
+def task(path, max_length, *, join_rows=False):
+    data = {"dataset_name": str(path), "max_length": max_length}
+    return PerplexityTask.model_validate(
+        {"kind": "perplexity", "name": "text", "data": data, "join_rows": join_rows}
+    )
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+def score(model, tokenizer, a_task, batch_size=3, progress=lambda done, total: None):
+    return score_text(model, tokenizer, a_task, batch_size=batch_size, seed=0, progress=progress)
+
+
+def by_hand(model, ids, max_length):
+    """Summed loss of every token but the first, one prediction at a time, in float64."""
+    model, total = model.double(), 0.0
+    for t in range(1, len(ids)):
+        start = (t - 1) // max_length * max_length
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:t]])).logits[0, -1]
+        total -= logits.log_softmax(-1)[ids[t]].item()
+    model.float()
+    return total
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 100])
+def test_each_row_is_scored_from_its_bos_in_windows(tiny_llama, tokenizer, texts, max_length):
+    model = tiny_llama(tokenizer)
+    losses, counts = score(model, tokenizer, task(texts, max_length))
+    expected = [by_hand(model, tokenizer(text).input_ids, max_length) for text in TEXTS]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    np.testing.assert_array_equal(counts, [len(text) for text in TEXTS])
+
+
+@pytest.mark.parametrize("max_length", [4, 7, 100])
+def test_joined_rows_are_one_stream(tiny_llama, tokenizer, texts, max_length):
+    model = tiny_llama(tokenizer)
+    losses, counts = score(model, tokenizer, task(texts, max_length, join_rows=True))
+    stream = [token for text in TEXTS for token in tokenizer(text).input_ids]
+    assert losses.sum() == pytest.approx(by_hand(model, stream, max_length), rel=1e-4)
+    assert counts.sum() == len(stream) - 1
+    assert len(counts) == math.ceil((len(stream) - 1) / max_length)
+    assert (counts[:-1] == max_length).all()
+
+
+def test_batches_and_chunks_change_nothing(tiny_llama, tokenizer, texts, monkeypatch):
+    model = tiny_llama(tokenizer)
+    expected, _ = score(model, tokenizer, task(texts, 4), batch_size=100)
+    alone, _ = score(model, tokenizer, task(texts, 4), batch_size=1)
+    np.testing.assert_allclose(alone, expected, rtol=1e-5)
+    monkeypatch.setattr(perplexity, "POSITIONS_AT_ONCE", 3)
+    monkeypatch.setattr(perplexity, "LOGITS_AT_ONCE", 1)
+    calls = []
+    split, _ = score(
+        model, tokenizer, task(texts, 4), 100, lambda done, total: calls.append((done, total))
+    )
+    np.testing.assert_allclose(split, expected, rtol=1e-5)
+    assert calls == [(i, 9) for i in range(1, 10)]
+
+
+def test_a_bfloat16_model_is_scored_in_float32(tiny_llama, tokenizer, texts):
+    model = tiny_llama(tokenizer)
+    expected, _ = score(model, tokenizer, task(texts, 100))
+    losses, _ = score(model.bfloat16(), tokenizer, task(texts, 100))
+    # Weights and activations have 8 bits; the losses themselves are no multiples of that.
+    np.testing.assert_allclose(losses, expected, rtol=5e-2)
+    assert any(loss != torch.tensor(loss).bfloat16().item() for loss in losses)
+
+
+def test_a_window_longer_than_the_model_has_positions_is_refused(tokenizer, texts):
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 8, "vocab_size": len(tokenizer)}
+    model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
+    with pytest.raises(InputError, match=r"10 tokens in a window.*write max_length: 8"):
+        score(model, tokenizer, task(texts, 9 + 1))
+    # 8 tokens are read and the ninth is predicted.
+    _, counts = score(model, tokenizer, task(texts, 8))
+    assert counts.sum() == sum(map(len, TEXTS))
+
+
+def test_rotary_positions_may_go_on_but_that_is_said(tiny_llama, tokenizer, texts, capsys):
+    model = tiny_llama(tokenizer, max_position_embeddings=4)
+    score(model, tokenizer, task(texts, 100))
+    assert "10 tokens in a window are more than the 4" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "max_length", "join_rows", "expected"),
+    [
+        ("stories260K", 256, True, 1.5144),
+        ("stories260K", 100_000, False, 1.4647),
+        ("llama2xs279K", 256, True, 2.1009),
+    ],
+)
+def test_the_loss_of_a_real_model_is_the_one_known(
+    real_data, name, max_length, join_rows, expected
+):
+    folder = real_data / "models" / name / "hf"
+    model, tokenizer = load_for_inference(PretrainedModel(model_name_or_path=str(folder)))
+    stories = task(real_data / "tinystories" / "validation.jsonl", max_length, join_rows=join_rows)
+    losses, counts = score(model, tokenizer, stories, batch_size=16)
+    assert losses.sum() / counts.sum() == pytest.approx(expected, abs=4e-4)
+    if join_rows:
+        # The known figures of streams leave out the last window, which is not filled.
+        assert counts[:-1].sum() == 31_488
+        losses, counts = losses[:-1], counts[:-1]
+    assert losses.sum() / counts.sum() == pytest.approx(expected, abs=6e-5)

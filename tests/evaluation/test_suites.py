@@ -1,0 +1,51 @@
+import pytest
+
+from llmkd.errors import InputError
+from llmkd.evaluation.suites import find_suite, with_data
+
+
+def test_every_shipped_suite_loads():
+    (task,) = find_suite("procedural").tasks
+    assert (task.data.split, task.data.digits, task.data.num_examples) == ("test", 3, 500)
+    # 27 characters of reasoning, a marker, 4 digits, and the end token.
+    assert task.max_completion_length >= 33
+    (task,) = find_suite("perplexity").tasks
+    assert task.join_rows
+
+
+def test_a_suite_may_be_a_file_or_written_out(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\n"
+        "tasks:\n"
+        "  - {kind: exact_match, name: sums, data: {kind: task, num_examples: 5, split: test}}\n"
+    )
+    suite = find_suite(str(path))
+    assert (suite.name, suite.tasks[0].data.num_examples) == ("mine", 5)
+    assert find_suite(suite) is suite
+
+
+def test_a_suite_that_is_nowhere_is_refused():
+    with pytest.raises(InputError, match="procedurral"):
+        find_suite("procedurral")
+
+
+def test_other_data_keeps_the_tasks_settings():
+    suite = find_suite("perplexity")
+    (task,) = with_data(suite, ["text=some/file.jsonl"]).tasks
+    assert task.data.dataset_name == "some/file.jsonl"
+    # Those of the hub data set that was replaced do not belong to the file.
+    assert (task.data.dataset_split, task.data.num_examples) == ("train", None)
+    assert (task.data.max_length, task.join_rows) == (256, True)
+    assert with_data(suite, []) == suite
+
+
+@pytest.mark.parametrize("text", ["nothing=a.txt", "text", "text=", "=a.txt"])
+def test_data_for_no_task_is_refused(text):
+    with pytest.raises(InputError, match=r"tasks that read files \(of suite perplexity: text\)"):
+        with_data(find_suite("perplexity"), [text])
+
+
+def test_data_for_a_task_that_makes_its_own_is_refused():
+    with pytest.raises(InputError, match="none here"):
+        with_data(find_suite("procedural"), ["addition=a.txt"])

@@ -42,18 +42,18 @@ quickstart-table: $(INSTALLED)
 tinystories-table: $(INSTALLED)
 	@test -n "$(DATA)" && test -n "$(MODEL)" || { echo "write DATA=FOLDER MODEL=FOLDER" >&2; exit 2; }
 	set -e; for seed in $(SEEDS); do \
-	  $(BIN)/llmkd train recipes/tinystories_table.yaml seed=$$seed \
-	    output_dir=runs/tinystories_table/seed-$$seed $(TINYSTORIES_OVERRIDES); \
+	  $(BIN)/llmkd train recipes/tinystories.yaml seed=$$seed \
+	    output_dir=runs/tinystories/seed-$$seed $(TINYSTORIES_OVERRIDES); \
 	done
-	$(BIN)/llmkd compare $(SEEDS:%=runs/tinystories_table/seed-%)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/tinystories/seed-%)
 
 TINYSTORIES_OVERRIDES = \
   stages.twin.student.tokenizer_name_or_path=$(MODEL) \
-  stages.twin.data.dataset_name=$(DATA) \
+  stages.twin.data.dataset_name=$(DATA)/train.jsonl \
   stages.student.teacher.model_name_or_path=$(MODEL) \
-  stages.student.data.dataset_name=$(DATA) \
+  stages.student.data.dataset_name=$(DATA)/train.jsonl \
   stages.evaluation.models.0=$(MODEL) \
-  stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)
+  stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)/validation.jsonl
 
 # Keeps runs/ and .venv/.
 clean:

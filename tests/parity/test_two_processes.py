@@ -26,7 +26,10 @@ RECIPE = {
         },
     },
     "data": {"kind": "task", "digits": 2, "num_examples": 100},
-    "losses": [{"kind": "forward_kl", "temperature": 2.0}, {"kind": "cross_entropy", "weight": 0.3}],
+    "losses": [
+        {"kind": "forward_kl", "temperature": 2.0},
+        {"kind": "cross_entropy", "weight": 0.3},
+    ],
     "trainer": {
         "max_steps": 5,
         "per_device_train_batch_size": 8,
@@ -69,13 +72,19 @@ def train(recipe, name, *overrides, num_processes=1):
     folder = recipe.parent / name
     launcher = []
     if num_processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={num_processes}",
+        ]
     command = [sys.executable, *launcher, "-m", "llmkd", "train", str(recipe),
                f"output_dir={folder}", *overrides]  # fmt: skip
     done = subprocess.run(
         command,
         # DeepSpeed compiles with ninja, which lies beside the interpreter.
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=500,

@@ -30,9 +30,7 @@ def gradients_and_losses(stage, folder):
         optimizer = step(*args)
 
         def keep(*_):
-            seen.update(
-                (name, p.grad.clone()) for name, p in trainer.model.named_parameters()
-            )
+            seen.update((name, p.grad.clone()) for name, p in trainer.model.named_parameters())
 
         optimizer.register_step_pre_hook(keep)
         return optimizer
@@ -51,7 +49,9 @@ def test_8x1_and_2x4_give_the_same_losses_and_gradients(train_stage, tmp_path, l
     split, split_log = gradients_and_losses(train_stage(many, **parts), tmp_path / "2x4")
     assert whole.keys() == split.keys()
     for name, gradient in whole.items():
-        torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            split[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}"
+        )
         assert gradient.any(), name
     assert whole_log[0]["tokens"] == split_log[0]["tokens"]
     for key in ("loss", "grad_norm", *(k for k in whole_log[0] if k.startswith("loss/"))):

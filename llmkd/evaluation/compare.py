@@ -1,0 +1,119 @@
+"""Runs of one recipe with different seeds, side by side: what holds over seeds, and what does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkd.errors import InputError
+from llmkd.evaluation.results import PERCENT_METRICS, Record, read_results
+from llmkd.evaluation.statistics import Interval, paired_difference, t_interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one metric over all runs. Shares are between 0 and 1."""
+
+    task: str
+    metric: str
+    model: str
+    values: list[float]
+    """One per run, in the order of `seeds`."""
+    seeds: list[int]
+    mean: float
+    ci_low: float
+    """Lower end of the 95 % t-interval of the mean over runs."""
+    ci_high: float
+    difference: float | None = None
+    """Mean paired difference to the baseline; None for the baseline itself, or without one."""
+    difference_low: float | None = None
+    difference_high: float | None = None
+    is_claim: bool | None = None
+    """Whether the difference has one sign in all runs and an interval without 0."""
+
+
+def compare_runs(folders: Sequence[Path], baseline: str | None = None) -> list[Row]:
+    """Means over runs, with differences to the baseline paired by seed.
+
+    Args:
+        folders: Run folders, one per seed; at least two.
+        baseline: The model that the others are compared with.
+
+    Raises:
+        InputError: Fewer than two runs, a seed twice, or runs that measured different things.
+    """
+    runs = {folder: read_results(folder / "results.json") for folder in folders}
+    seeds = [_seed_of(folder, records) for folder, records in runs.items()]
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"RUNS: seeds {', '.join(map(str, seeds))}; name at least two run folders with "
+            "different seeds (llmkd train RECIPE seed=1 output_dir=...)"
+        )
+    tables = [{_key(record): record.value for record in records} for records in runs.values()]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        raise InputError("RUNS: they measured different models or tasks; name runs of one recipe")
+    models = {model for *_, model in tables[0]}
+    if baseline is not None and baseline not in models:
+        raise InputError(f"--baseline: no model {baseline}; write one of {', '.join(models)}")
+    return [_row(key, tables, seeds, baseline) for key in tables[0]]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, shares in percent."""
+    has_difference = any(row.difference is not None for row in rows)
+    header = ["task", "metric", "model", "each run", "mean [95 % over seeds]"]
+    lines = [header + ["difference to baseline"] * has_difference]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        interval = Interval(row.mean, row.ci_low, row.ci_high)
+        cells = [row.task, row.metric, row.model, _each(row), _shown(interval, row.metric)]
+        lines.append(cells + [_difference(row)] * has_difference)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(
+    key: tuple[str, str, str, str],
+    tables: Sequence[dict[tuple[str, str, str, str], float]],
+    seeds: list[int],
+    baseline: str | None,
+) -> Row:
+    suite, task, metric, model = key
+    values = [table[key] for table in tables]
+    mean = t_interval(values)
+    row = Row(task, metric, model, values, seeds, mean.value, mean.low, mean.high)
+    if baseline is None or baseline == model:
+        return row
+    others = [table[suite, task, metric, baseline] for table in tables]
+    found = paired_difference(values, others)
+    difference = (found.interval.value, found.interval.low, found.interval.high)
+    return Row(*list(vars(row).values())[:8], *difference, found.is_claim)
+
+
+def _key(record: Record) -> tuple[str, str, str, str]:
+    return record.suite, record.task, record.metric, record.model
+
+
+def _seed_of(folder: Path, records: Sequence[Record]) -> int:
+    seeds = {record.seed for record in records}
+    if len(seeds) != 1:
+        raise InputError(f"{folder}: results of {len(seeds)} seeds; name folders of single runs")
+    return seeds.pop()
+
+
+def _each(row: Row) -> str:
+    factor = 100 if row.metric in PERCENT_METRICS else 1
+    return ", ".join(f"{factor * value:.4g}" for value in row.values)
+
+
+def _shown(interval: Interval, metric: str, sign: str = "") -> str:
+    is_share = metric in PERCENT_METRICS
+    factor, unit, form = (100, " %", f"{sign}.1f") if is_share else (1, "", f"{sign}.4g")
+    numbers = (f"{factor * x:{form}}" for x in (interval.value, interval.low, interval.high))
+    return "{}{unit} [{}, {}]".format(*numbers, unit=unit)
+
+
+def _difference(row: Row) -> str:
+    if row.difference is None or row.difference_low is None or row.difference_high is None:
+        return "-"
+    interval = Interval(row.difference, row.difference_low, row.difference_high)
+    verdict = "" if row.is_claim else " (not a claim)"
+    return _shown(interval, row.metric, "+") + verdict

@@ -1,7 +1,6 @@
 """A recipe as YAML with every default filled in, which loads back to an equal recipe."""
 
 import re
-from typing import Any
 
 import yaml
 
@@ -12,10 +11,7 @@ LINE_LENGTH = 100
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as something else, and writes no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    """Quotes text that YAML 1.1 or 1.2 would read as something else."""
 
 
 # SafeDumper knows YAML 1.1 alone, in which `1e-4` and `0o7` are text that needs no quotes.

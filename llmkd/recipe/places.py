@@ -61,7 +61,7 @@ class Source:
         """All problems as one error: by line, then overrides, then `others` as they are."""
         in_file: list[tuple[int, str]] = []
         in_overrides: list[str] = []
-        for problem in dict.fromkeys(problems):
+        for problem in problems:
             key = self.written_key(problem.key)
             override = self.override_of(key)
             if override is None:

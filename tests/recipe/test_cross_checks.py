@@ -120,6 +120,14 @@ def test_weights_that_are_all_zero_are_refused(problems, weight):
     ]
 
 
+def test_a_weight_that_grows_from_zero_is_fine(tmp_path):
+    path = tmp_path / "one.yaml"
+    weight = "{kind: linear, start: 0, end: 1}"
+    path.write_text(ONE_STAGE.replace("entropy}", f"entropy, weight: {weight}}}"))
+
+    load(path)
+
+
 @pytest.mark.parametrize(
     ("config", "was"), [("{hidden_size: 64}", "missing"), ("{model_type: 3}", "not text")]
 )
@@ -153,6 +161,10 @@ def test_a_student_from_scratch_needs_a_tokenizer_for_a_data_set(problems):
         (
             "sub/x.parquet",
             "sub/x.parquet does not exist, nor does its folder; the path leads as far as .",
+        ),
+        (
+            "~nobody/x",
+            "~nobody/x does not exist, nor does its folder; the path leads as far as .",
         ),
         (
             "../nosuch-folder",

@@ -223,6 +223,24 @@ def test_a_problem_inside_an_overriding_value_names_the_override_and_its_key(pro
     ]
 
 
+def test_the_last_of_several_overrides_is_named(problems):
+    overrides = ["losses=[{kind: cross_entropy, weight: -1}]", "losses.0.weight=-2"]
+
+    assert problems(ONE_STAGE, *overrides) == [
+        "override losses.0.weight=-2: input should be greater than or equal to 0; got -2"
+    ]
+
+
+def test_problems_of_different_checks_are_sorted_together(problems):
+    text = WHOLE.replace("bf16: true", "bf16: 3").replace("hub/other]", "./nosuch]")
+
+    assert [problem.split()[1] for problem in problems(text.replace("r: 8", "r: 0"))] == [
+        "stages.teacher.trainer.bf16:",
+        "stages.student.student.lora.r:",
+        "stages.evaluation.models.2:",
+    ]
+
+
 def test_stages_are_named_where_they_are_written_out(problems):
     found = problems(WHOLE.replace("r: 8", "r: 0").replace("join_rows: true", "join_rows: yes"))
 

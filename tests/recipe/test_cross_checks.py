@@ -163,8 +163,8 @@ def test_a_student_from_scratch_needs_a_tokenizer_for_a_data_set(problems):
             "sub/x.parquet does not exist, nor does its folder; the path leads as far as .",
         ),
         (
-            "~nobody/x",
-            "~nobody/x does not exist, nor does its folder; the path leads as far as .",
+            "~no-such-user/x",
+            "~no-such-user/x does not exist, nor does its folder; the path leads as far as .",
         ),
         (
             "../nosuch-folder",

@@ -25,7 +25,7 @@ ODD_VALUES = [
         "&x [*x]",
         "99999999999999999999",
         "~/nosuch",
-        "~nobody/x",
+        "~no-such-user/x",
         "/",
         "'\u2028'",
     ],

@@ -1,7 +1,7 @@
 """Runs of one recipe with different seeds, side by side: what holds over seeds, and what does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmkd.errors import InputError
@@ -84,8 +84,13 @@ def _row(
         return row
     others = [table[suite, task, metric, baseline] for table in tables]
     found = paired_difference(values, others)
-    difference = (found.interval.value, found.interval.low, found.interval.high)
-    return Row(*list(vars(row).values())[:8], *difference, found.is_claim)
+    return replace(
+        row,
+        difference=found.interval.value,
+        difference_low=found.interval.low,
+        difference_high=found.interval.high,
+        is_claim=found.is_claim,
+    )
 
 
 def _key(record: Record) -> tuple[str, str, str, str]:

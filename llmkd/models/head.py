@@ -13,7 +13,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
-from llmkd.losses.linear_head import LinearHead, crop, _logits, _products
+from llmkd.losses.linear_head import LinearHead, _logits, _products, crop
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that turns hidden states into logits.
+
+    Raises:
+        InputError: The model has none, or one that is no plain linear layer.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"{type(model).__name__} has {type(head).__name__} as its output head, which the "
+            "chunked head cannot read; use a causal language model with a linear head, and leave "
+            "the head out of `lora.target_modules`"
+        )
+    return head
 
 
 def hidden_states(
@@ -44,7 +60,7 @@ def linear_head(
         hidden: Head inputs, [N, H].
         vocab_size: Keep only the first so many tokens: the tokenizer's, without padded rows.
     """
-    head = model.get_output_embeddings()
+    head = output_head(model)
     config = model.config.get_text_config()
     whole = LinearHead(
         hidden=hidden,
@@ -67,16 +83,9 @@ def check_head(model: PreTrainedModel, name: str) -> None:
         name: What the message calls it: `student` or `teacher`.
 
     Raises:
-        InputError: The model has no linear output head, or other logits.
+        InputError: The model has other logits, or no linear output head.
     """
-    output = model.get_output_embeddings()
-    if not isinstance(output, nn.Linear):
-        raise InputError(
-            f"{name}: {type(model).__name__} has {type(output).__name__} as its output head, which "
-            "the chunked head cannot read; use a causal language model with a linear head, and "
-            "leave the head out of `lora.target_modules`"
-        )
-    ids = torch.arange(4, device=output.weight.device)[None] % model.config.vocab_size
+    ids = torch.arange(4, device=output_head(model).weight.device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     was_training = model.training
     model.eval()
@@ -101,7 +110,7 @@ def _door_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         caught.append(args[0])
         return (args[0][:, :1],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
+    handle = output_head(model).register_forward_pre_hook(catch)
     try:
         yield caught
     finally:

@@ -1,7 +1,6 @@
 """Models and tokenizers, as a recipe names them."""
 
 import difflib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,7 +66,7 @@ def build_from_scratch(
     Raises:
         InputError: `config` is no configuration of a known causal architecture.
     """
-    ids: Mapping[str, int | None] = {
+    ids = {
         "vocab_size": shared_vocab_size(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

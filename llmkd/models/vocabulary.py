@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.errors import InputError
+from llmkd.models.head import output_head
 
 
 def shared_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -31,7 +32,7 @@ def check_same_tokens(student: PreTrainedTokenizerBase, teacher: PreTrainedToken
 
 def check_covers(model: PreTrainedModel, vocab_size: int, name: str) -> None:
     """Refuses a model with fewer embeddings than its tokenizer has tokens."""
-    num_rows = model.get_output_embeddings().weight.shape[0]
+    num_rows = output_head(model).weight.shape[0]
     if num_rows < vocab_size:
         raise InputError(
             f"{name}: the model has {num_rows} token embeddings, its tokenizer {vocab_size} "

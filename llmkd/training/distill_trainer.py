@@ -41,11 +41,11 @@ class DistillTrainer(Trainer):
         self.step_metrics = StepMetrics()
         self._checkpoint_root: Path | None = None
 
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the metrics go on where the checkpoint left them."""
         if resume_from_checkpoint:
             self.step_metrics.restore(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -64,17 +64,17 @@ class DistillTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """This micro-batch's share of the objective."""
-        assert num_items_in_batch is not None, "evaluation during training is a stage of its own"
+        """This micro-batch's share of the objective; `num_items_in_batch` is per term."""
+        assert isinstance(num_items_in_batch, Tensor), "only training steps are counted"
         assert not return_outputs
         student: Any = self.accelerator.unwrap_model(model)
         kept = trained(inputs["target_ids"])
         hidden = hidden_states(student, model, inputs)[kept]
         output = self.objective(
             linear_head(student, hidden, self.vocab_size),
-            self.teacher and self.teacher.signals(inputs, kept),
+            None if self.teacher is None else self.teacher.signals(inputs, kept),
             inputs["target_ids"][kept],
             num_positions=num_items_in_batch,
             step=self.state.global_step,

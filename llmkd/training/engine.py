@@ -27,10 +27,11 @@ class EngineReport(TrainerCallback):
 
 def engine(trainer: Trainer) -> str:
     """For example `DeepSpeedEngine, ZeRO stage 2, 2 processes, cpu`."""
-    wrapped, accelerator = trainer.model_wrapped, trainer.accelerator
+    wrapped: Any = trainer.model_wrapped
+    accelerator = trainer.accelerator
     parts = [type(wrapped).__name__]
     if hasattr(wrapped, "zero_optimization_stage"):
-        parts.append(f"ZeRO stage {wrapped.zero_optimization_stage()}")  # pyright: ignore[reportCallIssue]
+        parts.append(f"ZeRO stage {wrapped.zero_optimization_stage()}")
     number = accelerator.num_processes
     parts.append(f"{number} process{'es' if number > 1 else ''}")
     return ", ".join([*parts, str(accelerator.device)])

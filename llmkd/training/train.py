@@ -77,6 +77,9 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         counts = {key: value for key, value in vars(data).items() if key != "rows"}
         (folder / "data.json").write_text(json.dumps(counts, indent=2) + "\n")
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
+    # Padding is masked, so without a token of its own any id will do.
+    pad_token_id = tokenizer.pad_token_id or 0
+    assert isinstance(pad_token_id, int)
     trainer = DistillTrainer(
         objective=build_objective(
             stage,
@@ -88,7 +91,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         model=student,
         args=arguments,
         train_dataset=data.rows,
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(pad_token_id),
         processing_class=tokenizer,
         callbacks=callbacks,
     )

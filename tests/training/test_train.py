@@ -91,16 +91,16 @@ def test_an_interrupted_run_ends_in_the_same_bits_and_the_same_log(train_stage, 
     stage = train_stage({"logging_steps": 3})
     run_train(stage, tmp_path / "whole", name="s", seed=0)
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     def crash(args, state, control, **_):
         if state.global_step == 5:
-            raise Crash
+            raise CrashError
 
     trainer = build_trainer(stage, tmp_path / "cut", seed=0)
     trainer.callback_handler.callbacks[-1].on_step_end = crash
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         trainer.train()
     assert list(checkpoint_steps(tmp_path / "cut" / "checkpoints")) == [2, 4]
     run_train(stage, tmp_path / "cut", name="s", seed=0)

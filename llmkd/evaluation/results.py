@@ -60,8 +60,10 @@ def results_table(records: Sequence[Record]) -> Table:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.suite, record.task, record.metric), []).append(record)
-    table = Table("task", "metric", "model", "value [95 % interval]", "examples")
-    table.columns[3].justify = table.columns[4].justify = "right"
+    table = Table("task", "metric")
+    table.add_column("model", overflow="fold")
+    table.add_column("value [95 % interval]", justify="right", no_wrap=True)
+    table.add_column("examples", justify="right")
     for (_, task, metric), members in groups.items():
         for i, record in enumerate(members):
             names = (task, metric) if i == 0 else ("", "")

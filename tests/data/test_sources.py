@@ -92,8 +92,8 @@ def test_a_data_set_of_prompts_serves_where_prompts_are_needed(tmp_path):
 
 def test_a_missing_file_names_its_neighbours(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", TEXTS)
-    with pytest.raises(InputError, match=r"there is no .*trian\.jsonl; beside it: train\.jsonl;"):
-        load(tmp_path / "trian.jsonl")
+    with pytest.raises(InputError, match=r"there is no .*traim\.jsonl; beside it: train\.jsonl;"):
+        load(tmp_path / "traim.jsonl")
     with pytest.raises(InputError, match="does not exist either"):
         load(tmp_path / "nowhere" / "train.jsonl")
 

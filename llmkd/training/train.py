@@ -32,6 +32,7 @@ from llmkd.training.arguments import compute_dtype, training_arguments
 from llmkd.training.checkpoints import newest_checkpoint, publish
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
+from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
@@ -56,9 +57,13 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
     checkpoint = _checkpoint(stage.resume, folder / "checkpoints")
     if checkpoint:
         say(f"{name}: continues from {checkpoint}")
+    interruption = SaveOnSigterm()
+    trainer.add_callback(interruption)
     with progress(name) as moved:
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if interruption.is_interrupted:
+        raise SystemExit(EXIT_STATUS)
     _write_model(trainer, stage, folder, name)
 
 

@@ -1,0 +1,117 @@
+"""`llmkd train` from YAML to results, interrupted and repeated in every way that users do."""
+
+import json
+import os
+import signal
+import time
+
+import torch
+from safetensors.torch import load_file
+
+
+def weights(folder, stage):
+    return load_file(folder / "stages" / stage / "model" / "model.safetensors")
+
+
+def assert_same_products(ours, reference):
+    for stage in ("teacher", "student"):
+        a, b = weights(ours, stage), weights(reference, stage)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a), stage
+    data = "stages/teacher_data/data.jsonl"
+    assert (ours / data).read_bytes() == (reference / data).read_bytes()
+    assert (ours / "results.json").read_text() == (reference / "results.json").read_text()
+
+
+def test_a_recipe_becomes_models_and_a_measured_table(llmkd, recipe):
+    out, err = llmkd.run("train", recipe)
+    run = llmkd.folder / "runs" / "tiny"
+    for name in ("recipe.resolved.yaml", "environment.json", "results.json"):
+        assert (run / name).exists()
+    records = json.loads((run / "results.json").read_text())
+    assert {record["model"] for record in records} == {"teacher", "student"}
+    assert {record["metric"] for record in records} == {
+        "exact_match", "loss_per_token", "perplexity",
+    }  # fmt: skip
+    assert all(record["seed"] == 3 for record in records)
+    assert "perplexity" in out
+    assert "[4/4] evaluation: done" in err
+    card = (run / "stages" / "student" / "model" / "README.md").read_text()
+    assert "| written | perplexity |" in card
+    assert str(run.relative_to(llmkd.folder) / "stages" / "teacher" / "model") in card
+
+    # Again: nothing to do, the same results as JSON on a stdout that holds nothing else.
+    out, err = llmkd.run("train", recipe, "--json", "--quiet")
+    assert json.loads(out)["results"] == records
+    assert err == ""
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe):
+    llmkd.run("train", recipe, "output_dir=whole")
+    # Killed when these have appeared: inside a stage, between two, and at a checkpoint.
+    moments = [
+        "stages/teacher/metrics.jsonl",
+        "stages/teacher/checkpoints/checkpoint-4",
+        "stages/teacher_data/stage.json",
+        "stages/student/checkpoints/checkpoint-2",
+        "stages/evaluation/stage.json",
+    ]
+    for moment in moments:
+        process = llmkd.start("train", recipe, "output_dir=cut")
+        deadline = time.monotonic() + 120
+        while not (llmkd.folder / "cut" / moment).exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, moment
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    llmkd.run("train", recipe, "output_dir=cut")
+    assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
+
+
+def test_sigterm_saves_and_exits_143(llmkd, recipe):
+    process = llmkd.start("train", recipe, "stages.teacher.trainer.max_steps=100000",
+                          "stages.teacher.trainer.save_steps=50000")  # fmt: skip
+    log = llmkd.folder / "runs/tiny/stages/teacher/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or not log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert len(list(log.parent.glob("checkpoints/checkpoint-*"))) == 1
+
+
+def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recipe):
+    llmkd.run("train", recipe)
+    change = "stages.student.trainer.learning_rate=5e-3"
+    before = weights(llmkd.folder / "runs/tiny", "student")
+    _, err = llmkd.run("train", recipe, change, status=2)
+    assert "stages.student: trainer.learning_rate changed since" in err
+    assert "--overwrite" in err
+    _, err = llmkd.run("train", recipe, change, "--overwrite")
+    assert "teacher: finished before" in err
+    assert "teacher_data: finished before" in err
+    after = weights(llmkd.folder / "runs/tiny", "student")
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_two_runs_in_one_folder_are_refused(llmkd, recipe):
+    first = llmkd.start("train", recipe)
+    while not (llmkd.folder / "runs/tiny/stages/teacher/stage.json").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    _, err = llmkd.run("train", recipe, status=2)
+    assert "in use by another run" in err
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+
+
+def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe):
+    broken = llmkd.folder / "broken.jsonl"
+    broken.write_text('{"text": 5}\n')
+    text = "stages.evaluation.suite.tasks.1.data.dataset_name=broken.jsonl"
+    _, err = llmkd.run("train", recipe, text, status=2)
+    assert "Traceback" not in err
+    assert (llmkd.folder / "runs/tiny/stages/student/model/model.safetensors").exists()

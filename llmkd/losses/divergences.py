@@ -211,11 +211,10 @@ def jsd_from_logprobs(
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     a = log_a.exp()
-    # 0 log 0 is 0. F.kl_div(log_target=True) gives NaN there, in value and in gradient, so both
-    # logarithms are replaced before they are subtracted (the "double where" trick).
-    ruled_out = a == 0
-    log_a, log_b = log_a.masked_fill(ruled_out, 0), log_b.masked_fill(ruled_out, 0)
-    return (a * (log_a - log_b)).sum(-1)
+    # 0 log 0 is 0. F.kl_div(log_target=True) gives NaN there, in value and in gradient. So what is
+    # not finite is replaced before it is multiplied; the difference itself has no harmful derivative.
+    log_ratio = (log_a - log_b).masked_fill_(a == 0, 0)
+    return (a * log_ratio).sum(-1)
 
 
 def _both(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.progress import say
-from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.references import referenced_stages, references, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, Stage, TrainStage
@@ -162,10 +162,9 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.evaluation.evaluate import evaluate
             from llmkd.progress import progress
 
-            labels = [
-                value.removeprefix("stage:")
-                for value in references(job.recipe.stages[name].model_copy(update={"suite": ""}))
-            ]
+            named = job.recipe.stages[name]
+            assert isinstance(named, EvaluateStage)
+            labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
             with progress(name) as moved:
                 records = evaluate(
                     list(zip(labels, models, strict=True)),

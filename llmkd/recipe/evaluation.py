@@ -26,7 +26,8 @@ class PerplexityTask(RecipePart):
     name: str = Field(min_length=1)
     """What results call the task."""
     data: DatasetSource
-    """Rows with a `text` field. `max_length` is the window in tokens, its first token unscored."""
+    """Rows with a `text` field. `max_length` is the most tokens that the model reads at once; every
+    token but the first of a row or stream is scored once."""
     join_rows: bool = False
     """Join all rows to one stream, each begun by the begin-of-text token, before cutting windows.
     Otherwise each row is cut for itself."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -161,7 +162,7 @@ def _checkpoint(resume: str, folder: Path) -> Path | None:
 
 def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    trainer.save_model(str(folder / "checkpoints" / ".final"))
+    trainer.save_model(str(folder / "checkpoints" / ".final"), _internal_call=True)
     if not trainer.args.should_save:
         return
     saved = folder / "checkpoints" / ".final"
@@ -175,3 +176,11 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
         trainer.processing_class.save_pretrained(saved)
     (saved / "README.md").write_text(model_card(stage, name))
     publish(saved, folder / MODEL)
+    if trainer.args.push_to_hub:
+        assert trainer.hub_model_id is not None
+        # Not Trainer.push_to_hub, which uploads the folder of checkpoints.
+        HfApi(token=trainer.args.hub_token).upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=folder / MODEL,
+            commit_message=f"{name}, made with llmkd",
+        )

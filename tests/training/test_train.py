@@ -205,3 +205,24 @@ def test_a_wrong_student_config_is_refused(train_stage, tmp_path, config, messag
             name="s",
             seed=0,
         )
+
+
+def test_push_to_hub_uploads_the_model_folder_once_with_its_card(
+    train_stage, tmp_path, monkeypatch
+):
+    uploaded = []
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        uploaded.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)
+    monkeypatch.setattr(
+        "transformers.Trainer.init_hf_repo",
+        lambda self, token=None: setattr(self, "hub_model_id", self.args.hub_model_id),
+    )
+    stage = train_stage({"push_to_hub": True, "hub_model_id": "me/small", "max_steps": 2})
+    run_train(stage, tmp_path / "s", name="s", seed=0)
+    ((repo_id, names),) = uploaded
+    assert repo_id == "me/small"
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+    assert "training_args.bin" not in names

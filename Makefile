@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test lint bench quickstart-table tinystories-table clean
+.PHONY: setup demo test test-slow lint bench quickstart-table tinystories-table clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +26,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/codespell --skip ./tests  # which misspell on purpose
+
+# Fifty kill -9 at random moments, and whatever else takes minutes.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
 
 bench: $(INSTALLED)
 	set -e; for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench; done

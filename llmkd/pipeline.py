@@ -64,6 +64,11 @@ class Run:
         folder = self.stage_folder(name)
         return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
 
+    def has_product(self, name: str) -> bool:
+        """Whether what a finished stage made is still there."""
+        made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
+        return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
+
     def resolved_stage(self, name: str) -> Stage:
         """The stage with paths in place of `stage:NAME`."""
 
@@ -193,7 +198,7 @@ def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
                 )
             _set_aside(job.stage_folder(name))
             names.append(name)
-        elif not state.is_finished:
+        elif not state.is_finished or not job.has_product(name):
             names.append(name)
     return names
 

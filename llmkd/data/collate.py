@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-IGNORED = -100
+from llmkd.losses.divergences import IGNORED_ID
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Collator:
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_token_id)
         attention_mask = torch.zeros(shape, dtype=torch.long)
-        target_ids = torch.full(shape, IGNORED)
+        target_ids = torch.full(shape, IGNORED_ID)
         for i, row in enumerate(rows):
             ids = torch.as_tensor(row["input_ids"], dtype=torch.long)
             input_ids[i, : len(ids)] = ids

@@ -17,10 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.collate import IGNORED, Collator
+from llmkd.data.collate import Collator
 from llmkd.data.sources import load_rows
 from llmkd.data.tokenize import tokenize
 from llmkd.errors import InputError
+from llmkd.losses.divergences import IGNORED_ID
 from llmkd.progress import Progress, say
 from llmkd.recipe.evaluation import PerplexityTask
 
@@ -97,7 +98,7 @@ def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]])
         strict=True,
     )
     losses = [
-        F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+        F.cross_entropy(logits.float(), targets, ignore_index=IGNORED_ID, reduction="none")
         for logits, targets in chunks
     ]
     return torch.cat(losses).view_as(targets).double().sum(1).tolist()

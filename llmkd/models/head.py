@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
-from llmkd.losses.linear_head import LinearHead, _logits, _products, crop
+from llmkd.losses.linear_head import LinearHead, crop
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
@@ -92,7 +92,7 @@ def check_head(model: PreTrainedModel, name: str) -> None:
     with torch.no_grad():
         expected = model(**batch, use_cache=False).logits[0].float()
         head = linear_head(model, hidden_states(model, model, batch)[0])
-        ours = _logits(head, _products(head, slice(None))).float()
+        ours = head.logits()
     model.train(was_training)
     if not torch.allclose(ours, expected, atol=1e-2, rtol=1e-2):
         raise InputError(

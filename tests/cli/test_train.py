@@ -1,10 +1,15 @@
 """`llmkd train` from YAML to results, interrupted and repeated in every way that users do."""
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import signal
+import subprocess
 import time
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -67,6 +72,32 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe):
         process.communicate()
     llmkd.run("train", recipe, "output_dir=cut")
     assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_moments_it_ends_in_the_same_bits(llmkd, recipe):
+    llmkd.run("train", recipe, "output_dir=whole")
+    moments = random.Random(0)
+    for _ in range(50):
+        process = llmkd.start("train", recipe, "output_dir=cut")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moments.uniform(0.2, 8))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    llmkd.run("train", recipe, "output_dir=cut")
+    assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
+
+
+def test_a_product_that_was_deleted_is_made_again(llmkd, recipe):
+    llmkd.run("train", recipe)
+    run = llmkd.folder / "runs" / "tiny"
+    before = weights(run, "student")
+    shutil.rmtree(run / "stages/student/model")
+    _, err = llmkd.run("train", recipe)
+    assert "student: train" in err
+    assert "teacher: finished before" in err
+    after = weights(run, "student")
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_sigterm_saves_and_exits_143(llmkd, recipe):

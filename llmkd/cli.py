@@ -61,10 +61,11 @@ def check(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check a recipe and print it with every default filled in; runs nothing."""
-    with _command(False, debug):
+    with _command(quiet, debug):
         from llmkd.recipe import load
         from llmkd.recipe.dump import to_yaml
 
@@ -73,9 +74,9 @@ def check(
 
 
 @app.command()
-def recipes(json: Json = False) -> None:
+def recipes(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """List the recipes that come with llmkd."""
-    with _command(False, False):
+    with _command(quiet, debug):
         from llmkd.recipe import load
         from llmkd.recipe.shipped import shipped_recipes
 
@@ -132,10 +133,11 @@ def compare(
         str | None, typer.Option("--baseline", help="The model that others are compared with.")
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Put runs with different seeds into one table: means, intervals, paired differences."""
-    with _command(False, debug):
+    with _command(quiet, debug):
         from llmkd.evaluation.compare import compare_runs, markdown
 
         rows = compare_runs(runs, baseline)

@@ -42,7 +42,7 @@ quickstart-table: $(SEEDS:%=runs/quickstart_table/seed-%/results.json)
 runs/quickstart_table/seed-%/results.json: recipes/quickstart_table.yaml | $(INSTALLED)
 	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)
 
-# make tinystories-table DATA=FOLDER MODEL=FOLDER: train.jsonl and validation.jsonl with stories,
+# make tinystories-table DATA=FOLDER MODEL=FOLDER: a folder with train.jsonl and validation.jsonl,
 # and the model that teaches.
 tinystories-table: $(SEEDS:%=runs/tinystories/seed-%/results.json)
 	$(BIN)/llmkd compare $(SEEDS:%=runs/tinystories/seed-%) --baseline twin
@@ -53,11 +53,11 @@ runs/tinystories/seed-%/results.json: recipes/tinystories.yaml | $(INSTALLED)
 
 TINYSTORIES_OVERRIDES = \
   stages.twin.student.tokenizer_name_or_path=$(MODEL) \
-  stages.twin.data.dataset_name=$(DATA)/train.jsonl \
+  stages.twin.data.dataset_name=$(DATA) \
   stages.student.teacher.model_name_or_path=$(MODEL) \
-  stages.student.data.dataset_name=$(DATA)/train.jsonl \
+  stages.student.data.dataset_name=$(DATA) \
   stages.evaluation.models.0=$(MODEL) \
-  stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)/validation.jsonl
+  stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)
 
 # Keeps runs/ and .venv/.
 clean:

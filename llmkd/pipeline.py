@@ -32,6 +32,7 @@ from llmkd.run_folder import (
     write_stage,
 )
 
+STDERR = 2
 RESULTS = "results.json"
 RESOLVED_RECIPE = "recipe.resolved.yaml"
 
@@ -223,7 +224,8 @@ def _what_changed(old: Any, new: Any, key: str = "") -> str:
 def _run_in_child(job: Run, name: str, lock: int) -> None:
     command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
     # The child shares the lock, so the folder stays held until both are gone.
-    child = subprocess.Popen(command, pass_fds=(lock,))
+    # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
+    child = subprocess.Popen(command, pass_fds=(lock,), stdout=STDERR)
     previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         status = child.wait()

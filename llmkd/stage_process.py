@@ -17,6 +17,7 @@ def main() -> None:
     """Runs the stage; the exit status is the command line's."""
     folder, name, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     _die_with(parent)
+    _settle_accelerator()
     with reported(log=folder / "stages" / name / "error.log"):
         loaded = recipe.load(folder / RESOLVED_RECIPE)
         run_stage(Run(loaded.model_copy(update={"output_dir": str(folder)})), name)
@@ -28,6 +29,14 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(1)
+
+
+def _settle_accelerator() -> None:
+    # Where there is none, DeepSpeed says so at every start, unless it is told beforehand.
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 if __name__ == "__main__":

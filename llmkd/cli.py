@@ -51,8 +51,10 @@ def train(
 
         job = pipeline.Run(load(recipe, overrides or []))
         records = pipeline.run(job.recipe, overwrite=overwrite)
+        if pipeline.is_launched():
+            return
         _print_records(records, json, {"output_dir": str(job.folder)})
-        if not json and not quiet and not pipeline.is_launched():
+        if not json and not quiet:
             _print_products(job)
 
 

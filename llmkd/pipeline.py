@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from llmkd.evaluation.suites import find_suite
 from llmkd.progress import say
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.references import referenced_stages, references, resolved
+from llmkd.recipe.references import expanded, referenced_stages, references, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, Stage, TrainStage
 from llmkd.run_folder import (
     StageState,
@@ -33,7 +34,29 @@ from llmkd.run_folder import (
 )
 
 STDERR = 2
+BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
+ERROR_LOG = "error.log"
 RESULTS = "results.json"
+OUTPUT_ONLY = frozenset(
+    [
+        "logging_dir",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "report_to",
+        "run_name",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "log_level",
+    ]
+)
+"""Training arguments that change what is written, but not the model: no part of a fingerprint."""
 RESOLVED_RECIPE = "recipe.resolved.yaml"
 
 
@@ -54,7 +77,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """`output_dir`, or `runs/NAME`."""
-        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}")
+        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}").expanduser()
 
     def stage_folder(self, name: str) -> Path:
         """Where a stage writes."""
@@ -70,21 +93,28 @@ class Run:
         made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
         return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
 
+    def stage(self, name: str) -> Stage:
+        """The stage as written, with its suite read."""
+        stage = self.recipe.stages[name]
+        if isinstance(stage, EvaluateStage):
+            return stage.model_copy(update={"suite": find_suite(stage.suite)})
+        return stage
+
     def resolved_stage(self, name: str) -> Stage:
         """The stage with paths in place of `stage:NAME`."""
 
         def rewrite(value: str) -> str:
             stage = referenced_stage(value)
-            return value if stage is None else self.product(stage)
+            return expanded(value) if stage is None else self.product(stage)
 
-        return resolved(self.recipe.stages[name], rewrite)
+        return resolved(self.stage(name), rewrite)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """All that the stage's product depends on, as plain data."""
-        stage = self.recipe.stages[name]
+        stage = self.stage(name)
         content = stage.model_dump(mode="json", exclude={"resume"})
-        if isinstance(stage, EvaluateStage):
-            content["suite"] = find_suite(stage.suite).model_dump(mode="json")
+        for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
+            del content["trainer"][key]
         return {
             "seed": self.recipe.seed,
             "stage": content,
@@ -92,7 +122,7 @@ class Run:
             "files": {
                 value: found
                 for value in references(stage)
-                if referenced_stage(value) is None and (found := digest(Path(value)))
+                if referenced_stage(value) is None and (found := digest(Path(expanded(value))))
             },
         }
 
@@ -113,14 +143,14 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
     """
     job = Run(recipe)
     if is_launched():
-        _run_in_place(job)
+        if overwrite:
+            raise InputError("--overwrite: not under a launcher; run once without one")
+        with held(job.folder) if is_main() else nullcontext():
+            _run_in_place(job)
         return []
     with held(job.folder) as lock:
         unfinished = _unfinished(job, overwrite=overwrite)
-        write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(recipe))
-        write_atomically(
-            job.folder / "environment.json", json.dumps(environment(), indent=2) + "\n"
-        )
+        _describe(job)
         for number, name in enumerate(recipe.stages, start=1):
             position = f"[{number}/{len(recipe.stages)}] {name}"
             if name not in unfinished:
@@ -137,17 +167,28 @@ def run_stage(job: Run, name: str) -> None:
     """Does one stage in this process and marks it finished."""
     stage, folder = job.resolved_stage(name), job.stage_folder(name)
     inputs = job.inputs(name)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if is_main:
+    if is_main():
+        (folder / ERROR_LOG).unlink(missing_ok=True)
         write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=False))
     _do(job, stage, folder, name)
-    if is_main:
+    if is_main():
         write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=True))
 
 
 def is_launched() -> bool:
     """Whether torchrun, accelerate or deepspeed started this process as one of several."""
     return "LOCAL_RANK" in os.environ
+
+
+def is_main() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _describe(job: Run) -> None:
+    write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(job.recipe))
+    content = json.dumps(environment(), indent=2) + "\n"
+    write_atomically(job.folder / "environment.json", content)
 
 
 def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
@@ -168,7 +209,7 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.evaluation.evaluate import evaluate
             from llmkd.progress import progress
 
-            named = job.recipe.stages[name]
+            named = job.stage(name)
             assert isinstance(named, EvaluateStage)
             labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
             with progress(name) as moved:
@@ -226,7 +267,14 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
     # The child shares the lock, so the folder stays held until both are gone.
     # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
     child = subprocess.Popen(command, pass_fds=(lock,), stdout=STDERR)
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    is_terminated = False
+
+    def terminate(*_: Any) -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        child.terminate()
+
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         status = child.wait()
     except KeyboardInterrupt:
@@ -234,12 +282,14 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+    go_on = "the same command again goes on from what was saved"
+    if is_terminated:
+        raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
+    if status == BAD_INPUT:
+        raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
     if status != 0:
         reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise StageFailedError(
-            f"stage {name} ended with {reason}; the same command again goes on from what it saved",
-            exit_status=status if status in (2, 143) else 1,
-        )
+        raise StageFailedError(f"stage {name} ended with {reason}; {go_on}", 1)
 
 
 def _run_in_place(job: Run) -> None:
@@ -247,6 +297,8 @@ def _run_in_place(job: Run) -> None:
     if not unfinished:
         return
     name = unfinished[0]
+    if is_main():
+        _describe(job)
     if job.recipe.stages[name].kind != "train":
         raise InputError(
             f"stages.{name}: a {job.recipe.stages[name].kind} stage does not run under a launcher; "

@@ -55,7 +55,12 @@ def read_stage(folder: Path) -> StageState | None:
     path = folder / STAGE_FILE
     if not path.exists():
         return None
-    return StageState(**json.loads(path.read_text()))
+    try:
+        return StageState(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not written by this version of llmkd ({error}); write another output_dir"
+        ) from error
 
 
 def write_stage(folder: Path, state: StageState) -> None:
@@ -95,8 +100,14 @@ def held(folder: Path) -> Iterator[int]:
     Raises:
         InputError: Another run holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"output_dir: {folder} cannot be written ({error.strerror}); write another folder"
+        ) from error
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmkd import recipe
 from llmkd.failure import reported
-from llmkd.pipeline import RESOLVED_RECIPE, Run, run_stage
+from llmkd.pipeline import ERROR_LOG, RESOLVED_RECIPE, Run, run_stage
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,7 +18,7 @@ def main() -> None:
     folder, name, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     _die_with(parent)
     _settle_accelerator()
-    with reported(log=folder / "stages" / name / "error.log"):
+    with reported(log=folder / "stages" / name / ERROR_LOG):
         loaded = recipe.load(folder / RESOLVED_RECIPE)
         run_stage(Run(loaded.model_copy(update={"output_dir": str(folder)})), name)
 

@@ -27,17 +27,13 @@ class Collator:
     Args:
         pad_token_id: Fills `input_ids`. It may be a token that also occurs in text, since padding
             is told apart by length.
-        pad_to_multiple_of: Rounds the batch's length up; 8 or 64 suits accelerators.
     """
 
     pad_token_id: int
-    pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Int64[Tensor, "batch time"]]:
         """Pads the rows to the longest and shifts the targets by one."""
         longest = max(len(row["input_ids"]) for row in rows)
-        if self.pad_to_multiple_of:
-            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self.pad_token_id)
         attention_mask = torch.zeros(shape, dtype=torch.long)

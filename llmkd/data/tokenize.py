@@ -37,6 +37,8 @@ class TokenizedRows:
     num_rows: int
     num_tokens: int
     """All tokens of the kept rows, prompts included."""
+    longest: int
+    """Tokens of the longest kept row."""
     num_truncated: int
     """Kept rows that were cut at `max_length`."""
     num_dropped: int
@@ -66,7 +68,7 @@ def tokenize(
             "data.append_eos: the tokenizer has no end-of-text token; write append_eos: false"
         )
     eos = [tokenizer.eos_token_id] if append_eos else []
-    tables, num_tokens, num_truncated = [], 0, 0
+    tables, num_tokens, longest, num_truncated = [], 0, 0, 0
     for start in range(0, len(rows), ROWS_AT_ONCE):
         ids, num_prompt_tokens = [], []
         for prompt, completion in _encode_rows(rows[start : start + ROWS_AT_ONCE], tokenizer):
@@ -77,6 +79,7 @@ def tokenize(
             ids.append(sequence[:max_length])
             num_prompt_tokens.append(len(prompt))
             num_tokens += len(ids[-1])
+            longest = max(longest, len(ids[-1]))
         tables.append(pyarrow.table([ids, num_prompt_tokens], schema=SCHEMA))
     kept = datasets.Dataset(pyarrow.concat_tables(tables))
     if not len(kept):
@@ -84,7 +87,7 @@ def tokenize(
             f"data.max_length: none of {len(rows)} rows has a token to train on within "
             f"{max_length} tokens; write a larger max_length"
         )
-    return TokenizedRows(kept, len(kept), num_tokens, num_truncated, len(rows) - len(kept))
+    return TokenizedRows(kept, len(kept), num_tokens, longest, num_truncated, len(rows) - len(kept))
 
 
 def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkd.data.collate import Collator
 from llmkd.data.sources import load_rows
 from llmkd.data.tokenize import tokenize
-from llmkd.errors import InputError
 from llmkd.losses.divergences import IGNORED_ID
-from llmkd.progress import Progress, say
+from llmkd.models.positions import check_positions
+from llmkd.progress import Progress
 from llmkd.recipe.evaluation import PerplexityTask
 
 LOGITS_AT_ONCE = 2**26
@@ -70,7 +70,8 @@ def score_text(
         InputError: No text, or more tokens in a window than the model has positions.
     """
     windows = list(_windows(task, tokenizer, seed))
-    _check_positions(model, max(window.num_scored for window in windows), task)
+    longest = max(window.num_scored for window in windows)
+    check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
     collate, num_done = Collator(0), 0
@@ -135,14 +136,3 @@ def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterato
             batch = []
         batch.append(window)
     yield batch
-
-
-def _check_positions(model: PreTrainedModel, longest: int, task: PerplexityTask) -> None:
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or longest <= limit:
-        return
-    place = f"tasks.{task.name}.data.max_length: {longest} tokens in a window"
-    if getattr(config, "rope_parameters", None) is None:
-        raise InputError(f"{place}, and the model has {limit} positions; write max_length: {limit}")
-    say(f"{place} are more than the {limit} that the model was made for")

@@ -1,6 +1,7 @@
 """Results: records of what was measured, results.json, and a table for people."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,9 +36,15 @@ class Record:
 
 
 def write_results(path: Path, records: Sequence[Record]) -> None:
-    """Writes results.json, whole or not at all."""
-    content = [asdict(record) for record in records]
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Writes results.json, whole or not at all; a number that is not finite is null."""
+    content = [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(record).items()
+        }
+        for record in records
+    ]
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_results(path: Path) -> list[Record]:
@@ -47,8 +54,11 @@ def read_results(path: Path) -> list[Record]:
         InputError: The file is missing or holds something else.
     """
     try:
-        return [Record(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        return [
+            Record(**{key: math.nan if value is None else value for key, value in record.items()})
+            for record in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: no results ({error}); write the path of a results.json, or make one with "
             "`llmkd eval`"

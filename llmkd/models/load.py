@@ -4,6 +4,7 @@ import difflib
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,7 +39,7 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
             dtype=dtype,
             **_attention(source.attn_implementation),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_loadable("model", source.model_name_or_path, error) from error
 
 

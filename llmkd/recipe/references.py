@@ -1,13 +1,14 @@
 """What a stage takes from elsewhere: models, tokenizers and data, by path, hub name or `stage:NAME`."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.schema import Stage
 
 REFERENCE_FIELDS = frozenset(
-    {"model_name_or_path", "tokenizer_name_or_path", "dataset_name", "models"}
+    {"model_name_or_path", "tokenizer_name_or_path", "dataset_name", "models", "deepspeed"}
 )
 """The fields, anywhere in a stage, that name something outside it."""
 
@@ -35,6 +36,11 @@ def referenced_stages(stage: Stage) -> list[str]:
 def resolved(stage: AnyStage, rewrite: Callable[[str], str]) -> AnyStage:
     """The stage with every reference replaced by what `rewrite` makes of it."""
     return type(stage).model_validate(_rewritten(stage.model_dump(mode="json"), rewrite))
+
+
+def expanded(value: str) -> str:
+    """A path with `~` replaced by the home folder; anything else as it is."""
+    return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
 def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:

@@ -50,6 +50,11 @@ OWNED = {
     "average_tokens_across_devices": "the loss always is per token over all devices; leave it out",
     "label_smoothing_factor": "the loss is what `losses` says; leave it out",
     "neftune_noise_alpha": "noise would reach the student alone; leave it out",
+    "dataloader_drop_last": "every row is trained on; leave it out",
+    "save_only_model": "a run must be able to resume; leave it out",
+    "hub_strategy": "the finished model is uploaded once; leave it out",
+    "hub_token": "a recipe is copied into the run folder; log in with `hf auth login` or HF_TOKEN",
+    "disable_tqdm": "write `--quiet` on the command line",
     "local_rank": "the launcher sets it; leave it out",
 }
 

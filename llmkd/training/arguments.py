@@ -52,6 +52,15 @@ def training_arguments(
     return arguments
 
 
+def head_dtype(arguments: TrainingArguments) -> torch.dtype | None:
+    """The type of the output heads' matrix products; None is the weights' own.
+
+    Never float16: the head's gradient is computed before a loss scaler could lift it, and it is a
+    share of a mean over all tokens, which float16 rounds to 0.
+    """
+    return torch.bfloat16 if arguments.bf16 else None
+
+
 def compute_dtype(arguments: TrainingArguments) -> torch.dtype | None:
     """The autocast type of `bf16` or `fp16`; None computes in the weights' own type."""
     if arguments.bf16:

@@ -34,10 +34,12 @@ def publish(staged: Path, folder: Path) -> Path:
     for path in staged.rglob("*"):
         _sync(path)
     _sync(staged)
+    replaced = staged.with_name(f"{staged.name}.replaced")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(replaced)
     staged.rename(folder)
     _sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -50,6 +52,20 @@ def retire(folder: Path, *, keep: int | None) -> None:
     for path in list(checkpoint_steps(folder).values())[:-keep]:
         doomed = path.rename(trash / f"{path.name}.retired")
         shutil.rmtree(doomed)
+
+
+def set_aside_after(checkpoint: Path, folder: Path) -> None:
+    """Renames the checkpoints that come after one of them, lest they pass for its continuation."""
+    steps = {path.resolve(): step for step, path in checkpoint_steps(folder).items()}
+    start = steps.get(checkpoint.resolve())
+    if start is None:
+        return
+    for step, path in checkpoint_steps(folder).items():
+        if step > start:
+            number = 1
+            while (target := folder / f".{path.name}.old-{number}").exists():
+                number += 1
+            path.rename(target)
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmkd.run_folder import write_atomically
+
 STATE_FILE = "step_metrics.json"
 """What is not logged yet, inside a checkpoint."""
 
@@ -100,7 +102,7 @@ class MetricsFile(TrainerCallback):
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= state.global_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(
         self,

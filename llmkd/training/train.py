@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import (
+    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -21,20 +22,21 @@ from llmkd.data.collate import Collator
 from llmkd.data.sources import load_rows
 from llmkd.data.tokenize import TokenizedRows, tokenize
 from llmkd.errors import InputError
-from llmkd.models.head import check_head
+from llmkd.models.head import check_head, output_head
 from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
 from llmkd.recipe.data import DatasetSource
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
-from llmkd.training.arguments import compute_dtype, training_arguments
-from llmkd.training.checkpoints import newest_checkpoint, publish
+from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
+from llmkd.training.checkpoints import newest_checkpoint, publish, set_aside_after
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
-from llmkd.training.metrics import MetricsFile
+from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
 
@@ -78,6 +80,9 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     _check_model(student, vocab_size, "student")
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
     data = _load_data(stage, tokenizer, seed)
+    for name, model in (("student", student), ("teacher", teacher and teacher.model)):
+        if model is not None:
+            check_positions(model, data.longest, f"data.max_length ({name})")
     if arguments.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         counts = {key: value for key, value in vars(data).items() if key != "rows"}
@@ -90,7 +95,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         objective=build_objective(
             stage,
             max_steps=_num_steps(arguments, len(data.rows)),
-            compute_dtype=compute_dtype(arguments),
+            compute_dtype=head_dtype(arguments),
         ),
         teacher=teacher,
         vocab_size=vocab_size,
@@ -101,9 +106,19 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    _check_engine(trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
+
+
+def _check_engine(trainer: DistillTrainer) -> None:
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        raise InputError(
+            "trainer: the output head's weights are not whole under ZeRO stage 3 and FSDP, and "
+            "llmkd does not gather them yet; write ZeRO stage 1 or 2, or plain DDP"
+        )
 
 
 def _build_teacher(
@@ -151,12 +166,13 @@ def _checkpoint(resume: str, folder: Path) -> Path | None:
         case "never":
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        case path if Path(path).is_dir():
+        case path if (Path(path) / STATE_FILE).is_file():
+            set_aside_after(Path(path), folder)
             return Path(path)
         case path:
             raise InputError(
-                f"resume: there is no checkpoint folder {path}; write auto, never, or the path of "
-                "a checkpoint-N folder"
+                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
+                "whole checkpoint-N folder"
             )
 
 
@@ -174,6 +190,8 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
         unwrapped.merge_and_unload().save_pretrained(saved)
         assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
         trainer.processing_class.save_pretrained(saved)
+    if stage.student.kind == "scratch":
+        _cut_padding(saved, trainer.vocab_size)
     (saved / "README.md").write_text(model_card(stage, name))
     publish(saved, folder / MODEL)
     if trainer.args.push_to_hub:
@@ -184,3 +202,12 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
             folder_path=folder / MODEL,
             commit_message=f"{name}, made with llmkd",
         )
+
+
+def _cut_padding(folder: Path, vocab_size: int) -> None:
+    """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    if len(output_head(model).weight) > vocab_size:
+        say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
+        model.resize_token_embeddings(vocab_size)
+        model.save_pretrained(folder)

@@ -17,7 +17,7 @@ stages:
       config: {model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
     data: &data {kind: task, digits: 1, num_examples: 30}
     losses: [{kind: cross_entropy}]
-    trainer: &trainer {max_steps: 8, per_device_train_batch_size: 4, learning_rate: 1e-2, logging_steps: 1, save_steps: 2}
+    trainer: &trainer {max_steps: 8, per_device_train_batch_size: 4, learning_rate: 1e-2, logging_steps: 1, save_steps: 2, lr_scheduler_type: constant}
   teacher_data:
     kind: generate
     teacher: {model_name_or_path: stage:teacher}

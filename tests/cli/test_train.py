@@ -18,11 +18,20 @@ def weights(folder, stage):
     return load_file(folder / "stages" / stage / "model" / "model.safetensors")
 
 
+def metrics(folder, stage):
+    """What was logged, but for what the clock and the system decide."""
+    timed = {"tokens_per_s", "peak_memory_gib"}
+    lines = (folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
 def assert_same_products(ours, reference):
     for stage in ("teacher", "student"):
         a, b = weights(ours, stage), weights(reference, stage)
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a), stage
+    for stage in ("teacher", "student"):
+        assert metrics(ours, stage) == metrics(reference, stage)
     data = "stages/teacher_data/data.jsonl"
     assert (ours / data).read_bytes() == (reference / data).read_bytes()
     assert (ours / "results.json").read_text() == (reference / "results.json").read_text()
@@ -101,6 +110,40 @@ def test_a_product_that_was_deleted_is_made_again(llmkd, recipe):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_sigterm_while_generating_exits_143_and_goes_on(llmkd, recipe):
+    llmkd.run("train", recipe, "output_dir=whole")
+    process = llmkd.start("train", recipe, "output_dir=cut")
+    notes = llmkd.folder / "cut/stages/teacher_data/stage.json"
+    deadline = time.monotonic() + 120
+    while not notes.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "ended by SIGTERM in stage" in err
+    llmkd.run("train", recipe, "output_dir=cut")
+    assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
+
+
+def test_what_does_not_change_the_model_may_change_on_the_way(llmkd, recipe):
+    llmkd.run("train", recipe)
+    _, err = llmkd.run("train", recipe, "stages.student.trainer.save_steps=3")
+    assert "student: finished before" in err
+
+
+def test_data_that_a_suites_file_names_is_part_of_the_stages_inputs(llmkd, recipe):
+    suite = (
+        "name: texts\ntasks:\n"
+        "- {kind: perplexity, name: written, data: {dataset_name: text.jsonl, max_length: 32}}\n"
+    )
+    (llmkd.folder / "texts.yaml").write_text(suite)
+    llmkd.run("train", recipe, "stages.evaluation.suite=texts.yaml")
+    (llmkd.folder / "text.jsonl").write_text('{"text": "9+9=8"}\n')
+    _, err = llmkd.run("train", recipe, "stages.evaluation.suite=texts.yaml", status=2)
+    assert "files.text.jsonl changed" in err
+
+
 def test_sigterm_saves_and_exits_143(llmkd, recipe):
     process = llmkd.start("train", recipe, "stages.teacher.trainer.max_steps=100000",
                           "stages.teacher.trainer.save_steps=50000")  # fmt: skip
@@ -141,9 +184,22 @@ def test_two_runs_in_one_folder_are_refused(llmkd, recipe):
 
 
 def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe):
-    broken = llmkd.folder / "broken.jsonl"
-    broken.write_text('{"text": 5}\n')
+    (llmkd.folder / "broken.jsonl").write_text('{"text": 5}\n')
     text = "stages.evaluation.suite.tasks.1.data.dataset_name=broken.jsonl"
     _, err = llmkd.run("train", recipe, text, status=2)
     assert "Traceback" not in err
-    assert (llmkd.folder / "runs/tiny/stages/student/model/model.safetensors").exists()
+    assert "stage evaluation has bad input" in err
+    stages = llmkd.folder / "runs" / "tiny" / "stages"
+    assert (stages / "student/model/model.safetensors").exists()
+
+
+def test_an_unforeseen_error_is_one_line_with_the_traceback_in_a_file(llmkd, recipe):
+    # A folder stands where the stage writes a file.
+    stage = llmkd.folder / "runs" / "tiny" / "stages" / "teacher"
+    (stage / "metrics.jsonl").mkdir(parents=True)
+    _, err = llmkd.run("train", recipe, status=1)
+    assert "Traceback" in (stage / "error.log").read_text()
+    assert "Traceback" not in err
+    assert "error.log)" in err
+    _, err = llmkd.run("train", recipe, "--debug", status=1)
+    assert "Traceback" in err

@@ -93,7 +93,7 @@ def test_a_bfloat16_model_is_scored_in_float32(tiny_llama, tokenizer, texts):
 def test_a_window_longer_than_the_model_has_positions_is_refused(tokenizer, texts):
     shape = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 8, "vocab_size": len(tokenizer)}
     model = GPT2LMHeadModel(GPT2Config(**shape)).eval()
-    with pytest.raises(InputError, match=r"10 tokens in a window.*write max_length: 8"):
+    with pytest.raises(InputError, match=r"10 tokens are read at once.*write max_length: 8"):
         score(model, tokenizer, task(texts, 9 + 1))
     # 8 tokens are read and the ninth is predicted.
     _, counts = score(model, tokenizer, task(texts, 8))
@@ -103,7 +103,7 @@ def test_a_window_longer_than_the_model_has_positions_is_refused(tokenizer, text
 def test_rotary_positions_may_go_on_but_that_is_said(tiny_llama, tokenizer, texts, capsys):
     model = tiny_llama(tokenizer, max_position_embeddings=4)
     score(model, tokenizer, task(texts, 100))
-    assert "10 tokens in a window are more than the 4" in capsys.readouterr().err
+    assert "10 tokens are more than the 4" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -23,13 +24,14 @@ def test_the_files_fields_are_the_contract(tmp_path):
     assert list(written) == fields.split()
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+def test_a_diverged_models_number_is_null_and_the_others_are_kept(tmp_path):
     path = tmp_path / "results.json"
-    write_results(path, [RECORD])
-    with pytest.raises(ValueError, match="JSON"):
-        write_results(path, [replace(RECORD, value=float("nan"))])
-    assert read_results(path) == [RECORD]
-    assert list(tmp_path.iterdir()) == [path]
+    write_results(path, [replace(RECORD, value=float("nan"), ci_high=float("inf")), RECORD])
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert written[0]["value"] is None
+    diverged, other = read_results(path)
+    assert math.isnan(diverged.value)
+    assert other == RECORD
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '[{"model": "m"}]', '{"a": 1}'])

@@ -120,3 +120,22 @@ def test_two_processes_train_as_one(recipe, tmp_path):
     assert_same(deepspeed, one)
     # What looks like DeepSpeed can silently be DDP: its engine says what it is.
     assert "engine: DeepSpeedEngine, ZeRO stage 2, 2 processes" in deepspeed[2]
+
+
+def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path):
+    # 20 rows in batches of 2x4: 3 steps an epoch, so step 5 is within the second.
+    settings = [
+        "data.num_examples=20",
+        "trainer.per_device_train_batch_size=4",
+        "trainer.max_steps=8",
+        "trainer.save_strategy=steps",
+        "trainer.save_steps=5",
+        "trainer.lr_scheduler_type=constant",
+    ]
+    whole = train(recipe, "whole", *settings, num_processes=2)
+    checkpoint = tmp_path / "whole" / "stages" / "train" / "checkpoints" / "checkpoint-5"
+    resumed = train(recipe, "resumed", *settings, f"resume={checkpoint}", num_processes=2)
+    assert [line["step"] for line in resumed[0]] == [6, 7, 8]
+    for line, expected in zip(resumed[0], whole[0][5:], strict=True):
+        assert line["loss"] == expected["loss"]
+    assert all(torch.equal(whole[1][name], resumed[1][name]) for name in whole[1])

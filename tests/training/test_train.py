@@ -118,7 +118,7 @@ def test_resume_never_starts_over_and_a_missing_checkpoint_is_refused(train_stag
     again = train_stage({"max_steps": 2}, resume="never")
     run_train(again, tmp_path / "s", name="s", seed=0)
     assert [line["step"] for line in metrics(tmp_path / "s")] == [1, 2]
-    with pytest.raises(InputError, match="no checkpoint folder"):
+    with pytest.raises(InputError, match="is no checkpoint of llmkd"):
         run_train(train_stage(resume=str(tmp_path / "x")), tmp_path / "s", name="s", seed=0)
 
 
@@ -226,3 +226,61 @@ def test_push_to_hub_uploads_the_model_folder_once_with_its_card(
     assert repo_id == "me/small"
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(names)
     assert "training_args.bin" not in names
+
+
+def test_a_run_killed_after_its_last_step_takes_no_step_more(train_stage, tmp_path):
+    # A constant rate: the linear schedule ends at 0 and would hide one.
+    stage = train_stage({"lr_scheduler_type": "constant"})
+    run_train(stage, tmp_path / "s", name="s", seed=0)
+    before, log = weights(tmp_path / "s"), metrics(tmp_path / "s")
+    (tmp_path / "s" / "model").rename(tmp_path / "gone")
+    run_train(stage, tmp_path / "s", name="s", seed=0)
+    after = weights(tmp_path / "s")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert metrics(tmp_path / "s") == log
+
+
+def test_resuming_in_a_later_epoch_sees_the_same_rows(train_stage, tmp_path):
+    parts = {"data": {"kind": "task", "digits": 2, "num_examples": 20}}
+    trainer = {"lr_scheduler_type": "constant", "max_steps": 8}  # 3 steps an epoch
+    run_train(train_stage(trainer, **parts), tmp_path / "whole", name="s", seed=0)
+    run_train(train_stage(trainer, **parts), tmp_path / "cut", name="s", seed=0)
+    checkpoint = tmp_path / "cut" / "checkpoints" / "checkpoint-6"
+    back = train_stage(trainer, **parts, resume=str(checkpoint))
+    run_train(back, tmp_path / "cut", name="s", seed=0)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_resuming_from_a_path_sets_the_later_checkpoints_aside(train_stage, tmp_path):
+    run_train(train_stage({"save_total_limit": 9}), tmp_path / "s", name="s", seed=0)
+    checkpoints = tmp_path / "s" / "checkpoints"
+    stage = train_stage({"max_steps": 3, "save_steps": 1}, resume=str(checkpoints / "checkpoint-2"))
+    run_train(stage, tmp_path / "s", name="s", seed=0)
+    assert list(checkpoint_steps(checkpoints)) == [2, 3]
+    assert (checkpoints / ".checkpoint-6.old-1").is_dir()
+
+
+def test_a_scratch_students_padded_embeddings_are_not_saved(train_stage, tokenizer, tmp_path):
+    config = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64,
+              "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+    run_train(
+        train_stage(student={"kind": "scratch", "config": config}), tmp_path / "s", name="s", seed=0
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "s" / "model")
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.get_output_embeddings().weight.shape == (len(tokenizer), 16)
+
+
+def test_positions_that_a_model_does_not_have_are_refused_before_training(train_stage, tmp_path):
+    config = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    stage = train_stage(student={"kind": "scratch", "config": config})
+    with pytest.raises(InputError, match=r"data.max_length \(student\): \d+ tokens"):
+        run_train(stage, tmp_path / "s", name="s", seed=0)
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_fewer_rows_than_a_batch_train_all_the_same(train_stage, tmp_path, lines):
+    data = {"kind": "task", "digits": 2, "num_examples": lines}
+    run_train(train_stage(data=data), tmp_path / "s", name="s", seed=0)
+    assert [line["step"] for line in metrics(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,29 @@
+"""Sequences that are longer than a model has positions for."""
+
+from transformers import PreTrainedModel
+
+from llmkd.errors import InputError
+from llmkd.progress import say
+
+
+def check_positions(model: PreTrainedModel, longest: int, key: str) -> None:
+    """Refuses sequences that learned positions do not reach; for rotary ones only says so.
+
+    Args:
+        model: Its configuration is looked at.
+        longest: Tokens that the model reads at once.
+        key: The recipe's key that limits them, and whose they are, for the message.
+
+    Raises:
+        InputError: The model cannot read that many tokens.
+    """
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or longest <= limit:
+        return
+    if getattr(config, "rope_parameters", None) is None:
+        raise InputError(
+            f"{key}: {longest} tokens are read at once, and the model has {limit} positions; "
+            f"write max_length: {limit}"
+        )
+    say(f"{key}: {longest} tokens are more than the {limit} that the model was made for")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -54,15 +55,16 @@ def read_results(path: Path) -> list[Record]:
         InputError: The file is missing or holds something else.
     """
     try:
-        return [
-            Record(**{key: math.nan if value is None else value for key, value in record.items()})
-            for record in json.loads(path.read_text(encoding="utf-8"))
-        ]
+        return [_record(content) for content in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: no results ({error}); write the path of a results.json, or make one with "
             "`llmkd eval`"
         ) from error
+
+
+def _record(content: dict[str, Any]) -> Record:
+    return Record(**{key: math.nan if value is None else value for key, value in content.items()})
 
 
 def results_table(records: Sequence[Record]) -> Table:

@@ -47,7 +47,7 @@ class DistillTrainer(Trainer):
             self.step_metrics.restore(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _run_epoch(self, **arguments: Any) -> None:
+    def _run_epoch(self, *args: Any, **arguments: Any) -> None:
         """One pass over the data, or none where the checkpoint was the last one."""
         # Trainer looks at `max_steps` only after a step, so it would take one more.
         if self.state.global_step >= self.state.max_steps:
@@ -57,7 +57,7 @@ class DistillTrainer(Trainer):
         set_epoch = getattr(arguments["train_dataloader"], "set_epoch", None)
         if set_epoch is not None:
             set_epoch(arguments["epoch"])
-        super()._run_epoch(**arguments)
+        super()._run_epoch(*args, **arguments)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

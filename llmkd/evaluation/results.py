@@ -64,7 +64,8 @@ def read_results(path: Path) -> list[Record]:
 
 
 def _record(content: dict[str, Any]) -> Record:
-    return Record(**{key: math.nan if value is None else value for key, value in content.items()})
+    numbers: dict[str, Any] = {key: math.nan for key, value in content.items() if value is None}
+    return Record(**{**content, **numbers})
 
 
 def results_table(records: Sequence[Record]) -> Table:

@@ -37,7 +37,7 @@ bench: $(INSTALLED)
 # The tables of the README: a run per seed, then all of them side by side. On few cores,
 # `OMP_NUM_THREADS=1 make -j3 ...` is faster than one seed after the other.
 quickstart-table: $(SEEDS:%=runs/quickstart_table/seed-%/results.json)
-	$(BIN)/llmkd compare $(SEEDS:%=runs/quickstart_table/seed-%)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/quickstart_table/seed-%) --baseline few_labels_lr_6e-3
 
 runs/quickstart_table/seed-%/results.json: recipes/quickstart_table.yaml | $(INSTALLED)
 	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)

@@ -34,8 +34,8 @@ test-slow: $(INSTALLED)
 bench: $(INSTALLED)
 	set -e; for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench; done
 
-# The tables of the README: a run per seed, then all of them side by side. On few cores,
-# `OMP_NUM_THREADS=1 make -j3 ...` is faster than one seed after the other.
+# The tables of the README: a run per seed, then all of them side by side. Seeds may run at the same
+# time, each on one thread: `OMP_NUM_THREADS=1 make -j3 ...`.
 quickstart-table: $(SEEDS:%=runs/quickstart_table/seed-%/results.json)
 	$(BIN)/llmkd compare $(SEEDS:%=runs/quickstart_table/seed-%) --baseline few_labels_lr_6e-3
 

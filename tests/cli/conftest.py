@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -58,6 +59,16 @@ def llmkd(tmp_path):
                 stderr=subprocess.PIPE,
                 text=True,
             )
+
+        def start_until(self, path, *arguments):
+            """Starts a command and returns its process once a file with content, or a folder, is there."""
+            process = self.start(*arguments)
+            deadline = time.monotonic() + 120
+            while not ((tmp_path / path).exists() and (tmp_path / path).stat().st_size):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline, f"{path} is not there"
+                time.sleep(0.01)
+            return process
 
         def run(self, *arguments, status=0):
             process = self.start(*arguments)

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
@@ -72,12 +71,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe):
         "stages/evaluation/stage.json",
     ]
     for moment in moments:
-        process = llmkd.start("train", recipe, "output_dir=cut")
-        deadline = time.monotonic() + 120
-        while not (llmkd.folder / "cut" / moment).exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, moment
-            time.sleep(0.01)
+        process = llmkd.start_until(f"cut/{moment}", "train", recipe, "output_dir=cut")
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     llmkd.run("train", recipe, "output_dir=cut")
@@ -118,12 +112,8 @@ def test_a_product_that_was_deleted_is_made_again(llmkd, recipe):
 
 def test_sigterm_while_generating_exits_143_and_goes_on(llmkd, recipe):
     llmkd.run("train", recipe, "output_dir=whole")
-    process = llmkd.start("train", recipe, "output_dir=cut")
-    notes = llmkd.folder / "cut/stages/teacher_data/stage.json"
-    deadline = time.monotonic() + 120
-    while not notes.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    begun = "cut/stages/teacher_data/stage.json"
+    process = llmkd.start_until(begun, "train", recipe, "output_dir=cut")
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
@@ -151,17 +141,17 @@ def test_data_that_a_suites_file_names_is_part_of_the_stages_inputs(llmkd, recip
 
 
 def test_sigterm_saves_and_exits_143(llmkd, recipe):
-    process = llmkd.start("train", recipe, "stages.teacher.trainer.max_steps=100000",
-                          "stages.teacher.trainer.save_steps=50000")  # fmt: skip
-    log = llmkd.folder / "runs/tiny/stages/teacher/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not log.exists() or not log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    # No checkpoint comes by itself, so the one there is comes from the signal.
+    stage = "runs/tiny/stages/teacher"
+    process = llmkd.start_until(
+        f"{stage}/metrics.jsonl", "train", recipe,
+        "stages.teacher.trainer.max_steps=100000",
+        "stages.teacher.trainer.save_steps=50000",
+    )  # fmt: skip
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert len(list(log.parent.glob("checkpoints/checkpoint-*"))) == 1
+    assert len(list((llmkd.folder / stage).glob("checkpoints/checkpoint-*"))) == 1
 
 
 def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recipe):
@@ -179,10 +169,7 @@ def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recip
 
 
 def test_two_runs_in_one_folder_are_refused(llmkd, recipe):
-    first = llmkd.start("train", recipe)
-    while not (llmkd.folder / "runs/tiny/stages/teacher/stage.json").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
+    first = llmkd.start_until("runs/tiny/stages/teacher/stage.json", "train", recipe)
     _, err = llmkd.run("train", recipe, status=2)
     assert "in use by another run" in err
     _, err = first.communicate(timeout=120)

@@ -68,6 +68,9 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
     if interruption.is_interrupted:
         raise SystemExit(EXIT_STATUS)
     _write_model(trainer, stage, folder, name)
+    # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrainer:

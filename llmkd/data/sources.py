@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from llmkd.data.addition import make_rows
 from llmkd.errors import InputError
-from llmkd.recipe.data import AdditionTask, DatasetSource
+from llmkd.recipe.data import AdditionTask, DatasetRows
 
 Need = Literal["example", "prompt", "text"]
 
@@ -32,7 +32,7 @@ KNOWN_SPLITS = ("train", "validation", "test")
 
 
 def load_rows(
-    source: AdditionTask | DatasetSource, *, seed: int, need: Need = "example"
+    source: AdditionTask | DatasetRows, *, seed: int, need: Need = "example"
 ) -> datasets.Dataset:
     """Loads rows with the columns that the caller needs, checked and ready to be tokenized.
 
@@ -91,7 +91,7 @@ def _refuse_bad_values(columns: dict[str, list[Any]], name: str) -> None:
         raise InputError(problems)
 
 
-def _read(source: DatasetSource) -> Iterator[dict[str, Any]]:
+def _read(source: DatasetRows) -> Iterator[dict[str, Any]]:
     path = Path(source.dataset_name).expanduser()
     if path.is_dir():
         return _rows_of_files(_files_of_split(path, source.dataset_split))
@@ -183,7 +183,7 @@ def _decoded(place: Path | str, content: bytes) -> str:
         raise InputError(f"{place}: no UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
-def _rows_of_hub(source: DatasetSource) -> Iterator[dict[str, Any]]:
+def _rows_of_hub(source: DatasetRows) -> Iterator[dict[str, Any]]:
     try:
         loaded = datasets.load_dataset(
             source.dataset_name, source.dataset_config, split=source.dataset_split

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmkd.errors import InputError
 from llmkd.recipe import shipped
-from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.data import TextSource
 from llmkd.recipe.evaluation import EvaluationTask, PerplexityTask, Suite
 from llmkd.recipe.load import load_part
 
@@ -49,5 +49,5 @@ def _read(text: str, suite: Suite) -> tuple[str, str]:
 def _with_file(task: EvaluationTask, file: str | None) -> EvaluationTask:
     if file is None or not isinstance(task, PerplexityTask):
         return task
-    data = DatasetSource(dataset_name=file, max_length=task.data.max_length)
+    data = TextSource(dataset_name=file, max_length=task.data.max_length)
     return task.model_copy(update={"data": data})

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import DivergenceTerm, Loss, LossTerm
 from llmkd.recipe.models import ScratchStudent
@@ -101,6 +101,22 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
         yield Problem((*key, "losses"), message)
     if isinstance(stage.student, ScratchStudent):
         yield from _scratch_problems(stage, stage.student, key)
+    if not isinstance(stage.data, AdditionTask) and stage.data.streaming:
+        yield from _streaming_problems(stage, key)
+
+
+def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    max_steps = stage.trainer.get("max_steps")
+    if not (isinstance(max_steps, int) and max_steps > 0):
+        yield Problem(
+            (*key, "data", "streaming"),
+            "a stream has no known length; write trainer.max_steps, or streaming: false",
+        )
+    if stage.trainer.get("train_sampling_strategy", "random") != "random":
+        yield Problem(
+            (*key, "trainer", "train_sampling_strategy"),
+            "a stream is shuffled as it comes; leave it out, or write data.streaming: false",
+        )
 
 
 def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
@@ -147,7 +163,7 @@ def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> I
             f"{was}; write the architecture, e.g. model_type: llama",
         )
     is_without = stage.teacher is None and student.tokenizer_name_or_path is None
-    if isinstance(stage.data, DatasetSource) and is_without:
+    if not isinstance(stage.data, AdditionTask) and is_without:
         yield Problem(
             (*key, "student"),
             "a student from scratch takes its tokenizer from the teacher or the task, and there is "

@@ -1,4 +1,4 @@
-"""Where examples come from: a data set, or a procedural task that needs no files."""
+"""Where examples come from: data sets, mixtures of them, or a procedural task without files."""
 
 from typing import Annotated, Literal
 
@@ -6,12 +6,34 @@ from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
 
+Column = Literal["text", "prompt", "completion", "messages"]
 
-class DatasetSource(RecipePart):
+
+class Sequences(RecipePart):
+    """How rows become token sequences."""
+
+    max_length: int = Field(default=1024, gt=1)
+    """Longest sequence in tokens; longer ones are cut at the end, counted and reported."""
+    append_eos: bool = True
+    """End every example with the tokenizer's end-of-text token. `messages` end as their chat
+    template says."""
+    assistant_only_loss: bool = True
+    """Of `messages`, train on what the assistant says; false trains on every token."""
+    chat_template: str | None = None
+    """A Jinja file for `messages`, also saved with the student; null takes the tokenizer's own."""
+    packing: bool = False
+    """Put several examples into one sequence of at most `max_length` tokens (best fit); none sees
+    another, and the loss is that of the examples one by one."""
+    streaming: bool = False
+    """Read while training, without counting or caching: for data that is too large to prepare.
+    Needs `trainer.max_steps`."""
+
+
+class DatasetRows(RecipePart):
     """Rows of a file, a folder, a hub data set, or what an earlier stage wrote.
 
-    A row has either a `text` field (every token is trained on) or `prompt` and `completion`
-    fields (only the completion is).
+    A row has a `text` field (every token is trained on), `prompt` and `completion` (only the
+    completion is), or `messages` of `role` and `content`.
     """
 
     kind: Literal["dataset"] = "dataset"
@@ -23,10 +45,19 @@ class DatasetSource(RecipePart):
     """The split to read. A single file is its own `train` split."""
     num_examples: int | None = Field(default=None, gt=0)
     """Read only the first so many rows; null reads all."""
+    columns: dict[Column, str] = Field(default_factory=dict)
+    """What the data set calls its columns: `{prompt: question, completion: answer}`."""
+
+
+class DatasetSource(Sequences, DatasetRows):
+    """A data set to train on."""
+
+
+class TextSource(DatasetRows):
+    """Rows of text to be scored."""
+
     max_length: int = Field(default=1024, gt=1)
-    """Longest sequence in tokens; longer ones are cut at the end, counted and reported."""
-    append_eos: bool = True
-    """End every example with the tokenizer's end-of-text token."""
+    """Most tokens that the model reads at once."""
 
 
 class AdditionTask(RecipePart):
@@ -46,7 +77,43 @@ class AdditionTask(RecipePart):
     """`unlabelled` has other sums than `train`: prompts for a teacher to answer."""
 
 
+class MixedDataset(DatasetRows):
+    """A data set in a mixture."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the mixture's rows is its weight over the sum of all weights."""
+
+
+class MixedTask(AdditionTask):
+    """A procedural task in a mixture."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the mixture's rows is its weight over the sum of all weights."""
+
+
+class Mixture(Sequences):
+    """Rows of several sources, in the shares that their weights say."""
+
+    kind: Literal["mixture"]
+    sources: list[
+        Annotated[
+            Annotated[MixedTask, Tag("task")] | Annotated[MixedDataset, Tag("dataset")],
+            kind_or("dataset"),
+        ]
+    ] = Field(min_length=2)
+    """What is mixed."""
+    num_examples: int | None = Field(default=None, gt=0)
+    """Rows in all; a source with too few is repeated, which is reported. Null takes as many as
+    there are without repeating any."""
+
+
+Rows = Annotated[
+    Annotated[AdditionTask, Tag("task")] | Annotated[DatasetRows, Tag("dataset")],
+    kind_or("dataset"),
+]
 DataSource = Annotated[
-    Annotated[AdditionTask, Tag("task")] | Annotated[DatasetSource, Tag("dataset")],
+    Annotated[AdditionTask, Tag("task")]
+    | Annotated[DatasetSource, Tag("dataset")]
+    | Annotated[Mixture, Tag("mixture")],
     kind_or("dataset"),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.data import AdditionTask, DatasetSource
+from llmkd.recipe.data import AdditionTask, TextSource
 
 
 class ExactMatchTask(RecipePart):
@@ -25,9 +25,8 @@ class PerplexityTask(RecipePart):
     kind: Literal["perplexity"]
     name: str = Field(min_length=1)
     """What results call the task."""
-    data: DatasetSource
-    """Rows with a `text` field. `max_length` is the most tokens that the model reads at once; every
-    token but the first of a row or stream is scored once."""
+    data: TextSource
+    """Rows with a `text` field; every token but the first of a row or stream is scored once."""
     join_rows: bool = False
     """Join all rows to one stream, each begun by the begin-of-text token, before cutting windows.
     Otherwise each row is cut for itself."""

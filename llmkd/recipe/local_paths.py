@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llmkd.recipe.places import nearest
 
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".yaml", ".yml")
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".yaml", ".yml", ".jinja")
 
 
 def looks_like_path(value: str) -> bool:

@@ -8,7 +8,14 @@ from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.schema import Stage
 
 REFERENCE_FIELDS = frozenset(
-    {"model_name_or_path", "tokenizer_name_or_path", "dataset_name", "models", "deepspeed"}
+    {
+        "model_name_or_path",
+        "tokenizer_name_or_path",
+        "dataset_name",
+        "chat_template",
+        "models",
+        "deepspeed",
+    }
 )
 """The fields, anywhere in a stage, that name something outside it."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.data import DataSource
+from llmkd.recipe.data import DataSource, Rows
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource
@@ -49,7 +49,7 @@ class GenerateStage(RecipePart):
 
     kind: Literal["generate"]
     teacher: PretrainedModel
-    data: DataSource
+    data: Rows
     """Rows with a `prompt` field; their completions are not looked at."""
     engine: TransformersEngine = TransformersEngine()
     generation: Generation = Generation()

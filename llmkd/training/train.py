@@ -27,7 +27,7 @@ from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
-from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
@@ -140,7 +140,7 @@ def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
 
 def _load_data(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, seed: int) -> TokenizedRows:
     rows = load_rows(stage.data, seed=seed)
-    if isinstance(stage.data, DatasetSource):
+    if not isinstance(stage.data, AdditionTask):
         max_length, append_eos = stage.data.max_length, stage.data.append_eos
     else:
         max_length, append_eos = sys.maxsize, True

@@ -119,7 +119,7 @@ BAD_LINES = [
     (("task: addition, ", "task: add, "), '4 data.task: input should be `addition`; got "add"'),
     (
         ("data: {kind: task,", "data: {kind: tsak,"),
-        '4 data.kind: no such kind "tsak"; did you mean `task`? (there are task, dataset)',
+        '4 data.kind: no such kind "tsak"; did you mean `task`? (there are task, dataset, mixture)',
     ),
     (("name: one", "name: 1"), '1 name: input should be text; got 1; write it in quotes: "1"'),
     (

@@ -6,7 +6,6 @@ and predicts as many, each from those before it in the window. A window begins w
 that the one before it predicted, so every token but a row's (or the stream's) first is scored once.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.collate import Collator
 from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import tokenize
+from llmkd.data.tokenize import encode_texts
+from llmkd.errors import InputError
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
@@ -76,7 +76,7 @@ def score_text(
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
     collate, num_done = Collator(0), 0
     for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
-        rows = [{"input_ids": w.input_ids, "num_prompt_tokens": 0} for w in batch]
+        rows = [{"input_ids": w.input_ids, "trained_spans": [1, len(w.input_ids)]} for w in batch]
         for window, loss in zip(batch, _window_losses(model, collate(rows)), strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
@@ -108,14 +108,17 @@ def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]])
 def _windows(
     task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Iterator[Window]:
-    rows = load_rows(task.data, seed=seed, need="text")
-    whole = tokenize(rows, tokenizer, max_length=sys.maxsize, append_eos=False)
+    texts = load_rows(task.data, seed=seed, need="text")["text"][:]
+    # A row of one token has nothing that could be scored.
+    rows = [row for row in encode_texts(texts, tokenizer) if len(row) > 1]
+    if not rows:
+        raise InputError(f"tasks.{task.name}.data: no row has two tokens; name longer texts")
     if task.join_rows:
-        stream = [token for row in whole.rows["input_ids"] for token in row]
+        stream = [token for row in rows for token in row]
         for example, window in enumerate(_cut(stream, task.data.max_length)):
             yield Window(window, example)
     else:
-        for example, row in enumerate(whole.rows["input_ids"]):
+        for example, row in enumerate(rows):
             for window in _cut(row, task.data.max_length):
                 yield Window(window, example)
 

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from llmkd.errors import InputError
 from llmkd.losses.linear_head import LinearHead, crop
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The layer that turns hidden states into logits.
@@ -40,12 +42,11 @@ def hidden_states(
     Args:
         model: The unwrapped model, whose head is watched.
         forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
-        batch: `input_ids` and `attention_mask`, [B, T].
+        batch: `input_ids`, and `attention_mask` or, of packed sequences, `position_ids`, [B, T].
     """
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     with _door_of(model) as caught:
-        forward(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        )
+        forward(**inputs, use_cache=False)
     (hidden,) = caught
     return hidden
 

@@ -16,6 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "hub_strategy": "end",
     # A NaN belongs in the log, not replaced by the last mean.
     "logging_nan_inf_filter": False,
+    # Each rank reads a stream by itself: batches of different lengths cannot be sent around.
+    "accelerator_config": {"dispatch_batches": False},
 }
 """Where llmkd's defaults differ from transformers'; a recipe's own values win."""
 

@@ -1,12 +1,13 @@
 """`transformers.Trainer` with llmkd's objective in place of the model's own loss."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -15,6 +16,7 @@ from llmkd.objective import Objective, trained
 from llmkd.teachers.protocol import Teacher
 from llmkd.training.checkpoints import STAGING, publish, retire
 from llmkd.training.metrics import StepMetrics
+from llmkd.training.sampling import LengthGroupedSampler
 
 
 class DistillTrainer(Trainer):
@@ -24,18 +26,25 @@ class DistillTrainer(Trainer):
         objective: The terms.
         teacher: What the terms compare the student with; None for cross-entropy alone.
         vocab_size: Tokens that student and teacher share; padded rows of the head are cropped.
-        **trainer: As for `transformers.Trainer`. Batches hold `input_ids`, `attention_mask` and
-            `target_ids`, where position t predicts `target_ids[:, t]`.
+        lengths: Tokens of each row of the data set; None for a stream.
+        **trainer: As for `transformers.Trainer`. Batches are those of `llmkd.data.collate`.
     """
 
     # The objective divides by the positions of all micro-batches, so the loss is not a mean of one.
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, objective: Objective, teacher: Teacher | None, vocab_size: int, **trainer: Any
+        self,
+        *,
+        objective: Objective,
+        teacher: Teacher | None,
+        vocab_size: int,
+        lengths: Sequence[int] | None = None,
+        **trainer: Any,
     ):
         super().__init__(**trainer)
         self.objective = objective
+        self.lengths = lengths
         self.teacher = teacher
         self.vocab_size = vocab_size
         self.step_metrics = StepMetrics()
@@ -58,6 +67,12 @@ class DistillTrainer(Trainer):
         if set_epoch is not None:
             set_epoch(arguments["epoch"])
         super()._run_epoch(*args, **arguments)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        if self.args.train_sampling_strategy == "group_by_length" and self.lengths is not None:
+            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return LengthGroupedSampler(self.lengths, batch_size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

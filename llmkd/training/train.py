@@ -1,8 +1,6 @@
 """A train stage, from its part of the recipe to a model folder."""
 
-import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,20 @@ from transformers import (
 
 from llmkd.build import build_objective, build_student, build_tokenizer_for
 from llmkd.data.collate import Collator
-from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import TokenizedRows, tokenize
+from llmkd.data.prepare import prepare
 from llmkd.errors import InputError
+from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
-from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
 from llmkd.training.checkpoints import newest_checkpoint, publish, set_aside_after
+from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
@@ -82,30 +80,32 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     vocab_size = shared_vocab_size(tokenizer)
     _check_model(student, vocab_size, "student")
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
-    data = _load_data(stage, tokenizer, seed)
+    with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
+        data = prepare(stage.data, tokenizer, seed=seed, progress=moved)
+    # Padding is masked, so without a token of its own any id will do.
+    pad_token_id: Any = tokenizer.pad_token_id or 0
+    collate = Collator(pad_token_id, is_flat=is_flash(student))
     for name, model in (("student", student), ("teacher", teacher and teacher.model)):
         if model is not None:
             check_positions(model, data.longest, f"data.max_length ({name})")
-    if arguments.process_index == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        counts = {key: value for key, value in vars(data).items() if key != "rows"}
-        (folder / "data.json").write_text(json.dumps(counts, indent=2) + "\n")
+            if data.sequences.packing:
+                check_documents_apart(model, collate, name)
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
-    # Padding is masked, so without a token of its own any id will do.
-    pad_token_id = tokenizer.pad_token_id or 0
-    assert isinstance(pad_token_id, int)
+    if arguments.process_index == 0:
+        callbacks.append(DataReport(data, folder / "data.json"))
     trainer = DistillTrainer(
         objective=build_objective(
             stage,
-            max_steps=_num_steps(arguments, len(data.rows)),
+            max_steps=_num_steps(arguments, data.counts.num_sequences),
             compute_dtype=head_dtype(arguments),
         ),
         teacher=teacher,
         vocab_size=vocab_size,
+        lengths=data.lengths,
         model=student,
         args=arguments,
-        train_dataset=data.rows,
-        data_collator=Collator(pad_token_id),
+        train_dataset=data.dataset,
+        data_collator=collate,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -136,21 +136,6 @@ def _build_teacher(
 def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
     check_head(model, name)
     check_covers(model, vocab_size, name)
-
-
-def _load_data(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, seed: int) -> TokenizedRows:
-    rows = load_rows(stage.data, seed=seed)
-    if not isinstance(stage.data, AdditionTask):
-        max_length, append_eos = stage.data.max_length, stage.data.append_eos
-    else:
-        max_length, append_eos = sys.maxsize, True
-    data = tokenize(rows, tokenizer, max_length=max_length, append_eos=append_eos)
-    if data.num_truncated or data.num_dropped:
-        say(
-            f"data: of {len(rows)} rows {data.num_truncated} were cut to max_length "
-            f"{max_length}, {data.num_dropped} had nothing to train on and were dropped"
-        )
-    return data
 
 
 def _num_steps(arguments: TrainingArguments, num_rows: int) -> int:

@@ -86,7 +86,7 @@ def test_a_task_makes_its_rows_from_the_seed():
 def test_a_data_set_of_prompts_serves_where_prompts_are_needed(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p"}])
     assert load(path, need="prompt").to_list() == [{"prompt": "p"}]
-    with pytest.raises(InputError, match="the columns are prompt; rename them to `prompt` and"):
+    with pytest.raises(InputError, match="the columns are prompt; rename them to `messages`, or `prompt` and"):
         load(path)
 
 
@@ -118,7 +118,7 @@ def test_a_folder_without_data_is_refused(tmp_path):
 
 def test_other_columns_are_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}])
-    with pytest.raises(InputError, match="question, answer; rename them to `prompt` and `comp"):
+    with pytest.raises(InputError, match="question, answer; rename them to `messages`, or `prompt`"):
         load(path)
     pyarrow.parquet.write_table(pyarrow.table({"question": ["q"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="the columns are question; "):

@@ -90,11 +90,12 @@ def _key(
     seed: int,
 ) -> str:
     is_task = isinstance(source, AdditionTask)
+    kind = AdditionTask if is_task else DatasetRows
     shape = sequences.model_dump(include={"max_length", "append_eos", "assistant_only_loss"})
     return fingerprint(
         {
             "format": FORMAT,
-            "rows": source.model_dump(exclude={"weight", "dataset_name"}),
+            "rows": source.model_dump(include={*kind.model_fields} - {"dataset_name"}),
             "content": seed if is_task else content_of(source),
             "tokenizer": _tokenizer_content(tokenizer),
             "sequences": shape,

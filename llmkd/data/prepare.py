@@ -35,7 +35,7 @@ class TrainingData:
         sequences: The recipe's settings.
     """
 
-    dataset: Dataset
+    dataset: datasets.Dataset | Dataset
     lengths: list[int] | None
     counts: DataCounts
     sequences: Sequences
@@ -75,12 +75,13 @@ def prepare(
         np.asarray(examples[column]) for column in ("length", "num_trained", "num_cut")
     )
     counts.add(length, num_trained, num_cut)
-    dataset, lengths = examples, length.tolist()
+    dataset: datasets.Dataset | Dataset = examples
+    lengths = length.tolist()
     if sequences.packing:
         dataset = PackedExamples(examples, lengths, sequences.max_length)
         lengths = dataset.lengths
     counts.num_sequences = len(lengths)
-    return TrainingData(dataset, lengths, counts, sequences)  # pyright: ignore[reportArgumentType]  # has rows
+    return TrainingData(dataset, lengths, counts, sequences)
 
 
 def _streamed(

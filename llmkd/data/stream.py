@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,10 @@ Item = TypeVar("Item")
 
 
 class ExampleStream(IterableDataset):
-    """Shuffled, and where asked for packed, examples; one pass per epoch, the same for one seed.
+    """Shuffled, and where asked for packed, examples without end, pass after pass.
+
+    A trainer does not know how long a stream is, so it gets no end to see: it stops by its number of
+    steps, and when it resumes, skips from the beginning of the first pass.
 
     Args:
         sources: Per source, what begins a new pass over its examples.
@@ -46,16 +49,13 @@ class ExampleStream(IterableDataset):
         self.seed = seed
         self.packed_length = packed_length
         self.counts = counts
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Decides the order of the next pass."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        draw = np.random.default_rng([self.seed, self.epoch])
-        examples = _shuffled(self._counted(self._drawn(draw)), draw)
-        rows = map(asdict, examples)
+        for number in count():
+            yield from self._one_pass(np.random.default_rng([self.seed, number]))
+
+    def _one_pass(self, draw: np.random.Generator) -> Iterator[dict[str, Any]]:
+        rows = map(asdict, _shuffled(self._counted(self._drawn(draw)), draw))
         return rows if self.packed_length is None else self._packed(rows, self.packed_length, draw)
 
     def _drawn(self, draw: np.random.Generator) -> Iterator[Example]:

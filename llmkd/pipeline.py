@@ -112,7 +112,7 @@ class Run:
     def inputs(self, name: str) -> dict[str, Any]:
         """All that the stage's product depends on, as plain data."""
         stage = self.stage(name)
-        content = stage.model_dump(mode="json", exclude={"resume"})
+        content = stage.model_dump(mode="json", exclude={"resume", "term_gradient_steps"})
         for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
             del content["trainer"][key]
         return {

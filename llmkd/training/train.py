@@ -102,6 +102,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         teacher=teacher,
         vocab_size=vocab_size,
         lengths=data.lengths,
+        term_gradient_steps=stage.term_gradient_steps,
         model=student,
         args=arguments,
         train_dataset=data.dataset,
@@ -121,6 +122,11 @@ def _check_engine(trainer: DistillTrainer) -> None:
         raise InputError(
             "trainer: the output head's weights are not whole under ZeRO stage 3 and FSDP, and "
             "llmkd does not gather them yet; write ZeRO stage 1 or 2, or plain DDP"
+        )
+    if trainer.term_gradient_steps and plugin is not None:
+        raise InputError(
+            "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
+            "without DeepSpeed"
         )
 
 

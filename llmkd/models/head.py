@@ -84,7 +84,7 @@ def check_head(model: PreTrainedModel, name: str) -> None:
         name: What the message calls it: `student` or `teacher`.
 
     Raises:
-        InputError: The model has other logits, or no linear output head.
+        InputError: The model has other logits, logits that are not finite, or no linear head.
     """
     ids = torch.arange(4, device=output_head(model).weight.device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -95,6 +95,12 @@ def check_head(model: PreTrainedModel, name: str) -> None:
         head = linear_head(model, hidden_states(model, model, batch)[0])
         ours = head.logits()
     model.train(was_training)
+    if not expected.isfinite().all():
+        raise InputError(
+            f"{name}: the model's logits are not finite ({expected.min():g} to {expected.max():g}); "
+            "its weights are broken, or too large for its dtype: write dtype: float32, or another "
+            "model"
+        )
     if not torch.allclose(ours, expected, atol=1e-2, rtol=1e-2):
         raise InputError(
             f"{name}: the logits of {type(model).__name__} are not those of its output head "

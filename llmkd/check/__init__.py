@@ -1,0 +1,1 @@
+"""Looks a recipe over before it is run."""

@@ -32,7 +32,12 @@ from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
-from llmkd.training.checkpoints import newest_checkpoint, publish, set_aside_after
+from llmkd.training.checkpoints import (
+    newest_checkpoint,
+    publish,
+    removed_on_failure,
+    set_aside_after,
+)
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
@@ -181,22 +186,23 @@ def _checkpoint(resume: str, folder: Path) -> Path | None:
 
 def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    trainer.save_model(str(folder / "checkpoints" / ".final"), _internal_call=True)
-    if not trainer.args.should_save:
-        return
-    saved = folder / "checkpoints" / ".final"
-    (saved / "training_args.bin").unlink(missing_ok=True)
-    if stage.student.kind == "pretrained" and stage.student.lora is not None:
-        publish(saved, folder / "adapter")
-        saved = folder / "checkpoints" / ".merged"
-        unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
-        unwrapped.merge_and_unload().save_pretrained(saved)
-        assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
-        trainer.processing_class.save_pretrained(saved)
-    if stage.student.kind == "scratch":
-        _cut_padding(saved, trainer.vocab_size)
-    (saved / "README.md").write_text(model_card(stage, name))
-    publish(saved, folder / MODEL)
+    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
+    with removed_on_failure(saved), removed_on_failure(merged):
+        trainer.save_model(str(saved), _internal_call=True)
+        if not trainer.args.should_save:
+            return
+        (saved / "training_args.bin").unlink(missing_ok=True)
+        if stage.student.kind == "pretrained" and stage.student.lora is not None:
+            publish(saved, folder / "adapter")
+            saved = merged
+            unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+            unwrapped.merge_and_unload().save_pretrained(saved)
+            assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+            trainer.processing_class.save_pretrained(saved)
+        if stage.student.kind == "scratch":
+            _cut_padding(saved, trainer.vocab_size)
+        (saved / "README.md").write_text(model_card(stage, name))
+        publish(saved, folder / MODEL)
     if trainer.args.push_to_hub:
         assert trainer.hub_model_id is not None
         # Not Trainer.push_to_hub, which uploads the folder of checkpoints.

@@ -18,6 +18,7 @@ from llmkd.advice import how_it_ended
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
 from llmkd.evaluation.suites import find_suite
+from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
@@ -47,6 +48,10 @@ OUTPUT_ONLY = frozenset(
         "logging_strategy",
         "report_to",
         "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
         "save_steps",
         "save_strategy",
         "save_total_limit",
@@ -269,7 +274,9 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
     command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
     # The child shares the lock, so the folder stays held until both are gone.
     # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
-    child = subprocess.Popen(command, pass_fds=(lock,), stdout=STDERR)
+    # Nothing may wait for an answer, as a tracker without a login would; a debugger may.
+    stdin = None if os.environ.get(DEBUG) else subprocess.DEVNULL
+    child = subprocess.Popen(command, pass_fds=(lock,), stdin=stdin, stdout=STDERR)
     is_terminated = False
 
     def terminate(*_: Any) -> None:

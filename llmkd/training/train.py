@@ -44,6 +44,7 @@ from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
+from llmkd.training.trackers import Trackers, tracker_names
 
 MODEL = "model"
 """The product's folder inside the stage's: whole weights, tokenizer, model card."""
@@ -96,6 +97,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         counts = {key: value for key, value in vars(data).items() if key != "rows"}
         (folder / "data.json").write_text(json.dumps(counts, indent=2) + "\n")
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
+    callbacks += _trackers(stage, arguments, folder)
     # Padding is masked, so without a token of its own any id will do.
     pad_token_id = tokenizer.pad_token_id or 0
     assert isinstance(pad_token_id, int)
@@ -118,6 +120,16 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
+
+
+def _trackers(
+    stage: TrainStage, arguments: TrainingArguments, folder: Path
+) -> list[TrainerCallback]:
+    # TrainingArguments adds Kubeflow's by itself, and Trainer builds what is named there.
+    added, arguments.report_to = arguments.report_to, []
+    wanted = [*tracker_names(stage.trainer.get("report_to")), *(added or [])]
+    names = list(dict.fromkeys(wanted))
+    return [Trackers(names, folder)] if names and arguments.process_index == 0 else []
 
 
 def _check_engine(trainer: DistillTrainer) -> None:

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkd.advice import how_it_ended
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
 from llmkd.evaluation.suites import find_suite
+from llmkd.failure import DEBUG
+from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.dump import to_yaml
@@ -45,6 +48,10 @@ OUTPUT_ONLY = frozenset(
         "logging_strategy",
         "report_to",
         "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
         "save_steps",
         "save_strategy",
         "save_total_limit",
@@ -145,10 +152,10 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
     if is_launched():
         if overwrite:
             raise InputError("--overwrite: not under a launcher; run once without one")
-        with held(job.folder) if is_main() else nullcontext():
+        with explained(job.folder), held(job.folder) if is_main() else nullcontext():
             _run_in_place(job)
         return []
-    with held(job.folder) as lock:
+    with explained(job.folder), held(job.folder) as lock:
         unfinished = _unfinished(job, overwrite=overwrite)
         _describe(job)
         for number, name in enumerate(recipe.stages, start=1):
@@ -167,12 +174,13 @@ def run_stage(job: Run, name: str) -> None:
     """Does one stage in this process and marks it finished."""
     stage, folder = job.resolved_stage(name), job.stage_folder(name)
     inputs = job.inputs(name)
-    if is_main():
-        (folder / ERROR_LOG).unlink(missing_ok=True)
-        write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=False))
-    _do(job, stage, folder, name)
-    if is_main():
-        write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=True))
+    with explained(folder, job.recipe.stages[name]):
+        if is_main():
+            (folder / ERROR_LOG).unlink(missing_ok=True)
+            write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=False))
+        _do(job, stage, folder, name)
+        if is_main():
+            write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=True))
 
 
 def is_launched() -> bool:
@@ -266,7 +274,9 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
     command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
     # The child shares the lock, so the folder stays held until both are gone.
     # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
-    child = subprocess.Popen(command, pass_fds=(lock,), stdout=STDERR)
+    # Nothing may wait for an answer, as a tracker without a login would; a debugger may.
+    stdin = None if os.environ.get(DEBUG) else subprocess.DEVNULL
+    child = subprocess.Popen(command, pass_fds=(lock,), stdin=stdin, stdout=STDERR)
     is_terminated = False
 
     def terminate(*_: Any) -> None:
@@ -282,14 +292,14 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    go_on = "the same command again goes on from what was saved"
     if is_terminated:
+        go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
     if status == BAD_INPUT:
         raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
     if status != 0:
-        reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise StageFailedError(f"stage {name} ended with {reason}; {go_on}", 1)
+        ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), status)
+        raise StageFailedError(f"stage {name} {ended}", 1)
 
 
 def _run_in_place(job: Run) -> None:

@@ -9,7 +9,6 @@ from transformers import TrainingArguments
 from llmkd.errors import InputError
 
 DEFAULTS: dict[str, Any] = {
-    "report_to": "none",
     "logging_steps": 10,
     "save_steps": 0.1,
     "save_total_limit": 2,
@@ -43,6 +42,8 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["target_ids"],
         "disable_tqdm": True,
+        # Trackers are built by llmkd.training.trackers, which the training survives.
+        "report_to": "none",
         "do_train": True,
     }
     try:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from llmkd.models.head import hidden_states, linear_head
 from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.teachers.protocol import Teacher
-from llmkd.training.checkpoints import STAGING, publish, retire
+from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.metrics import StepMetrics
 from llmkd.training.sampling import LengthGroupedSampler
 
@@ -175,14 +175,16 @@ class DistillTrainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self._checkpoint_root = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._checkpoint_root = None
-        self.accelerator.wait_for_everyone()
+        with removed_on_failure(staging):
+            self._checkpoint_root = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_root = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.step_metrics.save(staging / name)
+                publish(staging / name, folder / name)
         if self.args.should_save:
-            self.step_metrics.save(staging / name)
-            publish(staging / name, folder / name)
             retire(folder, keep=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()

@@ -29,7 +29,12 @@ from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
-from llmkd.training.checkpoints import newest_checkpoint, publish, set_aside_after
+from llmkd.training.checkpoints import (
+    newest_checkpoint,
+    publish,
+    removed_on_failure,
+    set_aside_after,
+)
 from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
@@ -37,6 +42,7 @@ from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
+from llmkd.training.trackers import Trackers, tracker_names
 
 MODEL = "model"
 """The product's folder inside the stage's: whole weights, tokenizer, model card."""
@@ -93,6 +99,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
     if arguments.process_index == 0:
         callbacks.append(DataReport(data, folder / "data.json"))
+    callbacks += _trackers(stage, arguments, folder)
     trainer = DistillTrainer(
         objective=build_objective(
             stage,
@@ -114,6 +121,16 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
+
+
+def _trackers(
+    stage: TrainStage, arguments: TrainingArguments, folder: Path
+) -> list[TrainerCallback]:
+    # TrainingArguments adds Kubeflow's by itself, and Trainer builds what is named there.
+    added, arguments.report_to = arguments.report_to, []
+    wanted = [*tracker_names(stage.trainer.get("report_to")), *(added or [])]
+    names = list(dict.fromkeys(wanted))
+    return [Trackers(names, folder)] if names and arguments.process_index == 0 else []
 
 
 def _check_engine(trainer: DistillTrainer) -> None:
@@ -172,22 +189,23 @@ def _checkpoint(resume: str, folder: Path) -> Path | None:
 
 def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    trainer.save_model(str(folder / "checkpoints" / ".final"), _internal_call=True)
-    if not trainer.args.should_save:
-        return
-    saved = folder / "checkpoints" / ".final"
-    (saved / "training_args.bin").unlink(missing_ok=True)
-    if stage.student.kind == "pretrained" and stage.student.lora is not None:
-        publish(saved, folder / "adapter")
-        saved = folder / "checkpoints" / ".merged"
-        unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
-        unwrapped.merge_and_unload().save_pretrained(saved)
-        assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
-        trainer.processing_class.save_pretrained(saved)
-    if stage.student.kind == "scratch":
-        _cut_padding(saved, trainer.vocab_size)
-    (saved / "README.md").write_text(model_card(stage, name))
-    publish(saved, folder / MODEL)
+    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
+    with removed_on_failure(saved), removed_on_failure(merged):
+        trainer.save_model(str(saved), _internal_call=True)
+        if not trainer.args.should_save:
+            return
+        (saved / "training_args.bin").unlink(missing_ok=True)
+        if stage.student.kind == "pretrained" and stage.student.lora is not None:
+            publish(saved, folder / "adapter")
+            saved = merged
+            unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+            unwrapped.merge_and_unload().save_pretrained(saved)
+            assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+            trainer.processing_class.save_pretrained(saved)
+        if stage.student.kind == "scratch":
+            _cut_padding(saved, trainer.vocab_size)
+        (saved / "README.md").write_text(model_card(stage, name))
+        publish(saved, folder / MODEL)
     if trainer.args.push_to_hub:
         assert trainer.hub_model_id is not None
         # Not Trainer.push_to_hub, which uploads the folder of checkpoints.

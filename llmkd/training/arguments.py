@@ -7,17 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from llmkd.errors import InputError
-
-DEFAULTS: dict[str, Any] = {
-    "report_to": "none",
-    "logging_steps": 10,
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "hub_strategy": "end",
-    # A NaN belongs in the log, not replaced by the last mean.
-    "logging_nan_inf_filter": False,
-}
-"""Where llmkd's defaults differ from transformers'; a recipe's own values win."""
+from llmkd.recipe.training_arguments import DEFAULTS
 
 
 def training_arguments(

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from llmkd import __version__
+from llmkd.errors import InputError
 from llmkd.failure import DEBUG, reported
 from llmkd.progress import QUIET
 
@@ -24,6 +25,9 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
+OptionalRecipe = Annotated[
+    str | None, typer.Argument(help="A recipe's path, or a shipped one's name.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
@@ -60,19 +64,30 @@ def train(
 
 @app.command()
 def check(
-    recipe: RecipeArgument,
+    recipe: OptionalRecipe = None,
     overrides: Overrides = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe and print it with every default filled in; runs nothing."""
-    with _command(quiet, debug):
-        from llmkd.recipe import load
-        from llmkd.recipe.dump import to_yaml
+    """Check a recipe and what it will take; print it with the origin of every value. Runs nothing.
 
-        loaded = load(recipe, overrides or [])
-        _print(_dumped(loaded.model_dump(mode="json")) if json else to_yaml(loaded).rstrip())
+    The recipe goes to stdout, what was found out to stderr.
+    """
+    with _command(quiet, debug):
+        if schema:
+            from llmkd.recipe.json_schema import recipe_schema
+
+            _print(_dumped(recipe_schema()))
+            return
+        if recipe is None:
+            raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
+        from llmkd import check as checking
+
+        _print_report(checking.check(recipe, overrides or []), json, quiet)
 
 
 @app.command()
@@ -177,6 +192,24 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         from llmkd.evaluation.results import results_table
 
         Console().print(results_table(records))
+
+
+def _print_report(report: Any, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        _print(_dumped(report.as_data()))
+        return
+    from rich.console import Console
+
+    from llmkd.check.show import facts_table, machine_line
+    from llmkd.recipe.origins import to_yaml_with_origins
+
+    _print(to_yaml_with_origins(report.recipe, report.source).rstrip())
+    console = Console(stderr=True, highlight=False, soft_wrap=False)
+    if not quiet:
+        console.print(facts_table(report))
+        console.print(machine_line(report), markup=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", markup=False)
 
 
 def _print_products(job: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from llmkd import __version__
+from llmkd.errors import InputError
 from llmkd.failure import DEBUG, reported
 from llmkd.progress import QUIET
 
@@ -130,7 +131,9 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, a seed each.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The model that others are compared with.")
     ] = None,
@@ -142,8 +145,35 @@ def compare(
     with _command(quiet, debug):
         from llmkd.evaluation.compare import compare_runs, markdown
 
+        if len(runs) == 1:
+            _print_records(_results_of(runs[0], baseline), json, {})
+            return
         rows = compare_runs(runs, baseline)
         _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Default: report.html in the run's folder, or here."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report: one HTML file with verdict, notices, curves and samples."""
+    with _command(quiet, debug):
+        from llmkd.report.write import write_report
+
+        path = write_report(runs, output, baseline)
+        _print(_dumped({"report": str(path)}) if json else str(path))
 
 
 @app.callback(invoke_without_command=True)
@@ -177,6 +207,15 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         from llmkd.evaluation.results import results_table
 
         Console().print(results_table(records))
+
+
+def _results_of(run: Path, baseline: str | None) -> list[Any]:
+    """One run's records."""
+    from llmkd.evaluation.results import read_results
+
+    if baseline is not None:
+        raise InputError("--baseline: one run has no pairs; leave it out, or name more runs")
+    return read_results(run / "results.json")
 
 
 def _print_products(job: Any) -> None:

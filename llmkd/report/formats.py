@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+from datetime import datetime
 
 from llmkd.evaluation.results import PERCENT_METRICS
 
@@ -55,6 +56,14 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(iso: str) -> str:
+    """An ISO date and time to the minute: `2026-11-21 09:16+00:00`; other text as it is."""
+    try:
+        return datetime.fromisoformat(iso).isoformat(sep=" ", timespec="minutes")
+    except ValueError:
+        return iso
 
 
 def shortened(name: str, length: int) -> str:

@@ -11,8 +11,8 @@ from llmkd.report.axes import Axis, axis
 from llmkd.report.formats import number, tick
 from llmkd.report.svg import element, path
 
-WIDTH, HEIGHT = 360.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 350.0, 8.0, 194.0
+WIDTH, HEIGHT = 360.0, 230.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 350.0, 8.0, 196.0
 
 Point = tuple[float, float]
 
@@ -117,12 +117,11 @@ def _frame(across: Axis, up: Axis, x_label: str) -> Iterator[Markup]:
     for value in across.ticks:
         x = across(value)
         yield element("line", x1=x, y1=BOTTOM, x2=x, y2=BOTTOM + 4, class_="axis")
-        # The label of x stands at the right end, in place of a number.
-        if x < RIGHT - 12 - 6.5 * len(x_label):
-            yield element(
-                "text", tick(value), x=x, y=BOTTOM + 16, class_="tick", text_anchor="middle"
-            )
-    yield element("text", x_label, x=RIGHT, y=BOTTOM + 16, class_="tick", text_anchor="end")
+        # At the right edge the text turns inwards.
+        anchor = "end" if x > RIGHT - 12 else "middle"
+        yield element("text", tick(value), x=x, y=BOTTOM + 16, class_="tick", text_anchor=anchor)
+    middle = (LEFT + RIGHT) / 2
+    yield element("text", x_label, x=middle, y=HEIGHT - 3, class_="tick", text_anchor="middle")
     if up.is_log:
         yield element("text", "log scale", x=RIGHT, y=TOP + 8, class_="tick", text_anchor="end")
 

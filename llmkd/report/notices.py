@@ -174,6 +174,37 @@ def overlapping(
     )
 
 
+def no_claim(
+    student: str,
+    twin: str,
+    task: str,
+    metric: str,
+    difference: tuple[float, float, float],
+    is_claim: bool,
+) -> Notice | None:
+    """Over several runs, the student does not differ from the twin for certain.
+
+    Args:
+        student: The model's name.
+        twin: The baseline's.
+        task: What both were measured on.
+        metric: How.
+        difference: Mean, lower and upper end over runs.
+        is_claim: As `llmkd.evaluation.statistics.PairedDifference` says.
+    """
+    if is_claim:
+        return None
+    mean, low, high = difference
+    return Notice(
+        f"no claim {twin} {task} {metric}",
+        student,
+        f"on {task}, {metric} differs from {twin}'s by {measured(mean, metric, sign='+')} "
+        f"{bounds(low, high, metric, sign='+')} over runs, which is no claim",
+        "run more seeds (an interval from three is wide), or give the teacher more to do: "
+        "unlabelled prompts, more steps",
+    )
+
+
 def began_as_teacher(stage: str, kl: Sequence[float]) -> Notice | None:
     """Before training, the student was its teacher already."""
     first = next(filter(math.isfinite, kl), math.inf)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from llmkd.report.palette import model_colors
 from llmkd.report.roles import find_roles, teachers_of
 from llmkd.report.run_files import RESOLVED_RECIPE, RunFiles
 from llmkd.report.samples import cards
-from llmkd.report.sections import answer_lengths, data_sections, reliability_charts, verdict_chart
+from llmkd.report.sections import answer_figures, data_sections, verdict_chart
+from llmkd.report.stage_files import Details
 from llmkd.report.symptoms import result_notices, stage_notices
 from llmkd.report.verdict import Group, groups_of_records
 from llmkd.run_folder import now
@@ -81,15 +82,13 @@ def page(
         groups=[(group, verdict_chart(group, colors)) for group in groups],
         comparison_problem=comparison_problem,
         differing=differing,
-        notices=told(runs, colors),
+        notices=told(runs, groups),
         problems=[problem for run in runs for problem in run.problems],
         curves=shown,
         group_size=group_size(runs),
         cards=[card for part in details for card in cards(part.samples, colors)],
-        lengths=[chart for part in details for chart in answer_lengths(part.lengths, colors)],
-        lengths_models=_models(item.model for part in details for item in part.lengths),
-        reliability_models=_models(item.model for part in details for item in part.reliability),
-        reliability=[c for part in details for c in reliability_charts(part.reliability, colors)],
+        figures=[figure for part in details for figure in answer_figures(part, colors)],
+        figure_models=_models(details),
         data=data_sections(first, colors),
         repeat=repeat_command(first),
         ended=ended(first),
@@ -100,14 +99,16 @@ def page(
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
-def told(runs: Sequence[RunFiles], colors: Mapping[str, str]) -> list[Told]:
+def told(runs: Sequence[RunFiles], groups: Sequence[Group]) -> list[Told]:
     """The notices of all runs; the same one of several seeds is told once, with the first's numbers."""
     found: dict[tuple[str, str], tuple[Notice, list[int]]] = {}
     for run in runs:
-        groups = groups_of_one(run)
-        for notice in [*stage_notices(run), *result_notices(groups)]:
+        for notice in stage_notices(run):
             key = (notice.subject, notice.kind)
             found.setdefault(key, (notice, []))[1].append(run.recipe.seed)
+    seeds = [run.recipe.seed for run in runs]
+    for notice in result_notices(groups):
+        found[notice.subject, notice.kind] = (notice, seeds)
     return [Told(notice, list(dict.fromkeys(seeds))) for notice, seeds in found.values()]
 
 
@@ -146,8 +147,9 @@ def flat(content: Mapping[str, object]) -> list[tuple[str, str]]:
     return rows
 
 
-def _models(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _models(details: Sequence[Details]) -> list[str]:
+    items = [item for part in details for item in (*part.lengths, *part.reliability)]
+    return list(dict.fromkeys(item.model for item in items))
 
 
 def _asset(name: str) -> Markup:

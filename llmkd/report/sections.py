@@ -13,7 +13,7 @@ from llmkd.report.formats import measured
 from llmkd.report.interval_chart import Whisker, interval_chart
 from llmkd.report.line_chart import Mark, Series, line_chart
 from llmkd.report.run_files import RunFiles, StageRun
-from llmkd.report.stage_files import DataCounts, Lengths, Reliability
+from llmkd.report.stage_files import DataCounts, Details, Lengths, Reliability
 from llmkd.report.verdict import Group
 
 
@@ -57,8 +57,12 @@ def verdict_chart(group: Group, colors: Mapping[str, str]) -> Markup:
     )
 
 
-def answer_lengths(lengths: Sequence[Lengths], colors: Mapping[str, str]) -> list[Figure]:
-    """How long the answers are, a chart per task."""
+def answer_figures(details: Details, colors: Mapping[str, str]) -> list[Figure]:
+    """How long answers are and how sure models were, task by task."""
+    return [*_lengths(details.lengths, colors), *_reliability(details.reliability, colors)]
+
+
+def _lengths(lengths: Sequence[Lengths], colors: Mapping[str, str]) -> list[Figure]:
     figures = []
     for task in dict.fromkeys(item.task for item in lengths):
         of_task = [item for item in lengths if item.task == task and item.counts]
@@ -72,14 +76,11 @@ def answer_lengths(lengths: Sequence[Lengths], colors: Mapping[str, str]) -> lis
         label = f"Length of answers to {task}"
         chart = histogram(bars, label=label, x_label="tokens")
         caption = "Mean tokens: " + "; ".join(f"{i.model} {_mean(i.counts):.1f}" for i in of_task)
-        figures.append(Figure(task, chart, caption))
+        figures.append(Figure(f"{task}: answers by length", chart, caption))
     return figures
 
 
-def reliability_charts(
-    reliability: Sequence[Reliability], colors: Mapping[str, str]
-) -> list[Figure]:
-    """Accuracy against confidence, a chart per task; ECE is in the caption."""
+def _reliability(reliability: Sequence[Reliability], colors: Mapping[str, str]) -> list[Figure]:
     figures = []
     for task in dict.fromkeys(item.task for item in reliability):
         of_task = [item for item in reliability if item.task == task]
@@ -93,7 +94,11 @@ def reliability_charts(
         caption = "; ".join(f"{item.model} {item.calibration_error:.3f}" for item in of_task)
         label = f"Accuracy against confidence on {task}; expected calibration error: {caption}"
         chart = line_chart(lines, label=label, x_label="confidence", unit_square=True)
-        figures.append(Figure(task, chart, f"Expected calibration error: {caption}"))
+        figures.append(
+            Figure(
+                f"{task}: accuracy by confidence", chart, f"Expected calibration error: {caption}"
+            )
+        )
     return figures
 
 

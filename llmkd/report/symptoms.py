@@ -1,6 +1,5 @@
 """Which notices a run calls for: the checks of `llmkd.report.notices`, on what the run wrote."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 from llmkd.recipe.losses import CrossEntropyTerm, DivergenceTerm
@@ -23,7 +22,7 @@ def stage_notices(run: RunFiles) -> list[Notice]:
 
 
 def result_notices(groups: Sequence[Group]) -> list[Notice]:
-    """What the measurements of one run show."""
+    """What the measurements show: over examples of one run, or over several runs."""
     found: list[Notice | None] = []
     for group in groups:
         for row in group.rows:
@@ -31,12 +30,12 @@ def result_notices(groups: Sequence[Group]) -> list[Notice]:
             twin = group.twin
             if row.role != "student" or twin is None:
                 continue
+            names = (row.model, twin.model, group.task, group.metric)
+            if row.difference is not None and row.is_claim is not None:
+                found.append(notices.no_claim(*names, row.difference, row.is_claim))
+                continue
             of_student, of_twin = (row.low, row.high), (twin.low, twin.high)
-            found.append(
-                notices.overlapping(
-                    row.model, twin.model, group.task, group.metric, of_student, of_twin
-                )
-            )
+            found.append(notices.overlapping(*names, of_student, of_twin))
     return [notice for notice in found if notice is not None]
 
 
@@ -96,8 +95,3 @@ def cross_entropy_name(stage: TrainStage) -> str | None:
         if isinstance(term, CrossEntropyTerm):
             return f"loss/{term.name or term.kind}"
     return None
-
-
-def is_finite(values: Sequence[float]) -> bool:
-    """Whether there is a number among them."""
-    return any(map(math.isfinite, values))

@@ -29,6 +29,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Sentence:
+    """What was measured, and what it says."""
+
+    evidence: str
+    conclusion: str
+
+    def __str__(self) -> str:
+        return f"{self.evidence}: {self.conclusion}."
+
+
+@dataclass(frozen=True)
 class Group:
     """All models on one metric of one task.
 
@@ -59,7 +70,7 @@ class Group:
         return self._named(self.teachers.get(model, ()))
 
     @property
-    def sentences(self) -> list[str]:
+    def sentences(self) -> list[Sentence]:
         """One per student."""
         return [
             sentence(row, self.twin, self.teacher_of(row.model), self.metric)
@@ -117,7 +128,7 @@ def groups_of_runs(
     ]
 
 
-def sentence(student: Row, twin: Row | None, teacher: Row | None, metric: str) -> str:
+def sentence(student: Row, twin: Row | None, teacher: Row | None, metric: str) -> Sentence:
     """Student, twin and teacher in a line, and what share of the gap the student closes.
 
     The share is (student - twin) / (teacher - twin). It is left out where it would mislead: where
@@ -125,7 +136,7 @@ def sentence(student: Row, twin: Row | None, teacher: Row | None, metric: str) -
     """
     parts = [f"{student.model} {_with_interval(student, metric)}"]
     parts += [f"{row.model} {measured(row.value, metric)}" for row in (twin, teacher) if row]
-    return f"{'; '.join(parts)}: {_conclusion(student, twin, teacher, metric)}."
+    return Sentence("; ".join(parts), _conclusion(student, twin, teacher, metric))
 
 
 def gap_closed(student: float, twin: float, teacher: float) -> float:
@@ -149,7 +160,7 @@ def _conclusion(student: Row, twin: Row | None, teacher: Row | None, metric: str
     if doubt:
         return doubt
     if gain < 0:
-        return f"the student is worse than {twin.model}; the teacher did harm, or too little"
+        return f"the student is worse than {twin.model}"
     if teacher is None:
         return f"the student is better than {twin.model}"
     if _gain(teacher.value, metric) <= _gain(twin.value, metric):
@@ -157,7 +168,7 @@ def _conclusion(student: Row, twin: Row | None, teacher: Row | None, metric: str
     if _gain(student.value, metric) > _gain(teacher.value, metric):
         return "the student is past its teacher"
     share = gap_closed(student.value, twin.value, teacher.value)
-    return f"the student closes {100 * share:.0f} % of the gap from {twin.model} to teacher"
+    return f"the student closes {100 * share:.0f} % of the gap from {twin.model} to {teacher.model}"
 
 
 def _doubt(student: Row, twin: Row) -> str | None:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 DECADE_AND_A_HALF = 30.0
 """Positive numbers whose ends differ by more than this factor get a logarithmic axis."""
+LARGEST = 1e100
+"""Larger numbers, and positive ones as small, are as good as infinite or zero: no axis shows them."""
+NARROWEST = 1e-9
+"""Values that differ by a smaller share of themselves are drawn as equal."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def axis(
         has_zero: Begin at 0, for amounts whose size is the point.
         num_ticks: About so many.
     """
-    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    finite = [value for value in values if abs(value) < LARGEST] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if may_be_log and spans_decades(finite):
         room = (high / low) ** 0.04
@@ -63,7 +67,8 @@ def axis(
         return Axis(low, high, start, end, True, log_ticks(low, high, num_ticks))
     if has_zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    is_flat = high - low <= NARROWEST * max(abs(low), abs(high)) or high - low < 1 / LARGEST
+    room = (0.1 * abs(high) if abs(high) > 1 / LARGEST else 1.0) if is_flat else 0.06 * (high - low)
     low = low if has_zero and low == 0 else low - room
     high += room
     return Axis(low, high, start, end, False, linear_ticks(low, high, num_ticks))
@@ -72,7 +77,7 @@ def axis(
 def spans_decades(values: Iterable[float]) -> bool:
     """Whether the numbers are positive and far apart, so that a linear axis would hide the small."""
     numbers = list(values)
-    return min(numbers) > 0 and max(numbers) / min(numbers) > DECADE_AND_A_HALF
+    return min(numbers) > 1 / LARGEST and max(numbers) / min(numbers) > DECADE_AND_A_HALF
 
 
 def linear_ticks(low: float, high: float, count: int) -> tuple[float, ...]:

@@ -17,12 +17,11 @@ from llmkd.errors import InputError
 from llmkd.evaluation.results import Record, read_results
 from llmkd.recipe.schema import Recipe, Stage
 from llmkd.recipe.yaml_places import read_file
+from llmkd.report.axes import LARGEST
 from llmkd.report.stage_files import DataCounts, Details
 from llmkd.run_folder import StageState, read_stage
 
 RESOLVED_RECIPE = "recipe.resolved.yaml"
-LARGEST = 1e300
-"""Numbers beyond it are as good as infinite: an axis cannot be drawn for them."""
 
 Read = TypeVar("Read")
 Line = dict[str, float]
@@ -115,7 +114,9 @@ def _read_recipe(path: Path) -> Recipe:
 def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) -> StageRun:
     metrics, num_broken = _tolerant(folder / "metrics.jsonl", read_metrics, ([], 0), problems)
     if num_broken:
-        problems.append(f"{folder / 'metrics.jsonl'}: {num_broken} broken lines left out")
+        problems.append(
+            f"{folder / 'metrics.jsonl'}: {num_broken} broken line{'s' * (num_broken > 1)} left out"
+        )
     return StageRun(
         name,
         stage,

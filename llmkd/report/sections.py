@@ -33,6 +33,7 @@ class DataSection:
     stage: str
     counts: DataCounts
     chart: Markup | None
+    caption: str = ""
 
 
 def verdict_chart(group: Group, colors: Mapping[str, str]) -> Markup:
@@ -105,7 +106,12 @@ def _reliability(reliability: Sequence[Reliability], colors: Mapping[str, str]) 
 def data_sections(run: RunFiles, colors: Mapping[str, str]) -> list[DataSection]:
     """What each train stage trained on, where it says so."""
     return [
-        DataSection(name, stage.data, _length_histogram(stage, colors.get(name, "other-0")))
+        DataSection(
+            name,
+            stage.data,
+            _length_histogram(stage, colors.get(name, "other-0")),
+            f"max_length {_max_length(stage):,} is far beyond them" if _is_roomy(stage) else "",
+        )
         for name, stage in run.stages.items()
         if isinstance(stage.stage, TrainStage) and stage.data != DataCounts()
     ]
@@ -119,12 +125,24 @@ def _length_histogram(run: StageRun, color: str) -> Markup | None:
         (float(low), float(high), float(rows))
         for low, (high, rows) in zip([0, *edges], run.data.lengths, strict=False)
     ]
-    data = run.stage.data if isinstance(run.stage, TrainStage) else None
+    limit = _max_length(run)
     mark = None
-    if isinstance(data, Sequences):
-        mark = Mark(data.max_length, f"max_length {data.max_length:,}")
+    if limit is not None and not _is_roomy(run):
+        mark = Mark(limit, f"max_length {limit:,}")
     label = f"Lengths of {run.name}'s rows before cutting"
     return histogram([(run.name, color, bars)], label=label, x_label="tokens", mark=mark)
+
+
+def _max_length(run: StageRun) -> int | None:
+    """The longest sequence that the stage takes; None for a task, which has no limit."""
+    data = run.stage.data if isinstance(run.stage, TrainStage) else None
+    return data.max_length if isinstance(data, Sequences) else None
+
+
+def _is_roomy(run: StageRun) -> bool:
+    """Whether `max_length` is so far off that a line there would leave no room for the rows."""
+    limit, edges = _max_length(run), [edge for edge, rows in run.data.lengths if rows]
+    return limit is not None and limit > 2 * max(edges, default=limit)
 
 
 def _points(item: Reliability) -> list[tuple[float, float]]:

@@ -145,7 +145,9 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, a seed each.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The model that others are compared with.")
     ] = None,
@@ -157,8 +159,35 @@ def compare(
     with _command(quiet, debug):
         from llmkd.evaluation.compare import compare_runs, markdown
 
+        if len(runs) == 1:
+            _print_records(_results_of(runs[0], baseline), json, {})
+            return
         rows = compare_runs(runs, baseline)
         _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Default: report.html in the run's folder, or here."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report: one HTML file with verdict, notices, curves and samples."""
+    with _command(quiet, debug):
+        from llmkd.report.write import write_report
+
+        path = write_report(runs, output, baseline)
+        _print(_dumped({"report": str(path)}) if json else str(path))
 
 
 @app.callback(invoke_without_command=True)
@@ -210,6 +239,15 @@ def _print_report(report: Any, as_json: bool, quiet: bool) -> None:
         console.print(machine_line(report), markup=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", markup=False)
+
+
+def _results_of(run: Path, baseline: str | None) -> list[Any]:
+    """One run's records."""
+    from llmkd.evaluation.results import read_results
+
+    if baseline is not None:
+        raise InputError("--baseline: one run has no pairs; leave it out, or name more runs")
+    return read_results(run / "results.json")
 
 
 def _print_products(job: Any) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from llmkd.run_folder import (
     environment,
     fingerprint,
     held,
+    now,
     read_stage,
     write_atomically,
     write_stage,
@@ -167,20 +168,37 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
             started = time.monotonic()
             _run_in_child(job, name, lock)
             say(f"{position}: done in {time.monotonic() - started:.0f} s")
-        return _gather_results(job)
+        records = _gather_results(job)
+        _write_report(job)
+        return records
 
 
 def run_stage(job: Run, name: str) -> None:
     """Does one stage in this process and marks it finished."""
     stage, folder = job.resolved_stage(name), job.stage_folder(name)
     inputs = job.inputs(name)
+    before = read_stage(folder)
+    # A stage that was finished is done anew; one that was not goes on, and so does its clock.
+    spent = 0.0 if before is None or before.is_finished else before.seconds or 0.0
+    started = time.monotonic()
+
+    def note(*, is_finished: bool) -> None:
+        if is_main():
+            seconds = round(spent + time.monotonic() - started, 3)
+            state = StageState(fingerprint(inputs), inputs, is_finished, seconds, now())
+            write_stage(folder, state)
+
     with explained(folder, job.recipe.stages[name]):
         if is_main():
             (folder / ERROR_LOG).unlink(missing_ok=True)
-            write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=False))
-        _do(job, stage, folder, name)
-        if is_main():
-            write_stage(folder, StageState(fingerprint(inputs), inputs, is_finished=True))
+        note(is_finished=False)
+        try:
+            _do(job, stage, folder, name)
+        except BaseException:
+            with suppress(OSError):  # What went wrong is what is to be told.
+                note(is_finished=False)
+            raise
+        note(is_finished=True)
 
 
 def is_launched() -> bool:
@@ -326,6 +344,19 @@ def _gather_results(job: Run) -> list[Record]:
         write_results(job.folder / RESULTS, records)
         _add_to_model_cards(job, records)
     return records
+
+
+def _write_report(job: Run) -> None:
+    """Writes report.html; whatever goes wrong with it, the run is done."""
+    try:
+        # Here, for its template engine is of no use before.
+        from llmkd.report.write import write_report
+
+        write_report([job.folder])
+    except Exception as error:  # noqa: BLE001 - a report is not worth a run.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        again = f"`llmkd report {job.folder}` tries again"
+        print(f"report.html: not written ({reason}); {again}", file=sys.stderr)  # noqa: T201
 
 
 def _add_to_model_cards(job: Run, records: list[Record]) -> None:

@@ -69,13 +69,16 @@ def check(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Load everything and try each stage on one batch.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe and what it will take; print it with the origin of every value. Runs nothing.
+    """Check a recipe and what it will take; print it with the origin of every value.
 
-    The recipe goes to stdout, what was found out to stderr.
+    The recipe goes to stdout, what was found out to stderr. Nothing is written to the run folder.
     """
     with _command(quiet, debug):
         if schema:
@@ -87,7 +90,32 @@ def check(
             raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
         from llmkd import check as checking
 
-        _print_report(checking.check(recipe, overrides or []), json, quiet)
+        report = checking.check(recipe, overrides or [])
+        if not json:
+            _print_report(report, quiet)
+        tried: list[Any] = []
+        try:
+            if deep:
+                _try_stages(report.recipe, tried)
+        finally:
+            if json:
+                found = {result.name: result.as_data() for result in tried}
+                _print(_dumped(report.as_data() | ({"deep": found} if deep else {})))
+            elif tried and not quiet:
+                from rich.console import Console
+
+                from llmkd.check.show import tried_table
+
+                Console(stderr=True, highlight=False).print(tried_table(tried))
+
+
+def _try_stages(recipe: Any, tried: list[Any]) -> None:
+    from llmkd.check.deep import try_stages
+    from llmkd.pipeline import Run
+    from llmkd.progress import say
+
+    stages = try_stages(Run(recipe), told=lambda name: say(f"{name}: tries one batch"))
+    tried.extend(stages)
 
 
 @app.command()
@@ -223,10 +251,7 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         Console().print(results_table(records))
 
 
-def _print_report(report: Any, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        _print(_dumped(report.as_data()))
-        return
+def _print_report(report: Any, quiet: bool) -> None:
     from rich.console import Console
 
     from llmkd.check.show import facts_table, machine_line

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,16 @@ class StageTried:
     """Stages that are not finished, and were stood in for."""
     batch: Batch | None
     """Of a train stage."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for `--json`; a number that is not finite is null."""
+        return _finite(asdict(self))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def try_stages(job: Run, *, told: Callable[[str], None]) -> Iterator[StageTried]:

@@ -74,7 +74,7 @@ def _of_training(stage: TrainStage) -> list[str]:
     ]
     if not isinstance(stage.data, AdditionTask):
         keys.append(f"data.max_length below {stage.data.max_length}")
-    if not trainer.get("gradient_checkpointing"):
+    if not (trainer.get("gradient_checkpointing") or trainer.get("activation_checkpointing")):
         keys.append("trainer.gradient_checkpointing: true")
     if isinstance(stage.student, PretrainedStudent) and stage.student.lora is None:
         keys.append("student.lora: {r: 16}")

@@ -165,7 +165,7 @@ def evaluate(
         with progress("eval") as moved:
             records = run(
                 [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
-            )
+            ).records
         if output:
             write_results(output, records)
         _print_records(records, json, {})

@@ -41,6 +41,7 @@ STDERR = 2
 BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
 ERROR_LOG = "error.log"
 RESULTS = "results.json"
+DETAILS = "details.json"
 OUTPUT_ONLY = frozenset(
     [
         "logging_dir",
@@ -232,6 +233,7 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             with progress(name) as moved:
                 run_generate(stage, folder, seed=seed, progress=moved)
         case EvaluateStage(models=models):
+            from llmkd.evaluation.details import write_details
             from llmkd.evaluation.evaluate import evaluate
             from llmkd.progress import progress
 
@@ -239,14 +241,16 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             assert isinstance(named, EvaluateStage)
             labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
             with progress(name) as moved:
-                records = evaluate(
+                found = evaluate(
                     list(zip(labels, models, strict=True)),
                     find_suite(stage.suite),
                     batch_size=stage.batch_size,
                     seed=seed,
                     progress=moved,
                 )
-            write_results(folder / RESULTS, records)
+            # Results come last: their presence says that the stage has its product.
+            write_details(folder / DETAILS, found.details)
+            write_results(folder / RESULTS, found.records)
 
 
 def _unfinished(job: Run, *, overwrite: bool) -> list[str]:

@@ -9,19 +9,20 @@ feed-forward size, q and k widths of all query and key heads, L layers, V vocabu
     optimizer       trainable parameters times their bytes times the optimizer's states per
                     parameter: AdamW 2
     half copies     2 P, where autocast keeps a half-precision copy of float32 weights
-    activations     T (L + 1) a, where a layer keeps for the backward pass
+    activations     T (L + 2) a, where a layer keeps for the backward pass
                     a = 4 s f + (24 h if s is 4 else 26 h) + s (2 q + 2 k), and 5 s f for GPT-2;
-                    the one layer more is what the backward pass itself takes;
-                    with gradient_checkpointing T (4 h L + a)
+                    the two layers more are what the backward pass itself takes;
+                    with gradient_checkpointing T (4 h L + 2 a)
     teacher         its weights, and T (4 h + 3 f) s for the layer at work
-    head            8 times the float32 logits of one chunk (31 MiB on a processor, 256 MiB on an
-                    accelerator, or T V 4 where that is less), the heads in half precision, the
-                    student head's gradient in float32 (V h 4), and T h 8
+    head            8 times (5 times without a teacher) the float32 logits of one chunk (31 MiB on a
+                    processor, 256 MiB on an accelerator, or T V 4 where that is less), the heads in
+                    half precision, the student head's gradient in float32 (V h 4), and T h 8
     runtime         what Python, torch and transformers take before anything is loaded
 
 The coefficients of `a` are what PyTorch 2.13 saves for transformers 5.23's Llama and GPT-2 with the
-SDPA attention; other kernels and versions differ. The sum is an upper bound of sorts: not all of it
-stands at the same moment.
+SDPA attention; other kernels and versions differ, and where attention keeps T x T matrices (eager,
+or with dropout on a processor) they come on top. The sum is an upper bound of sorts, as not all of
+it stands at the same moment; on a processor, freed memory that the C library keeps comes on top.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ from llmkd.check.models import Model
 
 RUNTIME_BYTES = 700 * MIB
 CHUNK_BYTES = {"cpu": 31 * MIB, "accelerator": 256 * MIB}
-COPIES_OF_A_CHUNK = 8
+COPIES_OF_A_CHUNK = {"with teacher": 8, "without": 5}
 
 # Bytes per trainable parameter where they do not depend on the parameter's own type.
 QUANTIZED_STATES = {
@@ -118,7 +119,11 @@ def train_memory(
             student.shape, value_of(tokens), compute_width,
             is_checkpointed=bool(arguments["gradient_checkpointing"]),
         )  # fmt: skip
-        parts["head"] = _head(student.shape, value_of(tokens), is_half, has_accelerator, is_adapter)
+        parts["head"] = _head(
+            student.shape, value_of(tokens), is_half=is_half, is_frozen=is_adapter,
+            chunk_bytes=CHUNK_BYTES["accelerator" if has_accelerator else "cpu"],
+            num_copies=COPIES_OF_A_CHUNK["without" if teacher is None else "with teacher"],
+        )  # fmt: skip
     else:
         how, exactness = f"without activations: {student.shape}", "at least"
     if teacher is not None and teacher.parameters.value is None:
@@ -164,23 +169,33 @@ def verdict(fact: Fact, memory: Memory | None) -> str:
     return "tight" if fact.value > TIGHT * memory.free else "fits"
 
 
-def _activations(shape: Shape, tokens: int, width: int, *, is_checkpointed: bool) -> int:
+def saved_per_token(shape: Shape, width: int) -> int:
+    """Bytes that one decoder layer keeps of one token for the backward pass.
+
+    Args:
+        shape: The model's.
+        width: Bytes per number that is computed with.
+    """
     layer = (4 if shape.is_gated else 5) * width * shape.intermediate
     layer += (24 if width == 4 else 26) * shape.hidden
     layer += 2 * width * (shape.query + shape.key)
-    if shape.has_head_norm:
-        layer += 8 * (shape.query + shape.key)
+    return layer + shape.has_head_norm * 8 * (shape.query + shape.key)
+
+
+def _activations(shape: Shape, tokens: int, width: int, *, is_checkpointed: bool) -> int:
+    layer = saved_per_token(shape, width)
     if is_checkpointed:
-        return tokens * (4 * shape.hidden * shape.num_layers + layer)
-    return tokens * (shape.num_layers + 1) * layer
+        return tokens * (4 * shape.hidden * shape.num_layers + 2 * layer)
+    return tokens * (shape.num_layers + 2) * layer
 
 
-def _head(shape: Shape, tokens: int, is_half: bool, has_accelerator: bool, is_frozen: bool) -> int:
-    budget = CHUNK_BYTES["accelerator" if has_accelerator else "cpu"]
+def _head(
+    shape: Shape, tokens: int, *, is_half: bool, is_frozen: bool, chunk_bytes: int, num_copies: int
+) -> int:
     weights = shape.vocab_size * shape.hidden
-    chunk = max(4 * shape.vocab_size, min(budget, 4 * tokens * shape.vocab_size))
+    chunk = max(4 * shape.vocab_size, min(chunk_bytes, 4 * tokens * shape.vocab_size))
     gradient = 0 if is_frozen else 4 * weights
-    return COPIES_OF_A_CHUNK * chunk + gradient + 2 * weights * is_half + 8 * tokens * shape.hidden
+    return num_copies * chunk + gradient + 2 * weights * is_half + 8 * tokens * shape.hidden
 
 
 def _teacher(teacher: Model, tokens: int, is_half: bool) -> int:

@@ -44,7 +44,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     if "quantization_config" in config:
         raise NotKnownError(f"{folder}: quantized; the run itself will tell")
     shapes = {
-        name: value for name, value in _shapes(folder).items() if not _is_buffer(name, *value)
+        name: value for name, value in _shapes(folder).items() if not _is_buffer(name, value[1])
     }
     head, embedding = (
         _rows(shapes, "lm_head.weight"),
@@ -125,7 +125,7 @@ def _size(value: Any) -> int:
     return value
 
 
-def _is_buffer(name: str, dtype: str, shape: list[int]) -> bool:
+def _is_buffer(name: str, shape: list[int]) -> bool:
     # `attn.bias` is GPT-2's causal mask where it has four dimensions, and a bias otherwise.
     return name.endswith(BUFFERS) and (name.endswith("inv_freq") or len(shape) != 1)
 

@@ -277,7 +277,9 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
 
 def _print_products(job: Any) -> None:
     names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
-    _print("\n".join(f"{name}: {job.product(name)}" for name in names))
+    lines = [f"{name}: {job.product(name)}" for name in names]
+    report = job.folder / "report.html"
+    _print("\n".join(lines + [f"report: {report}"] * report.exists()))
 
 
 def _dumped(value: Any) -> str:

@@ -48,7 +48,8 @@ def curves(runs: Sequence[RunFiles], colors: Mapping[str, str]) -> list[Curve]:
     for metric in _metrics(runs):
         lines = list(_series(runs, metric, colors))
         if lines:
-            found.append(Curve(_title(metric), _chart(metric, lines)))
+            title = _title(metric, lines)
+            found.append(Curve(title, _chart(title, metric, lines)))
     return found
 
 
@@ -118,8 +119,10 @@ def mean_and_band(
     return means, [(x, min(ys), max(ys)) for x, ys in finite]
 
 
-def _title(metric: str) -> str:
+def _title(metric: str, lines: Sequence[Series]) -> str:
     if metric == OWN_AND_TEACHERS:
+        if all(line.is_dashed for line in lines):
+            return "Teacher's loss on the student's text"
         return "Loss on the text: student's own (solid), teacher's (dashed)"
     if metric.startswith("loss/"):
         return f"Term {metric.removeprefix('loss/')}"
@@ -128,11 +131,11 @@ def _title(metric: str) -> str:
     return HEADS[metric]
 
 
-def _chart(metric: str, lines: Sequence[Series]) -> Markup:
+def _chart(title: str, metric: str, lines: Sequence[Series]) -> Markup:
     ends = "; ".join(_ends(line) for line in lines)
     return line_chart(
         lines,
-        label=f"{_title(metric)}. {ends}",
+        label=f"{title}. {ends}",
         x_label="step",
         may_be_log=metric not in AMOUNTS,
         has_zero=metric in AMOUNTS,

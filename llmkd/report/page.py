@@ -31,10 +31,13 @@ MARK = "<!-- made by llmkd report -->"
 
 @dataclass(frozen=True)
 class Told:
-    """A notice, and which of several runs show it."""
+    """A notice for all that it is about."""
 
+    subjects: Sequence[str]
+    """Stages or models."""
     notice: Notice
-    seeds: Sequence[int]
+    seeds: Sequence[int] = ()
+    """Which of several runs show it; none where it is about all of them together."""
 
 
 def page(
@@ -100,16 +103,25 @@ def page(
 
 
 def told(runs: Sequence[RunFiles], groups: Sequence[Group]) -> list[Told]:
-    """The notices of all runs; the same one of several seeds is told once, with the first's numbers."""
-    found: dict[tuple[str, str], tuple[Notice, list[int]]] = {}
+    """All notices, results first. The same one of several seeds is told with the first's numbers.
+
+    Those that say the same of several stages are told once.
+    """
+    found: dict[tuple[str, str], tuple[Notice, tuple[int, ...]]] = {
+        (notice.subject, notice.kind): (notice, ()) for notice in result_notices(groups)
+    }
     for run in runs:
         for notice in stage_notices(run):
             key = (notice.subject, notice.kind)
-            found.setdefault(key, (notice, []))[1].append(run.recipe.seed)
-    seeds = [run.recipe.seed for run in runs]
-    for notice in result_notices(groups):
-        found[notice.subject, notice.kind] = (notice, seeds)
-    return [Told(notice, list(dict.fromkeys(seeds))) for notice, seeds in found.values()]
+            first, seeds = found.get(key, (notice, ()))
+            found[key] = (first, (*seeds, run.recipe.seed))
+    subjects: dict[tuple[str, str, tuple[int, ...]], list[Notice]] = {}
+    for notice, seeds in found.values():
+        subjects.setdefault((notice.found, notice.advice, seeds), []).append(notice)
+    return [
+        Told([notice.subject for notice in notices], notices[0], seeds)
+        for (*_, seeds), notices in subjects.items()
+    ]
 
 
 def groups_of_one(run: RunFiles, baseline: str | None = None) -> list[Group]:

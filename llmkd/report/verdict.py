@@ -166,7 +166,8 @@ def _conclusion(student: Row, twin: Row | None, teacher: Row | None, metric: str
     if _gain(teacher.value, metric) <= _gain(twin.value, metric):
         return f"the teacher is no better than {twin.model}, so there is no gap to close"
     if _gain(student.value, metric) > _gain(teacher.value, metric):
-        return "the student is past its teacher"
+        is_level = student.low <= teacher.high and teacher.low <= student.high
+        return f"the student is {'level with' if is_level else 'past'} its teacher"
     share = gap_closed(student.value, twin.value, teacher.value)
     return f"the student closes {100 * share:.0f} % of the gap from {twin.model} to {teacher.model}"
 

@@ -199,6 +199,16 @@ def test_notices_stand_with_numbers_and_advice(make_run, metric_lines, write_met
     assert "None of the signs" in page.text
 
 
+def test_what_is_odd_about_several_stages_alike_is_told_once(make_run):
+    folder = make_run()
+    for stage in ("teacher", "twin", "student"):
+        counts = '{"num_rows": 10, "num_truncated": 5, "num_dropped": 0}'
+        (folder / "stages" / stage / "data.json").write_text(counts)
+    _, page = report_of(folder)
+    assert page.text.count("5 were cut") == 1
+    assert "teacher, twin, student" in page.text
+
+
 def test_samples_mark_what_departs_from_the_reference(make_run):
     folder = make_run()
     write_details(folder, samples=[sample("1+2=", "1233", student="1273", twin="1233")] * 8)

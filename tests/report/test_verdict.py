@@ -39,6 +39,7 @@ def test_where_lower_is_better_the_gap_is_closed_downwards():
         ({"student": Row("student", "student", 0.2, 0.1, 0.3)}, "the student is worse than twin."),
         ({"teacher": Row("teacher", "teacher", 0.3, 0.3, 0.3)}, "so there is no gap to close."),
         ({"teacher": Row("teacher", "teacher", 0.9, 0.9, 0.9)}, "the student is past its teacher."),
+        ({"teacher": Row("teacher", "teacher", 0.97, 0.96, 0.98)}, "is level with its teacher."),
         ({"teacher": Row("teacher", "teacher", math.nan, 0, 0)}, "allows no comparison."),
     ],
 )

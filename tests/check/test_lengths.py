@@ -5,8 +5,7 @@ import pytest
 from llmkd.check.lengths import data_facts
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
-from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import tokenize
+from llmkd.data.prepare import prepare
 from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
 
 
@@ -30,10 +29,9 @@ def write(tmp_path):
 @pytest.mark.parametrize("digits", range(1, 10))
 def test_a_sum_has_as_many_tokens_as_when_training(digits, tokenizer):
     task = AdditionTask(kind="task", digits=digits, num_examples=5)
-    rows = load_rows(task, seed=1)
-    data = tokenize(rows, tokenizer, max_length=10**6, append_eos=True)
+    data = prepare(task, tokenizer, seed=1, progress=lambda done, total: None)
 
-    assert facts(task).tokens_per_row.value == data.longest == data.num_tokens / 5
+    assert facts(task).tokens_per_row.value == data.longest == data.counts.num_tokens / 5
 
 
 @pytest.mark.parametrize("max_length", [6, 9, 12, 40])
@@ -47,9 +45,7 @@ def test_rows_are_as_long_as_when_training(
     if columns == "text":
         rows = [{"text": row["prompt"] + row["completion"]} for row in rows]
     source = DatasetSource(dataset_name=write(rows), max_length=max_length, append_eos=append_eos)
-    data = tokenize(
-        load_rows(source, seed=0), tokenizer, max_length=max_length, append_eos=append_eos
-    )
+    data = prepare(source, tokenizer, seed=0, progress=lambda done, total: None).counts
 
     found = facts(source, read_tokenizer(tmp_path))
 

@@ -115,7 +115,9 @@ class Checker:
             return data_facts(stage.data, tokenizer, self._generated)
         except BadDataError as error:
             found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
-            return UNKNOWN_DATA
+        except NotKnownError as error:
+            return DataFacts(*[Fact(None, "not known", str(error))] * 4)
+        return UNKNOWN_DATA
 
     def _generated(self, stage_name: str) -> DataFacts:
         return self.generated.get(stage_name, UNKNOWN_DATA)

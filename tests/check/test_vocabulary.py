@@ -83,3 +83,12 @@ def test_each_split_has_as_many_sums_as_the_table_says(digits):
         task = AdditionTask(kind="task", digits=digits, num_examples=count + 1, split=split)
         with pytest.raises(ValueError, match=f"has only {count} sums"):
             addition.make_rows(task, seed=0)
+
+
+def test_a_tokenizer_that_cannot_read_every_text_is_not_known(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"b": 0}, unk_token="none")).save(str(tmp_path / "tokenizer.json"))
+
+    with pytest.raises(NotKnownError, match="cannot read the text"):
+        read_tokenizer(tmp_path)

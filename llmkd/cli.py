@@ -69,13 +69,16 @@ def check(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Load everything and try each stage on one batch.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe and what it will take; print it with the origin of every value. Runs nothing.
+    """Check a recipe and what it will take; print it with the origin of every value.
 
-    The recipe goes to stdout, what was found out to stderr.
+    The recipe goes to stdout, what was found out to stderr. Nothing is written to the run folder.
     """
     with _command(quiet, debug):
         if schema:
@@ -87,7 +90,32 @@ def check(
             raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
         from llmkd import check as checking
 
-        _print_report(checking.check(recipe, overrides or []), json, quiet)
+        report = checking.check(recipe, overrides or [])
+        if not json:
+            _print_report(report, quiet)
+        tried: list[Any] = []
+        try:
+            if deep:
+                _try_stages(report.recipe, tried)
+        finally:
+            if json:
+                found = {result.name: result.as_data() for result in tried}
+                _print(_dumped(report.as_data() | ({"deep": found} if deep else {})))
+            elif tried and not quiet:
+                from rich.console import Console
+
+                from llmkd.check.show import tried_table
+
+                Console(stderr=True, highlight=False).print(tried_table(tried))
+
+
+def _try_stages(recipe: Any, tried: list[Any]) -> None:
+    from llmkd.check.deep import try_stages
+    from llmkd.pipeline import Run
+    from llmkd.progress import say
+
+    stages = try_stages(Run(recipe), told=lambda name: say(f"{name}: tries one batch"))
+    tried.extend(stages)
 
 
 @app.command()
@@ -137,7 +165,7 @@ def evaluate(
         with progress("eval") as moved:
             records = run(
                 [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
-            )
+            ).records
         if output:
             write_results(output, records)
         _print_records(records, json, {})
@@ -145,7 +173,9 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one recipe, a seed each.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The model that others are compared with.")
     ] = None,
@@ -157,8 +187,35 @@ def compare(
     with _command(quiet, debug):
         from llmkd.evaluation.compare import compare_runs, markdown
 
+        if len(runs) == 1:
+            _print_records(_results_of(runs[0], baseline), json, {})
+            return
         rows = compare_runs(runs, baseline)
         _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Default: report.html in the run's folder, or here."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report: one HTML file with verdict, notices, curves and samples."""
+    with _command(quiet, debug):
+        from llmkd.report.write import write_report
+
+        path = write_report(runs, output, baseline)
+        _print(_dumped({"report": str(path)}) if json else str(path))
 
 
 @app.callback(invoke_without_command=True)
@@ -194,10 +251,7 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         Console().print(results_table(records))
 
 
-def _print_report(report: Any, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        _print(_dumped(report.as_data()))
-        return
+def _print_report(report: Any, quiet: bool) -> None:
     from rich.console import Console
 
     from llmkd.check.show import facts_table, machine_line
@@ -212,9 +266,20 @@ def _print_report(report: Any, as_json: bool, quiet: bool) -> None:
         console.print(f"warning: {warning}", markup=False)
 
 
+def _results_of(run: Path, baseline: str | None) -> list[Any]:
+    """One run's records."""
+    from llmkd.evaluation.results import read_results
+
+    if baseline is not None:
+        raise InputError("--baseline: one run has no pairs; leave it out, or name more runs")
+    return read_results(run / "results.json")
+
+
 def _print_products(job: Any) -> None:
     names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
-    _print("\n".join(f"{name}: {job.product(name)}" for name in names))
+    lines = [f"{name}: {job.product(name)}" for name in names]
+    report = job.folder / "report.html"
+    _print("\n".join(lines + [f"report: {report}"] * report.exists()))
 
 
 def _dumped(value: Any) -> str:

@@ -10,10 +10,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +34,31 @@ class StageState:
         fingerprint: Hash of all that the stage depends on.
         inputs: The same, readable, to say what changed.
         is_finished: Whether the product is whole.
+        seconds: Time that the stage took, summed over its attempts; what a kill cut off is not in
+            it. None where it is not known.
+        ended: When the stage was last at work, as an ISO date and time.
     """
 
     fingerprint: str
     inputs: dict[str, Any]
     is_finished: bool
+    seconds: float | None = None
+    ended: str | None = None
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Puts a file in place whole, or leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with staged.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
 
 
 def read_stage(folder: Path) -> StageState | None:
@@ -118,6 +129,11 @@ def held(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+def now() -> str:
+    """This moment, to the second, with the distance to UTC."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
 def environment() -> dict[str, Any]:
     """What a reader needs to judge or repeat the run: versions and machine."""
     names = ("llmkd", "torch", "transformers", "datasets", "accelerate", "peft", "deepspeed", "trl")
@@ -126,7 +142,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "num_cpus": os.cpu_count(),
         "packages": {name: version for name in names if (version := _version(name))},
-        "command": " ".join(["llmkd", *sys.argv[1:]]),
+        "command": shlex.join(["llmkd", *sys.argv[1:]]),
     }
 
 

@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
+os.environ["LLMKD_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
@@ -23,7 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 SHAPED = ["losses", "objective", "data", "teachers", "teacher_data", "evaluation"]
 jaxtyping.install_import_hook([f"llmkd.{name}" for name in SHAPED], "beartype.beartype")
 
-atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+for cache in ("HF_DATASETS_CACHE", "LLMKD_CACHE"):
+    atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
 
 # Tiny models are fastest on one thread, and runs side by side do not get in each other's way.
 torch.set_num_threads(1)

@@ -1,5 +1,8 @@
 """What a check found, for people."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +38,28 @@ def machine_line(report: Report) -> str:
         memory.append(f"no accelerator ({machine.accelerators_known})")
     disk = "disk not known" if free is None else f"disk {shown_bytes(free)} free at {folder}"
     return f"this machine: {', '.join([*memory, disk])}"
+
+
+def tried_table(stages: Sequence[Any]) -> Table:
+    """What each stage gave on one batch, before training; as `llmkd.check.deep` found it."""
+    table = Table("stage", "one batch", "loss", "gradient norm", box=SIMPLE, pad_edge=False)
+    for tried in stages:
+        needs = f" (with stand-ins for {', '.join(tried.stand_ins)})" if tried.stand_ins else ""
+        table.add_row(Text(tried.name), Text(f"{tried.kind} works{needs}"))
+        if tried.batch is not None:
+            for row in _rows_of_batch(tried.batch):
+                table.add_row("", *map(Text, row))
+        table.add_section()
+    return table
+
+
+def _rows_of_batch(batch: Any) -> Iterator[tuple[str, str, str]]:
+    for name, value in batch.losses.items():
+        norm = batch.grad_norms.get(name.replace("loss/", "grad_norm/"))
+        yield name.removeprefix("loss/"), f"{value:.4g}", "" if norm is None else f"{norm:.4g}"
+    yield "all", f"{batch.loss:.4g}", f"{batch.grad_norm:.4g}"
+    figures = f"{batch.num_tokens:,} tokens, {batch.seconds:.1f} s"
+    yield f"{figures}, {batch.peak_memory_gib:.2f} GiB at most", "", ""
 
 
 def _value(label: str, fact: Fact, found: StageFacts) -> Text:

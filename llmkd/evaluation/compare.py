@@ -29,6 +29,8 @@ class Row:
     difference_high: float | None = None
     is_claim: bool | None = None
     """Whether the difference has one sign in all runs and an interval without 0."""
+    suite: str = ""
+    """Tells tasks of one name apart."""
 
 
 def compare_runs(folders: Sequence[Path], baseline: str | None = None) -> list[Row]:
@@ -79,7 +81,8 @@ def _row(
     suite, task, metric, model = key
     values = [table[key] for table in tables]
     mean = t_interval(values)
-    row = Row(task, metric, model, values, seeds, mean.value, mean.low, mean.high)
+    ends = (mean.value, mean.low, mean.high)
+    row = Row(task, metric, model, values, seeds, *ends, suite=suite)
     if baseline is None or baseline == model:
         return row
     others = [table[suite, task, metric, baseline] for table in tables]

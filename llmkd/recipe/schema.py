@@ -25,6 +25,9 @@ class TrainStage(RecipePart):
     """The terms of the objective; the loss is their weighted sum."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """`transformers.TrainingArguments` names, as they are."""
+    term_gradient_steps: int | None = Field(default=None, gt=0)
+    """Every so many steps, also log the gradient norm of each term by itself, `grad_norm/TERM`, at
+    the price of one more pass over the batch per term; null never does."""
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""

@@ -31,6 +31,13 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["target_ids"],
         "disable_tqdm": True,
+        # Trackers are built by llmkd.training.trackers, which the training survives.
+        "report_to": "none",
+        # Each rank reads a stream by itself: batches of different lengths cannot be sent around.
+        "accelerator_config": {
+            **(trainer.get("accelerator_config") or {}),
+            "dispatch_batches": False,
+        },
         "do_train": True,
     }
     try:

@@ -43,6 +43,10 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(tmp_path):
         text=True,
     ).stdout
     assert str(tmp_path) in where, "the wheel, not the checkout, is what runs"
+    assets = "llmkd/report/assets"
+    assert {path.name for path in (tmp_path / "site" / assets).iterdir()} == {
+        path.name for path in (ROOT / assets).iterdir()
+    }
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     assert json.loads(llmkd("recipes", "--json")).keys() == shipped
     # Its evaluate stage names a shipped suite, which check resolves.

@@ -1,0 +1,147 @@
+"""Training curves: a chart per metric, in which the stages of a recipe stand side by side."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from llmkd.recipe.schema import TrainStage
+from llmkd.report.formats import number
+from llmkd.report.line_chart import Series, line_chart
+from llmkd.report.run_files import Line, RunFiles
+from llmkd.report.symptoms import cross_entropy_name
+
+MOST_POINTS = 200
+"""Per line; more log lines than that are averaged in groups."""
+HEADS = {
+    "loss": "Loss: the weighted sum of the terms",
+    "kl": "KL between teacher and student, nats per token",
+    "grad_norm": "Gradient norm",
+    "tokens_per_s": "Tokens per second",
+    "learning_rate": "Learning rate",
+    "peak_memory_gib": "Peak memory, GiB",
+}
+"""Metrics with a chart of their own, in this order; others that are drawn are `loss/` and
+`grad_norm/` of a term."""
+AMOUNTS = ("tokens_per_s", "learning_rate", "peak_memory_gib")
+"""Drawn from 0, never on a logarithmic axis."""
+OWN_AND_TEACHERS = "teacher_nll"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One chart with its heading."""
+
+    title: str
+    chart: Markup
+
+
+def curves(runs: Sequence[RunFiles], colors: Mapping[str, str]) -> list[Curve]:
+    """The charts of all train stages; over several runs, means with a band from least to most.
+
+    Args:
+        runs: Of one recipe.
+        colors: CSS class per stage.
+    """
+    found = []
+    for metric in _metrics(runs):
+        lines = list(_series(runs, metric, colors))
+        if lines:
+            title = _title(metric, lines)
+            found.append(Curve(title, _chart(title, metric, lines)))
+    return found
+
+
+def group_size(runs: Sequence[RunFiles]) -> int:
+    """How many log lines a point stands for, in the longest stage."""
+    longest = max((len(s.metrics) for run in runs for s in run.stages.values()), default=0)
+    return -(-longest // MOST_POINTS) or 1
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Means of as many neighbours as it takes to have at most `most` points; a gap stays a gap."""
+    size = -(-len(points) // most) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _metrics(runs: Sequence[RunFiles]) -> list[str]:
+    """What was logged and is drawn, in order: losses, teacher, gradient, speed."""
+    lines = (line for run in runs for stage in run.stages.values() for line in stage.metrics)
+    logged = dict.fromkeys(name for line in lines for name in line)
+    of_terms = [name for name in logged if name.startswith("loss/")]
+    norms = [name for name in logged if name.startswith("grad_norm/")]
+    before, after = ["loss", *of_terms, OWN_AND_TEACHERS, "kl", "grad_norm"], AMOUNTS
+    return [name for name in (*before, *norms, *after) if name in logged]
+
+
+def _series(runs: Sequence[RunFiles], metric: str, colors: Mapping[str, str]) -> Iterator[Series]:
+    for name, stage in runs[0].recipe.stages.items():
+        lines = [run.stages[name].metrics for run in runs if name in run.stages]
+        if metric == OWN_AND_TEACHERS and isinstance(stage, TrainStage):
+            own = cross_entropy_name(stage)
+            if any(metric in line for of_run in lines for line in of_run) and own is not None:
+                yield from _line(f"{name}, own", lines, own, colors[name])
+            yield from _line(f"{name}, its teacher's", lines, metric, colors[name], is_dashed=True)
+        else:
+            yield from _line(name, lines, metric, colors.get(name, "other-0"))
+
+
+def _line(
+    name: str, runs: Sequence[Sequence[Line]], metric: str, color: str, *, is_dashed: bool = False
+) -> Iterator[Series]:
+    of_runs = [
+        thinned([(line["step"], line[metric]) for line in lines if metric in line], MOST_POINTS)
+        for lines in runs
+    ]
+    of_runs = [points for points in of_runs if points]
+    if len(of_runs) == 1:
+        yield Series(name, color, of_runs[0], is_dashed)
+    elif of_runs:
+        points, band = mean_and_band(of_runs)
+        yield Series(name, color, points, is_dashed, band)
+
+
+def mean_and_band(
+    runs: Sequence[Sequence[tuple[float, float]]],
+) -> tuple[list[tuple[float, float]], list[tuple[float, float, float]]]:
+    """Mean, least and most over runs, at each step that any of them logged.
+
+    A run that has not come so far is not counted; where a run is not finite, neither is the mean.
+    """
+    at: dict[float, list[float]] = {}
+    for points in runs:
+        for x, y in points:
+            at.setdefault(x, []).append(y)
+    means = [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
+    finite = [(x, ys) for x, ys in sorted(at.items()) if all(map(math.isfinite, ys))]
+    return means, [(x, min(ys), max(ys)) for x, ys in finite]
+
+
+def _title(metric: str, lines: Sequence[Series]) -> str:
+    if metric == OWN_AND_TEACHERS:
+        if all(line.is_dashed for line in lines):
+            return "Teacher's loss on the student's text"
+        return "Loss on the text: student's own (solid), teacher's (dashed)"
+    if metric.startswith("loss/"):
+        return f"Term {metric.removeprefix('loss/')}"
+    if metric.startswith("grad_norm/"):
+        return f"Gradient norm of {metric.removeprefix('grad_norm/')}"
+    return HEADS[metric]
+
+
+def _chart(title: str, metric: str, lines: Sequence[Series]) -> Markup:
+    ends = "; ".join(_ends(line) for line in lines)
+    return line_chart(
+        lines,
+        label=f"{title}. {ends}",
+        x_label="step",
+        may_be_log=metric not in AMOUNTS,
+        has_zero=metric in AMOUNTS,
+        x_from_zero=True,
+    )
+
+
+def _ends(line: Series) -> str:
+    return f"{line.name}: {number(line.points[0][1])} to {number(line.points[-1][1])}"

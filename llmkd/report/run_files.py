@@ -1,0 +1,179 @@
+"""A run folder as the report reads it: what is missing or broken is left out and told.
+
+Only the recipe has to be there, for without it nothing says what the other files are.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from llmkd.errors import InputError
+from llmkd.evaluation.results import Record, read_results
+from llmkd.recipe.schema import Recipe, Stage
+from llmkd.recipe.yaml_places import read_file
+from llmkd.report.axes import LARGEST
+from llmkd.report.stage_files import DataCounts, Details
+from llmkd.run_folder import StageState, read_stage
+
+RESOLVED_RECIPE = "recipe.resolved.yaml"
+
+Read = TypeVar("Read")
+Line = dict[str, float]
+"""One log line; what is not finite is NaN."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage of the recipe, and what it has written so far."""
+
+    name: str
+    stage: Stage
+    state: StageState | None
+    metrics: list[Line] = field(default_factory=list)
+    data: DataCounts = field(default_factory=DataCounts)
+    details: Details = field(default_factory=Details)
+    generation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """`finished`, `unfinished` or `not begun`."""
+        if self.state is None:
+            return "not begun"
+        return "finished" if self.state.is_finished else "unfinished"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Everything that the report shows of a run."""
+
+    folder: Path
+    recipe: Recipe
+    recipe_text: str
+    environment: dict[str, Any]
+    stages: dict[str, StageRun]
+    records: list[Record]
+    problems: list[str]
+    """Files that could not be read, each with what is wrong."""
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Reads what there is.
+
+    Raises:
+        InputError: The folder is no run of llmkd, or of another version.
+    """
+    path = folder / RESOLVED_RECIPE
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no run of llmkd, for it has no {RESOLVED_RECIPE}; write the output_dir of "
+            "an `llmkd train`"
+        )
+    recipe = _read_recipe(path)
+    problems: list[str] = []
+    stages = {
+        name: _read_stage_run(folder / "stages" / name, name, stage, problems)
+        for name, stage in recipe.stages.items()
+    }
+    environment = _tolerant(folder / "environment.json", _read_object, {}, problems)
+    text = path.read_text(encoding="utf-8")
+    records = _read_records(folder, recipe, problems)
+    return RunFiles(folder, recipe, text, environment, stages, records, problems)
+
+
+def read_metrics(path: Path) -> tuple[list[Line], int]:
+    """The log lines in the order of steps, and how many lines could not be read."""
+    lines: dict[float, Line] = {}
+    num_broken = 0
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        line = _read_line(text)
+        if line is None:
+            num_broken += 1
+        else:
+            lines[line["step"]] = line
+    return [lines[step] for step in sorted(lines)], num_broken
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        # Not `llmkd.recipe.load`: it also looks for what the run needed, which may be gone by now.
+        return Recipe.model_validate_json(json.dumps(read_file(path).value))
+    except (ValidationError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: not a recipe of this version of llmkd ({reason}); use the version that "
+            "environment.json names, or run the recipe anew"
+        ) from error
+
+
+def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) -> StageRun:
+    metrics, num_broken = _tolerant(folder / "metrics.jsonl", read_metrics, ([], 0), problems)
+    if num_broken:
+        problems.append(
+            f"{folder / 'metrics.jsonl'}: {num_broken} broken line{'s' * (num_broken > 1)} left out"
+        )
+    return StageRun(
+        name,
+        stage,
+        _tolerant(folder, read_stage, None, problems),
+        metrics,
+        _tolerant(folder / "data.json", _reader(DataCounts), DataCounts(), problems),
+        _tolerant(folder / "details.json", _reader(Details), Details(), problems),
+        _tolerant(folder / "generation.json", _read_object, {}, problems),
+    )
+
+
+def _read_records(folder: Path, recipe: Recipe, problems: list[str]) -> list[Record]:
+    """The run's results; where they are not gathered yet, those of its finished stages."""
+    names = [name for name, stage in recipe.stages.items() if stage.kind == "evaluate"]
+    paths = [folder / "stages" / name / "results.json" for name in names]
+    if (folder / "results.json").exists():
+        paths = [folder / "results.json"]
+    found = (_tolerant(path, read_results, [], problems) for path in paths)
+    return [record for records in found for record in records]
+
+
+def _tolerant(path: Path, read: Callable[[Path], Read], missing: Read, problems: list[str]) -> Read:
+    if not path.exists():
+        return missing
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:  # InputError and ValidationError are ValueErrors.
+        reason = " ".join(str(error).split())[:200]
+        problems.append(reason if str(path) in reason else f"{path}: left out ({reason})")
+        return missing
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("holds no object")
+    return content
+
+
+def _reader(model: type[Any]) -> Callable[[Path], Any]:
+    return lambda path: model.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _read_line(text: str) -> Line | None:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    step = content.get("step") if isinstance(content, dict) else None
+    if not _is_number(step) or not math.isfinite(step):
+        return None
+    return {
+        key: math.nan if value is None or not abs(value) < LARGEST else float(value)
+        for key, value in content.items()
+        if value is None or _is_number(value)
+    }
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

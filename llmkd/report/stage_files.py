@@ -1,0 +1,105 @@
+"""What stages write for the report: `details.json` of evaluate stages, `data.json` of train stages.
+
+Every field may be missing, so that the report reads what older and newer versions wrote.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A piece of such a file; what it does not know, it leaves alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Answer(Part):
+    """What one model answered."""
+
+    text: str = ""
+    num_tokens: int | None = None
+    is_right: bool | None = None
+    """None where a task has no right and wrong."""
+
+
+class Sample(Part):
+    """One example with the answers of all models."""
+
+    task: str
+    example: int
+    prompt: str
+    reference: str | None = None
+    answers: dict[str, Answer] = {}
+
+
+class Lengths(Part):
+    """How long a model's answers to a task are."""
+
+    task: str
+    model: str
+    counts: list[tuple[int, int]] = []
+    """Tokens, and how many answers have so many."""
+
+
+class Bin(Part):
+    """Predictions of about the same confidence."""
+
+    confidence: float | None = None
+    accuracy: float | None = None
+    count: int = 0
+
+
+class Reliability(Part):
+    """How often a model is right, by how sure it was."""
+
+    task: str
+    model: str
+    bins: list[Bin] = []
+
+    @property
+    def calibration_error(self) -> float | None:
+        """ECE: mean of |accuracy - confidence| over predictions; None without any.
+
+        References:
+            Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
+        """
+        found = [
+            (bin.count, abs(bin.accuracy - bin.confidence))
+            for bin in self.bins
+            if bin.count > 0 and bin.accuracy is not None and bin.confidence is not None
+        ]
+        total = sum(count for count, _ in found)
+        return sum(count * error for count, error in found) / total if total else None
+
+
+class Details(Part):
+    """`details.json`: single answers, and how sure the models were."""
+
+    samples: list[Sample] = []
+    lengths: list[Lengths] = []
+    reliability: list[Reliability] = []
+
+
+class Source(Part):
+    """One data set of a mixture."""
+
+    name: str
+    num_rows: int | None = None
+    num_available: int | None = None
+
+
+class DataCounts(Part):
+    """`data.json`: what became of a train stage's rows."""
+
+    num_rows: int | None = None
+    """Kept rows."""
+    num_tokens: int | None = None
+    num_trained_tokens: int | None = None
+    longest: int | None = None
+    num_truncated: int | None = None
+    num_dropped: int | None = None
+    num_tokens_cut: int | None = None
+    num_sequences: int | None = None
+    """After packing."""
+    lengths: list[tuple[int, int]] = []
+    """Upper edge in tokens, and rows up to it: lengths before cutting."""
+    sources: list[Source] = []

@@ -1,0 +1,32 @@
+from llmkd.report.roles import find_roles, teachers_of
+
+
+def test_each_model_has_the_role_that_the_recipe_gives_it(make_recipe):
+    recipe = make_recipe()
+    assert find_roles(recipe) == {"teacher": "teacher", "twin": "twin", "student": "student"}
+    assert teachers_of(recipe, "student") == ["teacher"]
+    assert teachers_of(recipe, "twin") == []
+    assert teachers_of(recipe, "evaluation") == []
+
+
+def test_a_student_of_the_teachers_text_alone_is_a_student(make_recipe, stages):
+    on_text = {**stages["twin"], "data": {"dataset_name": "stage:texts"}}
+    recipe = make_recipe({**stages, "on_text": on_text})
+    assert find_roles(recipe)["on_text"] == "student"
+    assert teachers_of(recipe, "on_text") == ["teacher"]
+
+
+def test_a_teacher_by_path_is_one_and_a_measured_stranger_is_none(make_recipe, stages):
+    student = {**stages["student"], "teacher": {"model_name_or_path": "org/big"}}
+    student["data"] = {"dataset_name": "rows.jsonl"}
+    models = {**stages["evaluation"], "models": ["org/big", "org/other", "stage:student"]}
+    roles = find_roles(make_recipe({"student": student, "evaluation": models}))
+    assert roles == {"org/big": "teacher", "org/other": "other", "student": "student"}
+
+
+def test_a_teacher_that_had_a_teacher_is_a_student_too(make_recipe, stages):
+    assistant = {**stages["student"], "data": {"dataset_name": "rows.jsonl"}}
+    student = {**assistant, "teacher": {"model_name_or_path": "stage:assistant"}}
+    recipe = make_recipe({"teacher": stages["teacher"], "assistant": assistant, "small": student})
+    assert find_roles(recipe) == {"teacher": "teacher", "assistant": "student", "small": "student"}
+    assert teachers_of(recipe, "small") == ["assistant"]

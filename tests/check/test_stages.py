@@ -83,7 +83,7 @@ def test_data_without_the_columns_is_refused_at_its_key(local, checked):
     with pytest.raises(InputError, match=r"local.yaml:5 data.dataset_name: .*the columns are txt"):
         checked(local / "local.yaml")
     with pytest.raises(
-        InputError, match=r"override data.columns={text: body}: .* the columns are txt"
+        InputError, match=r"override data.columns={text: body}: .* has no column for text"
     ):
         checked(local / "local.yaml", "data.columns={text: body}")
 

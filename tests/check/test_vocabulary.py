@@ -7,9 +7,9 @@ from llmkd.check.facts import NotKnownError
 from llmkd.check.lengths import NUM_SUMS
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
-from llmkd.data.tokenize import tokenize
+from llmkd.data.tokenize import Tokenize
 from llmkd.models.vocabulary import shared_vocab_size
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import AdditionTask, Sequences
 
 SAMPLE = ["12+34=46", "hello", "", "0", "a b  c\n"]
 
@@ -44,19 +44,16 @@ def test_tokens_that_only_the_settings_name_are_counted(tokenizer, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["stories260K", "llama2xs279K"])
 def test_a_real_tokenizer_cuts_real_stories_into_as_many_tokens(name, real_data):
-    import datasets
-
     folder = real_data / "models" / name / "hf"
     ours, theirs = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     texts = [
         json.loads(line)["text"]
         for line in (real_data / "tinystories" / "validation.jsonl").read_text().splitlines()[:20]
     ]
-    rows = datasets.Dataset.from_dict({"text": texts})
-    expected = tokenize(rows, theirs, max_length=10**6, append_eos=True).rows["input_ids"]
+    examples = list(Tokenize(theirs, Sequences(max_length=10**6))({"text": t} for t in texts))
 
     assert ours.vocabulary == theirs.get_vocab()
-    assert [ours.length_of_text(text) + 1 for text in texts] == [len(ids) for ids in expected]
+    assert [ours.length_of_text(text) + 1 for text in texts] == [row.length for row in examples]
 
 
 @pytest.mark.parametrize(

@@ -50,18 +50,23 @@ def how_it_ended(stage: Stage, folder: Path, status: int) -> str:
 
 
 def less_memory(stage: Stage) -> str:
+    """What to write so that the stage takes less memory, and how to run it then."""
+    # A changed key makes another stage of it, which is refused in the old folder.
+    keys = ", or ".join(smaller(stage))
+    return f"write {keys}; then run with --overwrite, which does this stage anew"
+
+
+def smaller(stage: Stage) -> list[str]:
     """The keys that make the stage take less memory, with values where they follow."""
     match stage:
         case TrainStage():
-            keys = _of_training(stage)
+            return _of_training(stage)
         case GenerateStage(engine=engine, generation=generation):
             length = f"generation.max_completion_length below {generation.max_completion_length}"
             keys = [*_halved("engine.batch_size", engine.batch_size), length]
-            keys += _narrow("teacher", stage.teacher)
+            return [*keys, *_narrow("teacher", stage.teacher)]
         case EvaluateStage():
-            keys = _of_evaluation(stage)
-    # A changed key makes another stage of it, which is refused in the old folder.
-    return f"write {', or '.join(keys)}; then run with --overwrite, which does this stage anew"
+            return _of_evaluation(stage)
 
 
 def _of_training(stage: TrainStage) -> list[str]:

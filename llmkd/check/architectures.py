@@ -3,14 +3,11 @@
 Held against the real models of transformers in tests/check/test_architectures.py.
 """
 
-import ast
-import functools
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from llmkd.check.config_fields import with_defaults
 from llmkd.check.facts import NotKnownError
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -94,7 +91,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             f"no formula for {model_type}, only for {', '.join(KNOWN)}; the run itself will tell"
         )
     assert isinstance(model_type, str)
-    fields = _with_defaults(model_type, config)
+    fields = with_defaults(model_type, config)
     return _gpt2(fields) if model_type == "gpt2" else _llama(fields, model_type)
 
 
@@ -156,37 +153,3 @@ def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> i
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise NotKnownError(f"{name} of its configuration is {value!r}; write a whole number")
     return value
-
-
-def _with_defaults(model_type: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    defaults, other_names = _class_fields(model_type)
-    written = {other_names.get(name, name): value for name, value in config.items()}
-    return {**defaults, **written}
-
-
-@functools.cache
-def _class_fields(model_type: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A configuration class's defaults, and its fields' other names, from its source."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise NotKnownError("transformers is not installed; run pip install llmkd again")
-    path = Path(spec.origin).parent / f"models/{model_type}/configuration_{model_type}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    defaults: dict[str, Any] = {}
-    other_names: dict[str, str] = {}
-    for statement in (
-        line for node in tree.body if isinstance(node, ast.ClassDef) for line in node.body
-    ):
-        match statement:
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                defaults[name] = _literal(value)
-            case ast.Assign(targets=[ast.Name(id="attribute_map")], value=value):
-                other_names = _literal(value) or {}
-    return defaults, other_names
-
-
-def _literal(value: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return None

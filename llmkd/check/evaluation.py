@@ -36,7 +36,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
             found.problems.append(Problem(at, f"{task.name}: {error}"))
         lengths += [known(lambda task=task, model=model: _length(task, model)) for model in models]
     found.facts["memory"] = known(lambda: _memory(models, lengths, stage.batch_size))
-    checker.judge(found, checker.memory(), f"stages.{name}.batch_size, or evaluate smaller models")
+    checker.judge(found, checker.memory(), stage)
     return found
 
 

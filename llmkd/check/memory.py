@@ -38,6 +38,9 @@ RUNTIME_BYTES = 700 * MIB
 CHUNK_BYTES = {"cpu": 31 * MIB, "accelerator": 256 * MIB}
 COPIES_OF_A_CHUNK = {"with teacher": 8, "without": 5}
 
+CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
+"""Its names in transformers, the older one first."""
+
 # Bytes per trainable parameter where they do not depend on the parameter's own type.
 QUANTIZED_STATES = {
     "adamw_torch_4bit": 1, "adamw_torch_8bit": 2, "adamw_bnb_8bit": 2, "adamw_8bit": 2,
@@ -117,7 +120,7 @@ def train_memory(
     if isinstance(student.shape, Shape):
         parts["activations"] = _activations(
             student.shape, value_of(tokens), compute_width,
-            is_checkpointed=bool(arguments["gradient_checkpointing"]),
+            is_checkpointed=any(map(arguments.get, CHECKPOINTING)),
         )  # fmt: skip
         parts["head"] = _head(
             student.shape, value_of(tokens), is_half=is_half, is_frozen=is_adapter,

@@ -1,7 +1,7 @@
 """The first rows of a data set on this machine, and how many there are, read in a moment.
 
-The rules for folders and splits are those of llmkd.data.sources, which imports too much for a
-check.
+The rules for folders, splits and columns are those of llmkd.data.files and llmkd.data.sources, which
+import too much for a check; tests compare the two.
 """
 
 import json
@@ -24,8 +24,8 @@ KNOWN_SPLITS = ("train", "validation", "test")
 STAGE_DATA = "data.jsonl"
 
 Choices = tuple[tuple[str, ...], ...]
-CHOICES: Choices = (("prompt", "completion"), ("messages",), ("text",))
-"""What a training row may have; the first that is there is taken."""
+CHOICES: Choices = (("messages",), ("prompt", "completion"), ("text",))
+"""What a training row may have; the first that is there is taken, or what `columns` names."""
 
 Row = dict[str, Any]
 
@@ -88,15 +88,21 @@ def _chosen(
     sample: list[Row], source: DatasetRows, choices: Choices, names: Mapping[str, str]
 ) -> list[Row]:
     """The rows with the columns that are trained on, under llmkd's names."""
-    seen = dict.fromkeys(name for row in sample for name in row)
-    for choice in choices:
-        if all(names[column] in seen for column in choice):
+    there = ", ".join(map(str, sample[0])) or "none"
+    missing = [f"{key}: {name}" for key, name in source.columns.items() if name not in sample[0]]
+    if missing:
+        raise BadDataError(
+            "columns",
+            f"{source.dataset_name} has no column for {', '.join(missing)}; its columns are {there}",
+        )
+    for choice in sorted(choices, key=lambda choice: not source.columns.keys() & set(choice)):
+        if all(names[column] in sample[0] for column in choice):
             return [{column: row.get(names[column]) for column in choice} for row in sample]
     wanted = ", or ".join(" and ".join(f"`{column}`" for column in choice) for choice in choices)
     raise BadDataError(
         "columns" if source.columns else "dataset_name",
-        f"{source.dataset_name}: the columns are {', '.join(map(str, seen)) or 'none'}; rename "
-        f"them to {wanted}, or say which is which: columns: {{{choices[0][0]}: ...}}",
+        f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
+        f"which by columns: {{{choices[0][0]}: NAME}}",
     )
 
 

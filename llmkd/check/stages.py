@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmkd.advice import smaller
+from llmkd.check.architectures import KNOWN
+from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
 from llmkd.check.lengths import DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
@@ -13,9 +16,9 @@ from llmkd.check.rows import BadDataError
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.models.agreement import different_tokens, too_few_embeddings
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import GenerateStage, Recipe, TrainStage
+from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
 from llmkd.recipe.training_arguments import effective
 from llmkd.recipe.yaml_places import Key
 
@@ -50,6 +53,7 @@ class Checker:
         found = StageFacts(stage.kind)
         student = self.models.student_of(name)
         teacher = stage.teacher and self.models.of(stage.teacher)
+        found.problems += _config_problems(name, stage)
         found.facts["student parameters"] = student.parameters
         if student.trainable != student.parameters:
             found.facts["trainable parameters"] = student.trainable
@@ -91,14 +95,14 @@ class Checker:
             "memory": known(lambda: generate_memory(teacher, stage.engine.batch_size, length)),
             "disk": known(lambda: _text_on_disk(rows, length)),
         }
-        self.judge(found, self.memory(), f"stages.{name}.engine.batch_size, or a smaller teacher")
+        self.judge(found, self.memory(), stage)
         kept = (
             rows if rows.value is None else Fact(rows.value, "at most", f"prompts of stage:{name}")
         )
         self.generated[name] = DataFacts(kept, length, length, prompt)
         return found
 
-    def judge(self, found: StageFacts, memory: Memory | None, remedies: str) -> None:
+    def judge(self, found: StageFacts, memory: Memory | None, stage: Stage) -> None:
         """Sets the verdict on the stage's memory, and warns where it does not fit."""
         needed = found.facts["memory"]
         found.verdict = verdict(needed, memory)
@@ -106,7 +110,8 @@ class Checker:
             share = (
                 f"{shown_bytes(needed.value)} of {shown_bytes(memory.free)} free in {memory.name}"
             )
-            found.warnings.append(f"memory {found.verdict} ({share}, estimate); change {remedies}")
+            keys = ", or ".join(smaller(stage))
+            found.warnings.append(f"memory {found.verdict} ({share}, estimate); write {keys}")
 
     def _data(
         self, found: StageFacts, name: str, stage: TrainStage, tokenizer: Tokenizer | str
@@ -115,7 +120,9 @@ class Checker:
             return data_facts(stage.data, tokenizer, self._generated)
         except BadDataError as error:
             found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
-            return UNKNOWN_DATA
+        except NotKnownError as error:
+            return DataFacts(*[Fact(None, "not known", str(error))] * 4)
+        return UNKNOWN_DATA
 
     def _generated(self, stage_name: str) -> DataFacts:
         return self.generated.get(stage_name, UNKNOWN_DATA)
@@ -140,12 +147,25 @@ class Checker:
             )
 
         found.facts["memory"] = known(memory)
-        self.judge(found, self.memory(use_cpu=use_cpu), _remedies(stage, arguments))
+        self.judge(found, self.memory(use_cpu=use_cpu), stage)
 
 
 def shown_bytes(value: Any) -> str:
     """`1.2 GiB`, `34 MiB`."""
     return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+
+
+def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
+    """Fields of a student's configuration that its architecture does not have."""
+    config = stage.student.config if isinstance(stage.student, ScratchStudent) else {}
+    model_type = config.get("model_type")
+    if model_type not in KNOWN:
+        return []
+    key = ("stages", name, "student", "config")
+    return [
+        Problem((*key, field), f"{model_type} has no such field; {instead}")
+        for field, instead in unknown_fields(model_type, config).items()
+    ]
 
 
 def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
@@ -207,23 +227,3 @@ def _text_on_disk(rows: Fact, length: Fact) -> Fact:
     except NotKnownError as error:
         return Fact(None, "not known", str(error))
     return Fact(size, "at most", "four characters per token", "bytes", {"text": size})
-
-
-def _remedies(stage: TrainStage, arguments: Mapping[str, Any]) -> str:
-    """The keys that make a training smaller and are not set so yet."""
-    keys: list[str] = []
-    if arguments["per_device_train_batch_size"] > 1:
-        keys.append(
-            "trainer.per_device_train_batch_size (with trainer.gradient_accumulation_steps)"
-        )
-    if not isinstance(stage.data, AdditionTask):
-        keys.append("data.max_length")
-    if not arguments["gradient_checkpointing"]:
-        keys.append("trainer.gradient_checkpointing: true")
-    if stage.student.kind == "pretrained" and stage.student.lora is None:
-        keys.append("student.lora: {r: 16}")
-    if stage.teacher is not None and stage.teacher.dtype == "float32":
-        keys.append("teacher.dtype: bfloat16")
-    if arguments["optim"] != "adafactor":
-        keys.append("trainer.optim: adafactor")
-    return ", ".join(keys) or "the student"

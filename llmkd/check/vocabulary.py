@@ -71,11 +71,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     vocabulary = _with_added(backend.get_vocab(), settings)
     special = {name: _text(settings.get(name)) for name in SPECIAL_TOKENS}
     bos, eos = special["bos_token"], special["eos_token"]
-    framed, plain = (backend.encode("a", add_special_tokens=flag).tokens for flag in (True, False))
+    framed, plain = (_encoded(backend, "a", flag).tokens for flag in (True, False))
     return Tokenizer(
         str(folder),
         vocabulary,
-        lambda text, special: len(backend.encode(text, add_special_tokens=special)),
+        lambda text, special: len(_encoded(backend, text, special)),
         bos,
         adds_bos=bos is not None and framed[:1] == [bos],
         adds_eos=eos is not None and framed[-1:] == [eos] and plain[-1:] != [eos],
@@ -91,6 +91,14 @@ def _backend(content: bytes, path: str) -> Any:
         return tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:
         raise NotKnownError(f"{path}: cannot be read ({_first_line(error)})") from error
+
+
+def _encoded(backend: Any, text: str, special: bool) -> Any:
+    try:
+        return backend.encode(text, add_special_tokens=special)
+    except Exception as error:
+        reason = _first_line(error)
+        raise NotKnownError(f"the tokenizer cannot read the text ({reason})") from error
 
 
 def _has_settings(folder: Path) -> bool:

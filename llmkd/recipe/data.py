@@ -70,6 +70,7 @@ class AdditionTask(RecipePart):
 
     kind: Literal["task"]
     task: Literal["addition"] = "addition"
+    """Which task; there is one."""
     digits: int = Field(default=3, ge=1, le=9)
     """Digits of each summand; shorter numbers are padded with leading zeros."""
     num_examples: int = Field(gt=0)

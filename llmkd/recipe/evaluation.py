@@ -15,6 +15,7 @@ class ExactMatchTask(RecipePart):
     name: str = Field(min_length=1)
     """What results call the task."""
     data: AdditionTask
+    """The sums to ask; take a split that no training saw."""
     max_completion_length: int = Field(default=64, gt=0)
     """Tokens after which an answer is cut (and wrong)."""
 
@@ -41,5 +42,8 @@ class Suite(RecipePart):
     """A named list of tasks."""
 
     name: str = Field(min_length=1)
+    """What results call the suite."""
     description: str = ""
+    """One line on what it measures."""
     tasks: list[EvaluationTask] = Field(min_length=1)
+    """What is measured, in order."""

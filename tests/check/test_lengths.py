@@ -5,7 +5,9 @@ import pytest
 from llmkd.check.lengths import data_facts
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
-from llmkd.data.prepare import prepare
+from llmkd.data.prepare import UNCUT, rows_of_parts
+from llmkd.data.sources import iter_rows
+from llmkd.data.tokenize import Tokenize
 from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
 
 
@@ -29,9 +31,9 @@ def write(tmp_path):
 @pytest.mark.parametrize("digits", range(1, 10))
 def test_a_sum_has_as_many_tokens_as_when_training(digits, tokenizer):
     task = AdditionTask(kind="task", digits=digits, num_examples=5)
-    data = prepare(task, tokenizer, seed=1, progress=lambda done, total: None)
+    lengths = {example.length for example in Tokenize(tokenizer, UNCUT)(iter_rows(task, seed=1))}
 
-    assert facts(task).tokens_per_row.value == data.longest == data.counts.num_tokens / 5
+    assert lengths == {facts(task).tokens_per_row.value}
 
 
 @pytest.mark.parametrize("max_length", [6, 9, 12, 40])
@@ -45,14 +47,14 @@ def test_rows_are_as_long_as_when_training(
     if columns == "text":
         rows = [{"text": row["prompt"] + row["completion"]} for row in rows]
     source = DatasetSource(dataset_name=write(rows), max_length=max_length, append_eos=append_eos)
-    data = prepare(source, tokenizer, seed=0, progress=lambda done, total: None).counts
+    examples = list(Tokenize(tokenizer, source)(iter_rows(source, seed=0)))
 
     found = facts(source, read_tokenizer(tmp_path))
 
     assert found.tokens_per_row.exactness == "exact"
-    assert found.tokens_per_row.value == round(data.num_tokens / 19, 1)
-    assert found.longest.value == data.longest
-    assert found.truncated.value == round(data.num_truncated / 19, 4)
+    assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 1)
+    assert found.longest.value == max(example.length for example in examples)
+    assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 19, 4)
 
 
 def test_a_long_text_is_tokenized_only_as_far_as_it_is_read(write):
@@ -86,6 +88,7 @@ def test_a_mixture_takes_what_there_is_without_repeating(write):
     ]
     found = facts(Mixture(kind="mixture", sources=sources, max_length=100))
 
+    assert found.rows.value == sum(rows_of_parts([30, 20], [3.0, 1.0], None))
     # 30 / 0.75 is less than 20 / 0.25; rows of 4 (<bos>, two, <eos>) and 18 tokens.
     assert found.rows.value == 40
     assert found.tokens_per_row.value == 0.75 * 4 + 0.25 * 18

@@ -108,7 +108,9 @@ def test_what_saves_memory_lowers_the_estimate():
     plain = parts({})
     few = Fact(100, "exact")
 
-    assert parts({"gradient_checkpointing": True})["activations"] < plain["activations"] / 5
+    checkpointed = parts({"gradient_checkpointing": True})
+    assert checkpointed["activations"] < 0.7 * plain["activations"]
+    assert parts({"activation_checkpointing": True}) == checkpointed
     assert parts({"bf16": True})["activations"] < plain["activations"]
     assert parts({"optim": "sgd"})["optimizer"] == 0
     assert parts({"optim": "adamw_8bit"})["optimizer"] == plain["optimizer"] / 4

@@ -7,6 +7,8 @@ import pytest
 from llmkd.check import rows
 from llmkd.check.facts import NotKnownError
 from llmkd.check.rows import BadDataError, read_rows
+from llmkd.data.sources import iter_rows
+from llmkd.errors import InputError
 from llmkd.recipe.data import DatasetRows
 
 ROWS = [{"prompt": f"{i}+1=", "completion": str(i + 1), "id": i} for i in range(300)]
@@ -86,7 +88,7 @@ def test_the_files_of_a_folder_are_those_of_its_split(tmp_path):
         ("a.jsonl", b"", "the data set is empty"),
         ("a.jsonl", b"\n\n", "the data set is empty"),
         ("a.txt", b"", "the data set is empty"),
-        ("a.jsonl", b'{"txt": "a"}\n', "the columns are txt; rename them to `prompt` and `completion`"),
+        ("a.jsonl", b'{"txt": "a"}\n', "the columns are txt; rename them to `messages`, or `prompt` and"),
         ("a.jsonl", b"{}\n", "the columns are none"),
         ("a.jsonl", b"text\n", "a.jsonl:1: no JSON; write one JSON object per line"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "a.jsonl:2: no JSON object"),
@@ -119,3 +121,29 @@ def test_a_hub_name_and_other_files_are_not_known(tmp_path):
         read_rows(source(tmp_path / "a.csv"))
     with pytest.raises(NotKnownError):
         read_rows(source("a\0b"))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": "a", "prompt": "b", "completion": "c"}, {}),
+        ({"text": "a", "prompt": "b", "completion": "c"}, {"text": "text"}),
+        ({"text": "a", "messages": [{"role": "user", "content": "b"}]}, {}),
+        ({"body": "a", "prompt": "b", "completion": "c"}, {"text": "body"}),
+        ({"question": "a", "completion": "c"}, {"prompt": "question"}),
+        ({"question": "a", "text": "c"}, {"prompt": "question"}),
+        ({"text": "a"}, {"prompt": "question"}),
+        ({"a": "b"}, {}),
+    ],
+)
+def test_the_columns_are_those_that_training_takes(row, columns, tmp_path):
+    found = source(write_jsonl(tmp_path / "a.jsonl", [row]), columns=columns)
+    try:
+        expected = list(iter_rows(found, seed=0))
+    except InputError as error:
+        with pytest.raises(BadDataError) as caught:
+            read_rows(found)
+        beginning = str(error).removeprefix("data.columns: ")[:40]
+        assert str(caught.value).startswith(beginning)
+    else:
+        assert read_rows(found).sample == expected

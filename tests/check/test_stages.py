@@ -77,13 +77,25 @@ def test_a_scratch_student_with_too_small_a_vocabulary_is_refused(local, checked
         checked(local / "local.yaml", student)
 
 
+def test_a_misspelt_field_of_the_configuration_is_refused(local, checked):
+    student = "student={kind: scratch, config: {model_type: llama, hiden_size: 16, zzz: 1}}"
+
+    with pytest.raises(InputError) as caught:
+        checked(local / "local.yaml", student)
+    assert caught.value.problems == [
+        f"override {student} student.config.hiden_size: llama has no such field; did you mean "
+        "`hidden_size`?",
+        f"override {student} student.config.zzz: llama has no such field; leave it out",
+    ]
+
+
 def test_data_without_the_columns_is_refused_at_its_key(local, checked):
     (local / "data.jsonl").write_text('{"txt": "a"}\n')
 
     with pytest.raises(InputError, match=r"local.yaml:5 data.dataset_name: .*the columns are txt"):
         checked(local / "local.yaml")
     with pytest.raises(
-        InputError, match=r"override data.columns={text: body}: .* the columns are txt"
+        InputError, match=r"override data.columns={text: body}: .* has no column for text"
     ):
         checked(local / "local.yaml", "data.columns={text: body}")
 

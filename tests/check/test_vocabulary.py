@@ -44,18 +44,16 @@ def test_tokens_that_only_the_settings_name_are_counted(tokenizer, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["stories260K", "llama2xs279K"])
 def test_a_real_tokenizer_cuts_real_stories_into_as_many_tokens(name, real_data):
-
     folder = real_data / "models" / name / "hf"
     ours, theirs = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     texts = [
         json.loads(line)["text"]
         for line in (real_data / "tinystories" / "validation.jsonl").read_text().splitlines()[:20]
     ]
-    tokenize = Tokenize(theirs, Sequences(max_length=10**6))
-    expected = [example.input_ids for example in tokenize([{"text": text} for text in texts])]
+    examples = list(Tokenize(theirs, Sequences(max_length=10**6))({"text": t} for t in texts))
 
     assert ours.vocabulary == theirs.get_vocab()
-    assert [ours.length_of_text(text) + 1 for text in texts] == [len(ids) for ids in expected]
+    assert [ours.length_of_text(text) + 1 for text in texts] == [row.length for row in examples]
 
 
 @pytest.mark.parametrize(
@@ -82,3 +80,12 @@ def test_each_split_has_as_many_sums_as_the_table_says(digits):
         task = AdditionTask(kind="task", digits=digits, num_examples=count + 1, split=split)
         with pytest.raises(ValueError, match=f"has only {count} sums"):
             addition.make_rows(task, seed=0)
+
+
+def test_a_tokenizer_that_cannot_read_every_text_is_not_known(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"b": 0}, unk_token="none")).save(str(tmp_path / "tokenizer.json"))
+
+    with pytest.raises(NotKnownError, match="cannot read the text"):
+        read_tokenizer(tmp_path)

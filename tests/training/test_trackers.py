@@ -164,16 +164,18 @@ def test_each_tracker_is_built_once_and_cannot_stop_the_training(train_stage, tm
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_what_to_install(
-    train_stage, tmp_path, capsys, monkeypatch
+    train_stage, tmp_path, capsys, monkeypatch, recwarn
 ):
-    monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
-    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: False)
-    stage = train_stage({"report_to": ["wandb", "tensorboard"], "max_steps": 2})
+    names = ["wandb", "tensorboard", "mlflow"]
+    for name in names:
+        monkeypatch.setattr(integration_utils, f"is_{name}_available", lambda: False)
+    stage = train_stage({"report_to": names, "max_steps": 2})
     run_train(stage, tmp_path / "s", name="s", seed=0)
     err = capsys.readouterr().err
-    for name in ("wandb", "tensorboard"):
-        assert err.count(f"tracker {name}: its package is not installed") == 1
-        assert f"pip install {name}; training goes on without it" in err
+    for name in names:
+        said = f"tracker {name}: its package is not installed; pip install {name}; training goes on"
+        assert err.count(said) == 1
+    assert not recwarn.list, "such as of a destructor that fails"
     assert len(metrics(tmp_path / "s")) == 2
 
 
@@ -182,6 +184,12 @@ def test_a_tracker_that_nobody_knows_is_refused():
         tracker_names(["tensorboard", "wandbb"])
     with pytest.raises(InputError, match=r"write one of .*tensorboard"):
         tracker_names("xyz")
+
+
+def test_what_to_install_is_the_package_that_the_tracker_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(integration_utils, "is_azureml_available", lambda: False)
+    Trackers(["azure_ml"], tmp_path)
+    assert "not installed; pip install azureml-sdk; training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nothing", [None, "none", ["none"], []])

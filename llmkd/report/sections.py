@@ -89,7 +89,12 @@ def _reliability(reliability: Sequence[Reliability], colors: Mapping[str, str]) 
         if not of_task:
             continue
         lines = [
-            Series(item.model, colors.get(item.model, "other-0"), _points(item), has_dots=True)
+            Series(
+                item.model,
+                colors.get(item.model, "other-0"),
+                [(confidence, accuracy) for confidence, accuracy, _ in item.points],
+                has_dots=True,
+            )
             for item in of_task
         ]
         caption = "; ".join(f"{item.model} {item.calibration_error:.3f}" for item in of_task)
@@ -143,15 +148,6 @@ def _is_roomy(run: StageRun) -> bool:
     """Whether `max_length` is so far off that a line there would leave no room for the rows."""
     limit, edges = _max_length(run), [edge for edge, rows in run.data.lengths if rows]
     return limit is not None and limit > 2 * max(edges, default=limit)
-
-
-def _points(item: Reliability) -> list[tuple[float, float]]:
-    found = [
-        (bin.confidence, bin.accuracy)
-        for bin in item.bins
-        if bin.count > 0 and bin.confidence is not None and bin.accuracy is not None
-    ]
-    return sorted(found)
 
 
 def _mean(counts: Sequence[tuple[int, int]]) -> float:

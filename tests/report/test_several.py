@@ -109,6 +109,8 @@ def test_a_report_is_replaced_but_no_other_file(make_run, tmp_path):
     assert mine.read_text() == "<p>mine"
     with pytest.raises(InputError, match="is a folder; write a file"):
         write_report([folder], folder)
+    with pytest.raises(InputError, match=r"cannot be written \(.*\); write another file"):
+        write_report([folder], mine / "report.html")
 
 
 def test_several_runs_go_to_the_current_folder(three, tmp_path, monkeypatch):

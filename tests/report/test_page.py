@@ -23,7 +23,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.text += data
+        self.text += data.replace("\u00a0", " ")
 
     def of(self, tag):
         return [attributes for name, attributes in self.found if name == tag]

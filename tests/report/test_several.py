@@ -20,7 +20,7 @@ def three(make_run):
 
 def text_of(path):
     text = re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8"))
-    return " ".join(html.unescape(text).split())
+    return " ".join(html.unescape(text).replace("\u00a0", " ").split())
 
 
 def test_the_numbers_are_those_of_compare(three, tmp_path):

@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-slow lint bench quickstart-table tinystories-table clean
+.PHONY: setup demo test test-slow lint bench docs quickstart-table tinystories-table clean
 
 setup: $(INSTALLED)
 
@@ -33,6 +33,10 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	set -e; for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench; done
+
+# docs/recipe.md and docs/recipe.schema.json, from the schema.
+docs: $(INSTALLED)
+	$(BIN)/python -m llmkd.recipe.reference
 
 # The tables of the README: a run per seed, then all of them side by side. Seeds may run at the same
 # time, each on one thread: `OMP_NUM_THREADS=1 make -j3 ...`.

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd import schedules
 from llmkd.data.addition import build_tokenizer
+from llmkd.data.chat import read_chat_template
 from llmkd.errors import InputError
 from llmkd.losses import divergences
 from llmkd.losses.linear_head import Divergence, HeadTerm
@@ -30,7 +31,14 @@ from llmkd.recipe.schema import TrainStage
 
 
 def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
-    """The student's tokenizer: its own, or the teacher's, or the task's."""
+    """The student's tokenizer: its own, or the teacher's, or the task's; with the recipe's template."""
+    tokenizer = _build_tokenizer(stage)
+    if not isinstance(stage.data, AdditionTask) and stage.data.chat_template is not None:
+        tokenizer.chat_template = read_chat_template(stage.data.chat_template)
+    return tokenizer
+
+
+def _build_tokenizer(stage: TrainStage) -> PreTrainedTokenizerBase:
     student, teacher = stage.student, stage.teacher
     if isinstance(student, PretrainedStudent):
         return load_tokenizer(student.model_name_or_path, student.revision)

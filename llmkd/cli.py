@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
+OptionalRecipe = Annotated[
+    str | None, typer.Argument(help="A recipe's path, or a shipped one's name.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
@@ -61,19 +64,58 @@ def train(
 
 @app.command()
 def check(
-    recipe: RecipeArgument,
+    recipe: OptionalRecipe = None,
     overrides: Overrides = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Load everything and try each stage on one batch.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe and print it with every default filled in; runs nothing."""
-    with _command(quiet, debug):
-        from llmkd.recipe import load
-        from llmkd.recipe.dump import to_yaml
+    """Check a recipe and what it will take; print it with the origin of every value.
 
-        loaded = load(recipe, overrides or [])
-        _print(_dumped(loaded.model_dump(mode="json")) if json else to_yaml(loaded).rstrip())
+    The recipe goes to stdout, what was found out to stderr. Nothing is written to the run folder.
+    """
+    with _command(quiet, debug):
+        if schema:
+            from llmkd.recipe.json_schema import recipe_schema
+
+            _print(_dumped(recipe_schema()))
+            return
+        if recipe is None:
+            raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
+        from llmkd import check as checking
+
+        report = checking.check(recipe, overrides or [])
+        if not json:
+            _print_report(report, quiet)
+        tried: list[Any] = []
+        try:
+            if deep:
+                _try_stages(report.recipe, tried)
+        finally:
+            if json:
+                found = {result.name: result.as_data() for result in tried}
+                _print(_dumped(report.as_data() | ({"deep": found} if deep else {})))
+            elif tried and not quiet:
+                from rich.console import Console
+
+                from llmkd.check.show import tried_table
+
+                Console(stderr=True, highlight=False).print(tried_table(tried))
+
+
+def _try_stages(recipe: Any, tried: list[Any]) -> None:
+    from llmkd.check.deep import try_stages
+    from llmkd.pipeline import Run
+    from llmkd.progress import say
+
+    stages = try_stages(Run(recipe), told=lambda name: say(f"{name}: tries one batch"))
+    tried.extend(stages)
 
 
 @app.command()
@@ -123,7 +165,7 @@ def evaluate(
         with progress("eval") as moved:
             records = run(
                 [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
-            )
+            ).records
         if output:
             write_results(output, records)
         _print_records(records, json, {})
@@ -207,6 +249,21 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         from llmkd.evaluation.results import results_table
 
         Console().print(results_table(records))
+
+
+def _print_report(report: Any, quiet: bool) -> None:
+    from rich.console import Console
+
+    from llmkd.check.show import facts_table, machine_line
+    from llmkd.recipe.origins import to_yaml_with_origins
+
+    _print(to_yaml_with_origins(report.recipe, report.source).rstrip())
+    console = Console(stderr=True, highlight=False, soft_wrap=False)
+    if not quiet:
+        console.print(facts_table(report))
+        console.print(machine_line(report), markup=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", markup=False)
 
 
 def _results_of(run: Path, baseline: str | None) -> list[Any]:

@@ -29,14 +29,33 @@ def reported(log: Path | None = None) -> Iterator[None]:
         print("interrupted; the same command again goes on from what was saved", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever comes is reported.
-        if log is None or os.environ.get(DEBUG):
-            traceback.print_exc()
-        else:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc())
-            reason = (str(error).strip() or "no message").splitlines()[0]
-            print(f"{type(error).__name__}: {reason} (traceback in {log})", file=sys.stderr)  # noqa: T201
+        _show_unforeseen(error, log)
         sys.exit(1)
+
+
+def _show_unforeseen(error: Exception, log: Path | None) -> None:
+    # Imported here: only a failure needs it, and `--help` is to be quick.
+    from llmkd.faults import explanation
+
+    message = explanation(error, Path.cwd())
+    if os.environ.get(DEBUG) or (log is None and message is None):
+        traceback.print_exception(error)
+    elif message is None and log is not None:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        where = f"traceback in {log}" if _is_written(log) else "--debug shows the traceback"
+        message = f"{type(error).__name__}: {reason} ({where})"
+    if message is not None:
+        print(message, file=sys.stderr)  # noqa: T201
+
+
+def _is_written(log: Path) -> bool:
+    """Whether there was room for the traceback."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+    except OSError:
+        return False
+    return True
 
 
 def _show(error: LlmkdError) -> None:

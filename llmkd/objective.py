@@ -73,6 +73,10 @@ class Objective:
         self.compute_dtype = compute_dtype
         self.diagnostics = list(_TEACHER_DIAGNOSTICS) if has_teacher else []
 
+    def only(self, index: int) -> "Objective":
+        """The objective of one term, without diagnostics."""
+        return Objective([self.terms[index]], has_teacher=False, compute_dtype=self.compute_dtype)
+
     def count_positions(self, target_ids: Tensor) -> Tensor:
         """N_i of one micro-batch: the positions that each term's mask keeps, [K]."""
         return trained(target_ids).sum().expand(len(self.terms))

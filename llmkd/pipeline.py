@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkd.advice import how_it_ended
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
 from llmkd.evaluation.suites import find_suite
+from llmkd.failure import DEBUG
+from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.dump import to_yaml
@@ -38,6 +41,7 @@ STDERR = 2
 BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
 ERROR_LOG = "error.log"
 RESULTS = "results.json"
+DETAILS = "details.json"
 OUTPUT_ONLY = frozenset(
     [
         "logging_dir",
@@ -46,6 +50,10 @@ OUTPUT_ONLY = frozenset(
         "logging_strategy",
         "report_to",
         "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
         "save_steps",
         "save_strategy",
         "save_total_limit",
@@ -113,7 +121,7 @@ class Run:
     def inputs(self, name: str) -> dict[str, Any]:
         """All that the stage's product depends on, as plain data."""
         stage = self.stage(name)
-        content = stage.model_dump(mode="json", exclude={"resume"})
+        content = stage.model_dump(mode="json", exclude={"resume", "term_gradient_steps"})
         for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
             del content["trainer"][key]
         return {
@@ -146,10 +154,10 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
     if is_launched():
         if overwrite:
             raise InputError("--overwrite: not under a launcher; run once without one")
-        with held(job.folder) if is_main() else nullcontext():
+        with explained(job.folder), held(job.folder) if is_main() else nullcontext():
             _run_in_place(job)
         return []
-    with held(job.folder) as lock:
+    with explained(job.folder), held(job.folder) as lock:
         unfinished = _unfinished(job, overwrite=overwrite)
         _describe(job)
         for number, name in enumerate(recipe.stages, start=1):
@@ -181,16 +189,17 @@ def run_stage(job: Run, name: str) -> None:
             state = StageState(fingerprint(inputs), inputs, is_finished, seconds, now())
             write_stage(folder, state)
 
-    if is_main():
-        (folder / ERROR_LOG).unlink(missing_ok=True)
-    note(is_finished=False)
-    try:
-        _do(job, stage, folder, name)
-    except BaseException:
-        with suppress(OSError):  # What went wrong is what is to be told.
-            note(is_finished=False)
-        raise
-    note(is_finished=True)
+    with explained(folder, job.recipe.stages[name]):
+        if is_main():
+            (folder / ERROR_LOG).unlink(missing_ok=True)
+        note(is_finished=False)
+        try:
+            _do(job, stage, folder, name)
+        except BaseException:
+            with suppress(OSError):  # What went wrong is what is to be told.
+                note(is_finished=False)
+            raise
+        note(is_finished=True)
 
 
 def is_launched() -> bool:
@@ -224,6 +233,7 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             with progress(name) as moved:
                 run_generate(stage, folder, seed=seed, progress=moved)
         case EvaluateStage(models=models):
+            from llmkd.evaluation.details import write_details
             from llmkd.evaluation.evaluate import evaluate
             from llmkd.progress import progress
 
@@ -231,14 +241,16 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             assert isinstance(named, EvaluateStage)
             labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
             with progress(name) as moved:
-                records = evaluate(
+                found = evaluate(
                     list(zip(labels, models, strict=True)),
                     find_suite(stage.suite),
                     batch_size=stage.batch_size,
                     seed=seed,
                     progress=moved,
                 )
-            write_results(folder / RESULTS, records)
+            # Results come last: their presence says that the stage has its product.
+            write_details(folder / DETAILS, found.details)
+            write_results(folder / RESULTS, found.records)
 
 
 def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
@@ -284,7 +296,9 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
     command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
     # The child shares the lock, so the folder stays held until both are gone.
     # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
-    child = subprocess.Popen(command, pass_fds=(lock,), stdout=STDERR)
+    # Nothing may wait for an answer, as a tracker without a login would; a debugger may.
+    stdin = None if os.environ.get(DEBUG) else subprocess.DEVNULL
+    child = subprocess.Popen(command, pass_fds=(lock,), stdin=stdin, stdout=STDERR)
     is_terminated = False
 
     def terminate(*_: Any) -> None:
@@ -300,14 +314,14 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    go_on = "the same command again goes on from what was saved"
     if is_terminated:
+        go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
     if status == BAD_INPUT:
         raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
     if status != 0:
-        reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise StageFailedError(f"stage {name} ended with {reason}; {go_on}", 1)
+        ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), status)
+        raise StageFailedError(f"stage {name} {ended}", 1)
 
 
 def _run_in_place(job: Run) -> None:

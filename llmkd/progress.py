@@ -13,7 +13,8 @@ QUIET = "LLMKD_QUIET"
 SECONDS_BETWEEN_LINES = 10.0
 
 Progress = Callable[..., None]
-"""progress(done, total, **figures): what is done so far, and figures to show beside it."""
+"""progress(done, total, **figures): what is done so far, of how much if that is known, and figures to
+show beside it."""
 
 
 def say(message: str) -> None:
@@ -41,7 +42,7 @@ def progress(label: str) -> Iterator[Progress]:
         yield _Lines(label)
 
 
-def _move(bar: tqdm, done: int, total: int, figures: dict[str, float]) -> None:
+def _move(bar: tqdm, done: int, total: int | None, figures: dict[str, float]) -> None:
     bar.total = total
     if figures:
         bar.set_postfix_str(_text(figures), refresh=False)
@@ -56,12 +57,14 @@ class _Lines:
         self.started = time.monotonic()
         self.last = float("-inf")
 
-    def __call__(self, done: int, total: int, **figures: float) -> None:
+    def __call__(self, done: int, total: int | None, **figures: float) -> None:
         now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES and done < total:
+        is_done = total is not None and done >= total
+        if now - self.last < SECONDS_BETWEEN_LINES and not is_done:
             return
         self.last = now
-        say(f"{self.label}  {done}/{total}  {now - self.started:.0f} s  {_text(figures)}".rstrip())
+        of = "" if total is None else f"/{total}"
+        say(f"{self.label}  {done}{of}  {now - self.started:.0f} s  {_text(figures)}".rstrip())
 
 
 def _text(figures: dict[str, float]) -> str:

@@ -1,216 +1,165 @@
-"""Rows of text from files, folders, stages, the hub, or a procedural task.
+"""Rows that can be used: with exactly the columns that the caller needs, every value checked.
 
-Rows come out with exactly the columns `text`, or `prompt` and `completion`; whatever else a data
-set holds is dropped. Where a data set has both, `prompt` and `completion` are taken.
+Of what a data set holds, `messages` are taken first, then `prompt` and `completion`, then `text`,
+unless the recipe's `columns` name one of them; other columns are dropped.
 """
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-import pyarrow.parquet
-from datasets.exceptions import DatasetNotFoundError
 
 from llmkd.data.addition import make_rows
+from llmkd.data.files import raw_rows
 from llmkd.errors import InputError
 from llmkd.recipe.data import AdditionTask, DatasetRows
 
-Need = Literal["example", "prompt", "text"]
+Need = Literal["example", "prompt", "scored"]
+Row = dict[str, Any]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
-    "example": [("prompt", "completion"), ("text",)],
+    "example": [("messages",), ("prompt", "completion"), ("text",)],
     "prompt": [("prompt",)],
-    "text": [("text",)],
+    "scored": [("text",), ("messages",), ("prompt", "completion")],
 }
-SUFFIXES = (".jsonl", ".parquet", ".txt")
-STAGE_DATA = "data.jsonl"
-KNOWN_SPLITS = ("train", "validation", "test")
 
 
 def load_rows(
     source: AdditionTask | DatasetRows, *, seed: int, need: Need = "example"
 ) -> datasets.Dataset:
-    """Loads rows with the columns that the caller needs, checked and ready to be tokenized.
+    """All rows at once; see `iter_rows`."""
+    return datasets.Dataset.from_list(list(iter_rows(source, seed=seed, need=need)))
+
+
+def iter_rows(
+    source: AdditionTask | DatasetRows,
+    *,
+    seed: int,
+    need: Need = "example",
+    is_stream: bool = False,
+) -> Iterator[Row]:
+    """Rows with the columns that the caller needs, ready to be tokenized.
 
     Args:
         source: A data set or a procedural task, with `stage:NAME` already replaced by a path.
         seed: Decides which sums a procedural task makes; a data set is read as it is.
-        need: `example` is `prompt` and `completion`, or else `text`; `prompt` is the prompt alone,
-            and `text` the text alone.
+        need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
+            same with `text` first; `prompt` is the prompt alone.
+        is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
-    Returns:
-        At least one row; every value is a string that is not empty.
+    Yields:
+        At least one row; text is never empty, and `messages` are role and content.
 
     Raises:
-        InputError: Nothing there, a file that cannot be read, or rows that cannot be used.
+        InputError: Nothing there, a file that cannot be read, or rows that cannot be used: when
+            they are found, or, of bad values, all at once after the last row.
     """
     if isinstance(source, AdditionTask):
-        name, rows = f"task {source.task}", make_rows(source, seed)
+        columns: dict[str, str] = {}
+        rows = iter(make_rows(source, seed))
     else:
-        name, rows = source.dataset_name, islice(_read(source), source.num_examples)
-    return _checked(rows, name, need)
+        columns = {**source.columns}
+        wanted = {columns.get(name, name) for choice in COLUMNS[need] for name in choice}
+        rows = islice(raw_rows(source, wanted, is_stream=is_stream), source.num_examples)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{_name(source)}: the data set is empty; name one that has rows")
+    chosen = _choose(first, columns, need, _name(source))
+    problems = _BadValues(_name(source), is_stream)
+    for row in _chain(first, rows):
+        kept = {name: row.get(written) for name, written in chosen.items()}
+        if problems.accepts(kept):
+            yield kept
+    problems.raise_any()
 
 
-def _checked(rows: Iterable[dict[str, Any]], name: str, need: Need) -> datasets.Dataset:
-    wanted = list(dict.fromkeys(column for choice in COLUMNS[need] for column in choice))
-    columns: dict[str, list[Any]] = {column: [] for column in wanted}
-    num_rows, seen = 0, dict[str, None]()
-    for row in rows:
-        num_rows += 1
-        seen.update(dict.fromkeys(row))
-        for column in wanted:
-            columns[column].append(row.get(column))
-    if not num_rows:
-        raise InputError(f"{name}: the data set is empty; write the name of one that has rows")
-    chosen = next((c for c in COLUMNS[need] if seen.keys() >= set(c)), None)
-    if chosen is None:
-        choices = ", or ".join(" and ".join(f"`{c}`" for c in choice) for choice in COLUMNS[need])
+def _name(source: AdditionTask | DatasetRows) -> str:
+    return f"task {source.task}" if isinstance(source, AdditionTask) else source.dataset_name
+
+
+def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rest
+
+
+def _choose(row: Row, columns: dict[str, str], need: Need, name: str) -> dict[str, str]:
+    """From each column's name here to what the data set calls it."""
+    missing = [f"{key}: {written}" for key, written in columns.items() if written not in row]
+    if missing:
         raise InputError(
-            f"{name}: the columns are {', '.join(seen) or 'none'}; rename them to {choices}"
+            f"data.columns: {name} has no column for {', '.join(missing)}; its columns are "
+            f"{', '.join(row) or 'none'}"
         )
-    kept = {column: columns[column] for column in chosen}
-    _refuse_bad_values(kept, name)
-    return datasets.Dataset.from_dict(kept)
+    choices = sorted(COLUMNS[need], key=lambda choice: not columns.keys() & set(choice))
+    for choice in choices:
+        chosen = {name: columns.get(name, name) for name in choice}
+        if row.keys() >= set(chosen.values()):
+            return chosen
+    wanted = ", or ".join(" and ".join(f"`{c}`" for c in choice) for choice in COLUMNS[need])
+    first = COLUMNS[need][0][0]
+    raise InputError(
+        f"{name}: the columns are {', '.join(row) or 'none'}; rename them to {wanted}, or say which "
+        f"is which by data.columns: {{{first}: NAME}}"
+    )
 
 
-def _refuse_bad_values(columns: dict[str, list[Any]], name: str) -> None:
-    problems = []
-    for column, values in columns.items():
-        bad = [i for i, value in enumerate(values, 1) if not (isinstance(value, str) and value)]
-        if bad:
-            problems.append(
-                f"{name}: `{column}` is empty or no text in {len(bad)} of {len(values)} rows, "
-                f"first in row {bad[0]}: {values[bad[0] - 1]!r}; write text there, or leave the "
-                "rows out"
-            )
-    if problems:
-        raise InputError(problems)
+class _BadValues:
+    """Counts what cannot be used, column by column."""
 
+    def __init__(self, name: str, is_stream: bool):
+        self.name, self.is_stream = name, is_stream
+        self.num_rows = 0
+        self.found: dict[str, list[tuple[int, Any]]] = {}
 
-def _read(source: DatasetRows) -> Iterator[dict[str, Any]]:
-    path = Path(source.dataset_name).expanduser()
-    if path.is_dir():
-        return _rows_of_files(_files_of_split(path, source.dataset_split))
-    if path.exists():
-        if source.dataset_split != "train":
-            raise InputError(
-                f"data.dataset_split: {path} is a single file and has no split "
-                f"{source.dataset_split}; write dataset_split: train, or name another file"
-            )
-        return _rows_of_files([path])
-    if _is_meant_as_path(source.dataset_name):
-        raise InputError(
-            f"data.dataset_name: there is no {path}; {_neighbours(path)}; write the path of a "
-            "file or folder"
+    def accepts(self, row: Row) -> bool:
+        self.num_rows += 1
+        bad = [column for column, value in row.items() if not _CHECKS[column](value)]
+        for column in bad:
+            # Only the first is shown, the others are counted.
+            seen = self.found.setdefault(column, [])
+            seen.append((self.num_rows, None if seen else row[column]))
+        if bad and self.is_stream:
+            self.raise_any()
+        return not bad
+
+    def raise_any(self) -> None:
+        if self.found:
+            raise InputError([self._message(column, bad) for column, bad in self.found.items()])
+
+    def _message(self, column: str, bad: list[tuple[int, Any]]) -> str:
+        number, value = bad[0]
+        shape = "no list of {role: ..., content: text}" if column == "messages" else "no text"
+        return (
+            f"{self.name}: `{column}` is empty or {shape} in {len(bad)} of {self.num_rows} rows, "
+            f"first in row {number}: {_shortened(value)}; write it there, or leave the rows out"
         )
-    return _rows_of_hub(source)
 
 
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files named after the split; for `train`, all files where none is named after a split."""
-    if (folder / STAGE_DATA).is_file() and split == "train":
-        return [folder / STAGE_DATA]
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    named = {path: path.stem.split("-")[0] for path in files}
-    chosen = [path for path in files if named[path] == split]
-    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
-        chosen = files
-    if not chosen:
-        there = ", ".join(path.name for path in files) or f"no file that is {_or(SUFFIXES)}"
-        raise InputError(
-            f"data.dataset_name: {folder} has no file of split {split}, but {there}; write another "
-            "dataset_split, or the path of a file"
-        )
-    return chosen
+def _shortened(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _rows_of_files(files: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in files:
-        match path.suffix:
-            case ".jsonl":
-                yield from _rows_of_jsonl(path)
-            case ".parquet":
-                yield from _rows_of_parquet(path)
-            case ".txt":
-                yield {"text": _decoded(path, path.read_bytes())}
-            case _:
-                raise InputError(
-                    f"data.dataset_name: {path} is of no known type; write a file that is "
-                    f"{_or(SUFFIXES)}"
-                )
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
-def _rows_of_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(_decoded(f"{path}:{number}", line))
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: no JSON ({error.msg} at column {error.colno}); write one "
-                    "JSON object per line"
-                ) from None
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{path}:{number}: a JSON {type(row).__name__}; write one JSON object per line"
-                )
-            yield row
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_is_message, value))
 
 
-def _rows_of_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            # Only what may be asked for: other columns can be large, pictures for instance.
-            columns = [name for name in names if name in ("text", "prompt", "completion")]
-            for batch in file.iter_batches(columns=columns):
-                blank = dict.fromkeys(names)
-                yield from (blank | row for row in batch.to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path}: no Parquet file ({error}); write another file") from None
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("role"))
+        and isinstance(value.get("content"), str)
+    )
 
 
-def _decoded(place: Path | str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: no UTF-8 ({error.reason}); save the file as UTF-8") from None
-
-
-def _rows_of_hub(source: DatasetRows) -> Iterator[dict[str, Any]]:
-    try:
-        loaded = datasets.load_dataset(
-            source.dataset_name, source.dataset_config, split=source.dataset_split
-        )
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"data.dataset_name: {source.dataset_name} is no file or folder here, and the hub "
-            f"does not give it ({reason}); write a path, or a hub name with its dataset_config "
-            "and dataset_split"
-        ) from error
-    assert isinstance(loaded, datasets.Dataset)
-    return iter(loaded)  # pyright: ignore[reportReturnType]  # its rows are dicts
-
-
-def _is_meant_as_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in SUFFIXES
-
-
-def _neighbours(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist either"
-    names = sorted(entry.name for entry in folder.iterdir())
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
-    return f"beside it: {', '.join(close)}" if close else f"the folder {folder} is empty"
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "text": _is_text,
+    "prompt": _is_text,
+    "completion": _is_text,
+    "messages": _is_conversation,
+}

@@ -1,4 +1,4 @@
-"""From rows of text to token ids; batches are made in `llmkd.data.collate`.
+"""From rows to token ids; batches are made in `llmkd.data.collate`.
 
 What begins and ends a sequence:
 
@@ -10,84 +10,121 @@ What begins and ends a sequence:
 - A `completion` is tokenized by itself, without special tokens, and joined to the prompt.
   A tokenizer that begins every text with a space (SentencePiece) does so here too.
 - The end-of-text token ends the sequence, unless `append_eos` is false or the sequence was cut.
+- `messages` begin and end as their chat template says; see `llmkd.data.chat`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import datasets
-import pyarrow
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.data.chat import ChatEncoder, Span
 from llmkd.errors import InputError
+from llmkd.recipe.data import Sequences
 
 ROWS_AT_ONCE = 1000
-SCHEMA = pyarrow.schema(
-    {"input_ids": pyarrow.list_(pyarrow.int32()), "num_prompt_tokens": pyarrow.int32()}
-)
 
 
 @dataclass(frozen=True)
-class TokenizedRows:
-    """Token ids, and what became of the rows on the way."""
+class Example:
+    """One row as token ids."""
 
-    rows: datasets.Dataset
-    """`input_ids`, and `num_prompt_tokens`: how many of them, from the first, are not trained on."""
-    num_rows: int
-    num_tokens: int
-    """All tokens of the kept rows, prompts included."""
-    longest: int
-    """Tokens of the longest kept row."""
-    num_truncated: int
-    """Kept rows that were cut at `max_length`."""
-    num_dropped: int
-    """Rows left out: cut to `max_length`, they had no token to train on."""
+    input_ids: list[int]
+    trained_spans: list[int]
+    """Which of them are predicted: `[start, end, start, end, ...]`, never the first token."""
+    length: int
+    num_trained: int
+    num_cut: int
+    """Tokens that were left out at the end, beyond `max_length`."""
 
 
-def tokenize(
-    rows: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    append_eos: bool,
-) -> TokenizedRows:
-    """Tokenizes rows of `text`, or of `prompt` and `completion`.
+class Tokenize:
+    """Turns rows of one kind into examples.
 
     Args:
-        rows: As `llmkd.data.sources.load_rows` gives them.
         tokenizer: Its own length limit is not looked at.
-        max_length: Longest sequence in tokens, the end-of-text token included.
-        append_eos: Ends every sequence that was not cut with the end-of-text token.
+        sequences: What the recipe says of lengths, ends and masks.
 
     Raises:
-        InputError: No row has a token to train on, or there is no end-of-text token to append.
+        InputError: There is no end-of-text token to append.
     """
-    if append_eos and tokenizer.eos_token_id is None:
-        raise InputError(
-            "data.append_eos: the tokenizer has no end-of-text token; write append_eos: false"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sequences: Sequences):
+        self.tokenizer = tokenizer
+        self.sequences = sequences
+        self.num_rows = 0
+        """Rows seen so far."""
+        self.num_dropped = 0
+        """Of those, rows left out: cut to `max_length`, they had no token to train on."""
+
+    def __call__(self, rows: Iterable[dict[str, Any]]) -> Iterator[Example]:
+        """Examples in the order of their rows, which all have the same columns."""
+        rows = iter(rows)
+        while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            encoded = self._encode(chunk)
+            self.num_rows += len(chunk)
+            for ids, spans in encoded:
+                example = _cut(ids, spans, self.sequences.max_length)
+                if example is None:
+                    self.num_dropped += 1
+                else:
+                    yield example
+
+    def refuse_nothing(self) -> None:
+        """Raises InputError where every row was dropped."""
+        if self.num_dropped == self.num_rows:
+            limit = self.sequences.max_length
+            raise InputError(
+                f"data.max_length: none of {self.num_rows} rows has a token to train on within "
+                f"{limit} tokens; write a larger max_length"
+            )
+
+    def _encode(self, rows: list[dict[str, Any]]) -> Iterable[tuple[list[int], list[Span]]]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        if "messages" in columns:
+            encoder = ChatEncoder(self.tokenizer, self.sequences.assistant_only_loss)
+            return encoder.encode(columns["messages"], self.num_rows + 1)
+        eos = self._eos()
+        if "text" in columns:
+            whole = ([*ids, *eos] for ids in encode_texts(columns["text"], self.tokenizer))
+            return ((ids, [(0, len(ids))]) for ids in whole)
+        completions: Any = self.tokenizer(
+            columns["completion"], add_special_tokens=False, verbose=False
         )
-    eos = [tokenizer.eos_token_id] if append_eos else []
-    tables, num_tokens, longest, num_truncated = [], 0, 0, 0
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        ids, num_prompt_tokens = [], []
-        for prompt, completion in _encode_rows(rows[start : start + ROWS_AT_ONCE], tokenizer):
-            sequence = prompt + completion + eos
-            if min(len(sequence), max_length) <= max(len(prompt), 1):
-                continue
-            num_truncated += len(sequence) > max_length
-            ids.append(sequence[:max_length])
-            num_prompt_tokens.append(len(prompt))
-            num_tokens += len(ids[-1])
-            longest = max(longest, len(ids[-1]))
-        tables.append(pyarrow.table([ids, num_prompt_tokens], schema=SCHEMA))
-    kept = datasets.Dataset(pyarrow.concat_tables(tables))
-    if not len(kept):
-        raise InputError(
-            f"data.max_length: none of {len(rows)} rows has a token to train on within "
-            f"{max_length} tokens; write a larger max_length"
+        prompts = encode_prompts(columns["prompt"], self.tokenizer)
+        pairs = zip(prompts, completions["input_ids"], strict=True)
+        return (
+            (
+                [*prompt, *completion, *eos],
+                [(len(prompt), len(prompt) + len(completion) + len(eos))],
+            )
+            for prompt, completion in pairs
         )
-    return TokenizedRows(kept, len(kept), num_tokens, longest, num_truncated, len(rows) - len(kept))
+
+    def _eos(self) -> list[int]:
+        if not self.sequences.append_eos:
+            return []
+        eos: Any = self.tokenizer.eos_token_id
+        if eos is None:
+            raise InputError(
+                "data.append_eos: the tokenizer has no end-of-text token; write append_eos: false"
+            )
+        return [eos]
+
+
+def _cut(ids: list[int], spans: list[Span], max_length: int) -> Example | None:
+    """The example cut at its end, or None where no token is left to be trained on."""
+    kept = ids[:max_length]
+    # The first token is never predicted.
+    clipped = [(max(start, 1), min(end, len(kept))) for start, end in spans]
+    clipped = [(start, end) for start, end in clipped if start < end]
+    if not clipped:
+        return None
+    num_trained = sum(end - start for start, end in clipped)
+    flat = [edge for span in clipped for edge in span]
+    return Example(kept, flat, len(kept), num_trained, len(ids) - len(kept))
 
 
 def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -104,16 +141,6 @@ def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[l
     if bos is None:
         return encoded
     return [ids if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
-
-
-def _encode_rows(
-    rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Prompt and completion of each row; of a text, nothing is prompt."""
-    if "text" in rows:
-        return (([], ids) for ids in encode_texts(rows["text"], tokenizer))
-    completions = tokenizer(rows["completion"], add_special_tokens=False, verbose=False)
-    return zip(encode_prompts(rows["prompt"], tokenizer), completions["input_ids"], strict=True)
 
 
 def _adds_eos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -1,10 +1,13 @@
 """Measures models side by side: every task of a suite, each model loaded once."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmkd.evaluation.continuations import Beginning, beginnings, continued
+from llmkd.evaluation.details import Details, TaskDetails
 from llmkd.evaluation.exact_match import score_answers
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.results import Record
@@ -18,6 +21,24 @@ PROGRESS_STEPS = 100
 """Steps of progress per model and task."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and what lies behind it."""
+
+    records: list[Record]
+    """In the order of models, then tasks."""
+    details: Details
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one task."""
+
+    metrics: list[tuple[str, Interval, int]]
+    """Metric, interval and number of examples."""
+    details: TaskDetails
+
+
 def evaluate(
     models: Sequence[tuple[str, str]],
     suite: Suite,
@@ -25,7 +46,7 @@ def evaluate(
     batch_size: int,
     seed: int,
     progress: Progress,
-) -> list[Record]:
+) -> Evaluation:
     """Measures every model on every task.
 
     Args:
@@ -36,26 +57,30 @@ def evaluate(
             bootstrap's resamples.
         progress: Called with (done, total); a model's task is a hundred.
 
-    Returns:
-        Records in the order of models, then tasks.
-
     Raises:
         InputError: A model or data set that cannot be used.
     """
-    records: list[Record] = []
+    records, details = list[Record](), Details()
+    # The first model's tokenizer cuts the texts that all continue.
+    texts: dict[int, list[Beginning]] = {}
     total = len(models) * len(suite.tasks) * PROGRESS_STEPS
     num_finished = 0
     for label, path in models:
         model, tokenizer = load_for_inference(
             PretrainedModel(model_name_or_path=path, dtype="auto")
         )
-        for task in suite.tasks:
+        for number, task in enumerate(suite.tasks):
+            if isinstance(task, PerplexityTask) and number not in texts:
+                texts[number] = beginnings(task, tokenizer, seed=seed)
             begun = num_finished * PROGRESS_STEPS
 
             def moved(done: int, of: int, begun: int = begun) -> None:
                 progress(begun + PROGRESS_STEPS * done // of, total)
 
-            measured = _measure(model, tokenizer, task, batch_size, seed, moved)
+            measured = _measure(
+                model, tokenizer, task, texts.get(number, []), batch_size, seed, moved
+            )
+            details.add(measured.details, task=task.name, model=label)
             records += [
                 Record(
                     model=label,
@@ -68,34 +93,43 @@ def evaluate(
                     num_examples=num_examples,
                     seed=seed,
                 )
-                for metric, interval, num_examples in measured
+                for metric, interval, num_examples in measured.metrics
             ]
             num_finished += 1
-    return records
+    return Evaluation(records, details)
 
 
 def _measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: EvaluationTask,
+    texts: list[Beginning],
     batch_size: int,
     seed: int,
     progress: Progress,
-) -> list[tuple[str, Interval, int]]:
-    """Metric, interval and number of examples."""
+) -> Measured:
     match task:
         case ExactMatchTask():
-            scores = score_answers(
+            answers = score_answers(
                 model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
             )
-            return [("exact_match", bootstrap_mean(scores, seed=seed), len(scores))]
+            share = bootstrap_mean(answers.scores, seed=seed)
+            return Measured(
+                [("exact_match", share, len(answers.scores))],
+                TaskDetails(samples=answers.samples, lengths=answers.lengths),
+            )
         case PerplexityTask():
-            losses, counts = score_text(
+            found = score_text(
                 model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
             )
-            loss = bootstrap_ratio(losses, counts, seed=seed)
+            loss = bootstrap_ratio(found.losses, found.counts, seed=seed)
             bounds = np.exp([loss.value, loss.low, loss.high]).tolist()
-            return [
-                ("loss_per_token", loss, len(losses)),
-                ("perplexity", Interval(*bounds), len(losses)),
-            ]
+            num_examples = len(found.losses)
+            samples = continued(model, tokenizer, texts, batch_size=batch_size, seed=seed)
+            return Measured(
+                [
+                    ("loss_per_token", loss, num_examples),
+                    ("perplexity", Interval(*bounds), num_examples),
+                ],
+                TaskDetails(samples=samples, bins=found.bins),
+            )

@@ -1,13 +1,31 @@
 """Exact match: greedy answers to a procedural task, right or wrong to the character."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.addition import answer_of, make_rows
+from llmkd.evaluation.details import Sample
 from llmkd.progress import Progress
 from llmkd.recipe.evaluation import ExactMatchTask
 from llmkd.teacher_data.transformers_engine import Completion, generate
+
+NUM_SAMPLES = 8
+"""Answers that are kept to be read."""
+
+
+@dataclass(frozen=True)
+class ScoredAnswers:
+    """Every example's score, and what there is to see of the answers."""
+
+    scores: Float[np.ndarray, " examples"]
+    """1 for every example whose answer is right, else 0."""
+    lengths: list[int]
+    """Tokens generated for every example."""
+    samples: list[Sample]
+    """The first examples."""
 
 
 def score_answers(
@@ -18,8 +36,8 @@ def score_answers(
     batch_size: int,
     seed: int,
     progress: Progress,
-) -> Float[np.ndarray, " examples"]:
-    """1 for every example whose answer is right, else 0.
+) -> ScoredAnswers:
+    """Asks for every example's answer and compares it with the reference.
 
     Only the part after the answer marker counts, not the reasoning before it. A completion that was
     cut by length is wrong, whatever it says.
@@ -33,10 +51,10 @@ def score_answers(
         progress: Called with (done, total) examples.
     """
     rows = make_rows(task.data, seed)
-    scores = np.zeros(len(rows))
+    completions: list[Completion] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        completions = generate(
+        completions += generate(
             model,
             tokenizer,
             [row["prompt"] for row in batch],
@@ -44,10 +62,14 @@ def score_answers(
             max_completion_length=task.max_completion_length,
             seed=seed,
         )
-        for i, (row, completion) in enumerate(zip(batch, completions, strict=True), start):
-            scores[i] = is_right(completion, row["completion"])
         progress(start + len(batch), len(rows))
-    return scores
+    pairs = list(zip(rows, completions, strict=True))
+    scores = [float(is_right(completion, row["completion"])) for row, completion in pairs]
+    samples = [
+        Sample(i, row["prompt"], row["completion"], done.text, done.num_tokens, bool(scores[i]))
+        for i, (row, done) in enumerate(pairs[:NUM_SAMPLES])
+    ]
+    return ScoredAnswers(np.array(scores), [done.num_tokens for done in completions], samples)
 
 
 def is_right(completion: Completion, reference: str) -> bool:

@@ -1,12 +1,5 @@
-"""Perplexity: how well a model predicts the tokens of a text, window by window.
+"""Perplexity: how well a model predicts the tokens of a text, window by window."""
 
-Each row begins with the begin-of-text token and ends without an end-of-text token. Rows, or all
-rows joined to one stream, are cut into windows in each of which the model reads `max_length` tokens
-and predicts as many, each from those before it in the window. A window begins with the last token
-that the one before it predicted, so every token but a row's (or the stream's) first is scored once.
-"""
-
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.collate import Collator
-from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import tokenize
+from llmkd.evaluation.details import Bin
+from llmkd.evaluation.reliability import Reliability
+from llmkd.evaluation.windows import Window, windows_of
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
@@ -32,17 +26,15 @@ POSITIONS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Window:
-    """A stretch of tokens, all but the first of them scored."""
+class ScoredText:
+    """Every example's loss and length, and how sure the model was."""
 
-    input_ids: list[int]
-    example: int
-    """The row, or of a stream the window, that the loss counts for."""
-
-    @property
-    def num_scored(self) -> int:
-        """How many tokens are predicted, which is also how many are read."""
-        return len(self.input_ids) - 1
+    losses: Float[np.ndarray, " examples"]
+    """Summed negative log-likelihood, in nats."""
+    counts: Float[np.ndarray, " examples"]
+    """Scored tokens."""
+    bins: list[Bin]
+    """Of all scored tokens."""
 
 
 def score_text(
@@ -53,8 +45,8 @@ def score_text(
     batch_size: int,
     seed: int,
     progress: Progress,
-) -> tuple[Float[np.ndarray, " examples"], Float[np.ndarray, " examples"]]:
-    """Summed negative log-likelihood, in nats, and number of scored tokens per example.
+) -> ScoredText:
+    """Scores every token from those before it.
 
     An example is a row, or a window where rows are joined.
 
@@ -69,24 +61,27 @@ def score_text(
     Raises:
         InputError: No text, or more tokens in a window than the model has positions.
     """
-    windows = list(_windows(task, tokenizer, seed))
-    longest = max(window.num_scored for window in windows)
+    windows = list(windows_of(task, tokenizer, seed=seed))
+    longest = max(window.num_read for window in windows)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
-    collate, num_done = Collator(0), 0
+    collate, reliability, num_done = Collator(0), Reliability(), 0
     for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
-        rows = [{"input_ids": w.input_ids, "num_prompt_tokens": 0} for w in batch]
-        for window, loss in zip(batch, _window_losses(model, collate(rows)), strict=True):
+        rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
+        found = _window_losses(model, collate(rows), reliability)
+        for window, loss in zip(batch, found, strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
         num_done += len(batch)
         progress(num_done, len(windows))
-    return losses, counts
+    return ScoredText(losses, counts, reliability.bins())
 
 
 @torch.inference_mode()
-def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]]) -> list[float]:
+def _window_losses(
+    model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]], reliability: Reliability
+) -> list[float]:
     # The last column predicts nothing, and would be one position more than the window has.
     batch = {name: tensor[:, :-1].to(model.device) for name, tensor in batch.items()}
     logits = model(
@@ -98,38 +93,29 @@ def _window_losses(model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]])
         targets.flatten().split(POSITIONS_AT_ONCE),
         strict=True,
     )
-    losses = [
-        F.cross_entropy(logits.float(), targets, ignore_index=IGNORED_ID, reduction="none")
-        for logits, targets in chunks
-    ]
+    losses = [_chunk_losses(logits, targets, reliability) for logits, targets in chunks]
     return torch.cat(losses).view_as(targets).double().sum(1).tolist()
 
 
-def _windows(
-    task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> Iterator[Window]:
-    rows = load_rows(task.data, seed=seed, need="text")
-    whole = tokenize(rows, tokenizer, max_length=sys.maxsize, append_eos=False)
-    if task.join_rows:
-        stream = [token for row in whole.rows["input_ids"] for token in row]
-        for example, window in enumerate(_cut(stream, task.data.max_length)):
-            yield Window(window, example)
-    else:
-        for example, row in enumerate(whole.rows["input_ids"]):
-            for window in _cut(row, task.data.max_length):
-                yield Window(window, example)
-
-
-def _cut(ids: list[int], length: int) -> Iterator[list[int]]:
-    for start in range(0, len(ids) - 1, length):
-        yield ids[start : start + length + 1]
+def _chunk_losses(
+    logits: Float[Tensor, "P V"], targets: Int[Tensor, " P"], reliability: Reliability
+) -> Float[Tensor, " P"]:
+    # Both steps of a cross-entropy: the logarithms are needed for the favourite's probability too.
+    logprobs = F.log_softmax(logits.float(), dim=1)
+    favourite = logprobs.max(1)
+    is_scored = targets != IGNORED_ID
+    reliability.add(
+        favourite.values[is_scored].exp().cpu().numpy(),
+        (favourite.indices == targets)[is_scored].cpu().numpy(),
+    )
+    return F.nll_loss(logprobs, targets, ignore_index=IGNORED_ID, reduction="none")
 
 
 def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
     """Windows of like length together, longest first."""
     batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: -window.num_scored):
-        longest = batch[0].num_scored if batch else 0
+    for window in sorted(windows, key=lambda window: -window.num_read):
+        longest = batch[0].num_read if batch else 0
         is_full = len(batch) == batch_size
         if batch and (is_full or (len(batch) + 1) * longest * vocab_size > LOGITS_AT_ONCE):
             yield batch

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from llmkd.errors import InputError
 from llmkd.losses.linear_head import LinearHead, crop
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The layer that turns hidden states into logits.
@@ -40,12 +42,11 @@ def hidden_states(
     Args:
         model: The unwrapped model, whose head is watched.
         forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
-        batch: `input_ids` and `attention_mask`, [B, T].
+        batch: `input_ids`, and `attention_mask` or, of packed sequences, `position_ids`, [B, T].
     """
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     with _door_of(model) as caught:
-        forward(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        )
+        forward(**inputs, use_cache=False)
     (hidden,) = caught
     return hidden
 
@@ -83,7 +84,7 @@ def check_head(model: PreTrainedModel, name: str) -> None:
         name: What the message calls it: `student` or `teacher`.
 
     Raises:
-        InputError: The model has other logits, or no linear output head.
+        InputError: The model has other logits, logits that are not finite, or no linear head.
     """
     ids = torch.arange(4, device=output_head(model).weight.device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -94,6 +95,12 @@ def check_head(model: PreTrainedModel, name: str) -> None:
         head = linear_head(model, hidden_states(model, model, batch)[0])
         ours = head.logits()
     model.train(was_training)
+    if not expected.isfinite().all():
+        raise InputError(
+            f"{name}: the model's logits are not finite ({expected.min():g} to {expected.max():g}); "
+            "its weights are broken, or too large for its dtype: write dtype: float32, or another "
+            "model"
+        )
     if not torch.allclose(ours, expected, atol=1e-2, rtol=1e-2):
         raise InputError(
             f"{name}: the logits of {type(model).__name__} are not those of its output head "

@@ -17,13 +17,20 @@ def check_positions(model: PreTrainedModel, longest: int, key: str) -> None:
     Raises:
         InputError: The model cannot read that many tokens.
     """
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None or longest <= limit:
         return
-    if getattr(config, "rope_parameters", None) is None:
+    if hard_limit(model) is not None:
         raise InputError(
             f"{key}: {longest} tokens are read at once, and the model has {limit} positions; "
             f"write max_length: {limit}"
         )
     say(f"{key}: {longest} tokens are more than the {limit} that the model was made for")
+
+
+def hard_limit(model: PreTrainedModel) -> int | None:
+    """Tokens that learned positions reach; None for rotary ones, which go on."""
+    config = model.config.get_text_config()
+    if getattr(config, "rope_parameters", None) is not None:
+        return None
+    return getattr(config, "max_position_embeddings", None)

@@ -54,10 +54,11 @@ class DatasetSource(Sequences, DatasetRows):
 
 
 class TextSource(DatasetRows):
-    """Rows of text to be scored."""
+    """Rows to be scored."""
 
     max_length: int = Field(default=1024, gt=1)
-    """Most tokens that the model reads at once."""
+    """Most tokens that the model reads at once. A longer text is read in several windows; a longer
+    completion is cut, which is reported."""
 
 
 class AdditionTask(RecipePart):
@@ -69,6 +70,7 @@ class AdditionTask(RecipePart):
 
     kind: Literal["task"]
     task: Literal["addition"] = "addition"
+    """Which task; there is one."""
     digits: int = Field(default=3, ge=1, le=9)
     """Digits of each summand; shorter numbers are padded with leading zeros."""
     num_examples: int = Field(gt=0)

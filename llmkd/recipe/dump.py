@@ -23,12 +23,12 @@ for _tag, _pattern in (("int", INT), ("int", OCTAL), ("int", HEXADECIMAL), ("flo
     )
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, in the order of the schema's fields."""
+def to_yaml(recipe: Recipe, *, width: float = LINE_LENGTH) -> str:
+    """The resolved recipe, in the order of the schema's fields; text is folded at `width`."""
     return yaml.dump(
         recipe.model_dump(),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
-        width=LINE_LENGTH,
+        width=width,
     )

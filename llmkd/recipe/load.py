@@ -35,12 +35,19 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: With every problem, each with its place and what to write instead.
     """
+    return load_with_source(path_or_name, overrides)[0]
+
+
+def load_with_source(
+    path_or_name: str | Path, overrides: Sequence[str] = ()
+) -> tuple[Recipe, Source]:
+    """As `load`, and the source, which knows where each value comes from (`Source.origin`)."""
     path = find_recipe(path_or_name)
     document = read_file(path)
     _refuse_stage_prefix(document.value, overrides)
     written, applied = apply_overrides(document.value, overrides)
     data, prefix = _with_stages(written)
-    source = Source(str(path), document.lines, applied, prefix)
+    source = Source(str(path), document.lines, applied, prefix, written)
     recipe, problems = _validated(Recipe, data)
     stages = _valid_stages(data) if recipe is None else recipe.stages
     problems += _trainer_problems(data)
@@ -55,7 +62,7 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
     if recipe is None or problems or others:
         raise source.error(problems, others)
-    return recipe
+    return recipe, source
 
 
 def load_part(path: str | Path, model: type[Part]) -> Part:

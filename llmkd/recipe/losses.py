@@ -12,7 +12,9 @@ class LinearSchedule(RecipePart):
 
     kind: Literal["linear"]
     start: float = Field(ge=0)
+    """Weight of the first step."""
     end: float = Field(ge=0)
+    """Weight from step `num_steps` on."""
     num_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps from start to end; null takes the whole training."""
 
@@ -22,7 +24,9 @@ class CosineSchedule(RecipePart):
 
     kind: Literal["cosine"]
     start: float = Field(ge=0)
+    """Weight of the first step."""
     end: float = Field(ge=0)
+    """Weight from step `num_steps` on."""
     num_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps from start to end; null takes the whole training."""
 

@@ -41,6 +41,7 @@ class LoraConfig(RecipePart):
     alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is zeroed in training."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Names of the layers to adapt; `all-linear` is every linear layer but the output head."""
 

@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from llmkd.errors import InputError
 from llmkd.recipe.yaml_places import Key, dotted
+
+DEFAULT = "default"
+"""The origin of a value that nobody wrote."""
 
 SHORTEST_BEGINNING = 4
 """Letters from which on the beginning of a name stands for it."""
@@ -38,6 +43,26 @@ class Source:
     overrides: Sequence[Override] = ()
     prefix: Key = field(default=())
     """`stages.NAME` where the recipe left it out, as one with a single stage may."""
+    written: Any = None
+    """The file's values with the overrides in them, as written: no defaults."""
+
+    def origin(self, key: Key) -> str:
+        """Where the value at a key comes from.
+
+        Args:
+            key: In the full form of the recipe (`stages.NAME...`).
+
+        Returns:
+            `FILE:LINE` (through an alias, the line of what it stands for), `override KEY=VALUE`, or
+            `default`.
+        """
+        key = self.written_key(key)
+        if not _is_in(self.written, key):
+            return DEFAULT
+        override = self.override_of(key)
+        if override is not None:
+            return f"override {override.text}"
+        return f"{Path(self.file).name}:{self.line(key)}"
 
     def written_key(self, key: Key) -> Key:
         """The key as the user writes it."""
@@ -73,6 +98,13 @@ class Source:
         width = max((len(str(line)) for line, _ in in_file), default=0)
         lines = [f"{self.file}:{line:<{width}} {text}" for line, text in in_file]
         return InputError([*lines, *in_overrides, *others])
+
+
+def _is_in(value: Any, key: Key) -> bool:
+    if not key:
+        return True
+    inside: Any = dict(enumerate(value)) if isinstance(value, list) else value
+    return isinstance(inside, dict) and key[0] in inside and _is_in(inside[key[0]], key[1:])
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -16,12 +16,18 @@ class TrainStage(RecipePart):
 
     kind: Literal["train"]
     student: StudentSource
+    """What is trained: existing weights, or a shape from scratch."""
     teacher: InProcessTeacher | None = None
+    """What divergences compare the student with; none for cross-entropy alone."""
     data: DataSource
+    """What both read."""
     losses: list[Loss] = Field(min_length=1)
     """The terms of the objective; the loss is their weighted sum."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """`transformers.TrainingArguments` names, as they are."""
+    term_gradient_steps: int | None = Field(default=None, gt=0)
+    """Every so many steps, also log the gradient norm of each term by itself, `grad_norm/TERM`, at
+    the price of one more pass over the batch per term; null never does."""
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""
@@ -49,10 +55,13 @@ class GenerateStage(RecipePart):
 
     kind: Literal["generate"]
     teacher: PretrainedModel
+    """Who answers."""
     data: Rows
     """Rows with a `prompt` field; their completions are not looked at."""
     engine: TransformersEngine = TransformersEngine()
+    """What generates."""
     generation: Generation = Generation()
+    """How."""
 
 
 class EvaluateStage(RecipePart):

@@ -20,6 +20,17 @@ from llmkd.recipe.values import shown, truth, unquoted
 _EVALUATE = "training measures nothing; write a stage of kind evaluate"
 _LEAVE_OUT = "llmkd sets it; leave it out"
 
+DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "logging_steps": 10,
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "hub_strategy": "end",
+    # A NaN belongs in the log, not replaced by the last mean.
+    "logging_nan_inf_filter": False,
+}
+"""Where llmkd's defaults differ from transformers'; a recipe's own values win."""
+
 # What llmkd owns, and what to write instead.
 OWNED = {
     "output_dir": "the run folder holds everything; write `output_dir` at the top of the recipe",
@@ -58,16 +69,25 @@ OWNED = {
     "local_rank": "the launcher sets it; leave it out",
 }
 
-# Name -> (what it must be, whether a value is).
-_POSITIVE = ("greater than 0", lambda value: value > 0)
-_NOT_NEGATIVE = ("0 or greater", lambda value: value >= 0)
-_BELOW_ONE = ("from 0 to below 1", lambda value: 0 <= value < 1)
+# Name -> (what it must be, whether a value is, the same for a JSON schema).
+_POSITIVE = ("greater than 0", lambda value: value > 0, {"exclusiveMinimum": 0})
+_NOT_NEGATIVE = ("0 or greater", lambda value: value >= 0, {"minimum": 0})
+_BELOW_ONE = (
+    "from 0 to below 1",
+    lambda value: 0 <= value < 1,
+    {"minimum": 0, "exclusiveMaximum": 1},
+)
+_STEPS = (
+    "greater than 0, or -1 for none",
+    lambda value: value > 0 or value == -1,
+    {"anyOf": [{"exclusiveMinimum": 0}, {"const": -1}]},
+)
 _RANGES = {
     "learning_rate": _POSITIVE,
     "per_device_train_batch_size": _POSITIVE,
     "gradient_accumulation_steps": _POSITIVE,
     "num_train_epochs": _POSITIVE,
-    "max_steps": ("greater than 0, or -1 for none", lambda value: value > 0 or value == -1),
+    "max_steps": _STEPS,
     "logging_steps": _POSITIVE,
     "save_steps": _POSITIVE,
     "save_total_limit": _POSITIVE,
@@ -101,6 +121,10 @@ class Argument:
     """Names of the YAML types that it takes; empty where the source does not tell."""
     choices: tuple[str, ...]
     """The words that it takes; empty where any text will do."""
+    default: Any = None
+    """transformers' default, where its source says it as a plain value."""
+    help: str = ""
+    """transformers' own words for it."""
 
 
 def trainer_problems(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -130,7 +154,7 @@ def _problem(name: str, value: Any, known: Mapping[str, Argument]) -> str | None
         hint = f"did you mean `{near}`?" if near else f"write one of {', '.join(argument.choices)}"
         return f"no such choice {shown(value)}; {hint}"
     if name in _RANGES and isinstance(value, int | float) and not isinstance(value, bool):
-        wanted, is_within = _RANGES[name]
+        wanted, is_within, _ = _RANGES[name]
         return None if is_within(value) else f"input should be {wanted}; got {shown(value)}"
     return None
 
@@ -166,18 +190,45 @@ def training_arguments() -> dict[str, Argument]:
         node.name: node for node in [*helpers.body, *main.body] if isinstance(node, ast.ClassDef)
     }
     return {
-        statement.target.id: _argument(statement.annotation, classes)
+        statement.target.id: _argument(statement, classes)
         for statement in classes["TrainingArguments"].body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     }
 
 
-def _argument(annotation: ast.expr, classes: Mapping[str, ast.ClassDef]) -> Argument:
-    names = [ast.unparse(part).split("[")[0] for part in _alternatives(annotation)]
+def limits(name: str) -> dict[str, Any]:
+    """The range of a training argument, as keywords of a JSON schema; empty where it has none."""
+    return dict(_RANGES[name][2]) if name in _RANGES else {}
+
+
+def effective(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """All training arguments: a recipe's own, else llmkd's defaults, else those of transformers."""
+    defaults = {name: argument.default for name, argument in training_arguments().items()}
+    return {**defaults, **DEFAULTS, **trainer}
+
+
+def _argument(statement: ast.AnnAssign, classes: Mapping[str, ast.ClassDef]) -> Argument:
+    names = [ast.unparse(part).split("[")[0] for part in _alternatives(statement.annotation)]
     enums = [name for name in names if name in classes and "str" in names]
     types = tuple(name for name in names if name not in enums)
     choices = tuple(value for name in enums for value in _enum_values(classes[name]))
-    return Argument(types if all(name in _TYPES for name in types) else (), choices)
+    written = {}
+    if isinstance(statement.value, ast.Call):
+        written = {word.arg: _literal(word.value) for word in statement.value.keywords}
+    said = written.get("metadata")
+    return Argument(
+        types if all(name in _TYPES for name in types) else (),
+        choices,
+        written.get("default"),
+        str(said.get("help", "")) if isinstance(said, dict) else "",
+    )
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
 
 
 def _alternatives(annotation: ast.expr) -> list[ast.expr]:

@@ -7,17 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from llmkd.errors import InputError
-
-DEFAULTS: dict[str, Any] = {
-    "report_to": "none",
-    "logging_steps": 10,
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "hub_strategy": "end",
-    # A NaN belongs in the log, not replaced by the last mean.
-    "logging_nan_inf_filter": False,
-}
-"""Where llmkd's defaults differ from transformers'; a recipe's own values win."""
+from llmkd.recipe.training_arguments import DEFAULTS
 
 
 def training_arguments(
@@ -41,6 +31,13 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["target_ids"],
         "disable_tqdm": True,
+        # Trackers are built by llmkd.training.trackers, which the training survives.
+        "report_to": "none",
+        # Each rank reads a stream by itself: batches of different lengths cannot be sent around.
+        "accelerator_config": {
+            **(trainer.get("accelerator_config") or {}),
+            "dispatch_batches": False,
+        },
         "do_train": True,
     }
     try:

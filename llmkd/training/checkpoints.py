@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
@@ -35,12 +37,24 @@ def publish(staged: Path, folder: Path) -> Path:
         _sync(path)
     _sync(staged)
     replaced = staged.with_name(f"{staged.name}.replaced")
+    # Left there where a crash came between these renames and the end.
+    shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     staged.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def removed_on_failure(staged: Path) -> Iterator[None]:
+    """Takes away what is half written when the block fails: on a full disk it is only in the way."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
 
 
 def retire(folder: Path, *, keep: int | None) -> None:

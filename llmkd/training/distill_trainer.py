@@ -1,20 +1,23 @@
 """`transformers.Trainer` with llmkd's objective in place of the model's own loss."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from llmkd.models.head import hidden_states, linear_head
-from llmkd.objective import Objective, trained
+from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.teachers.protocol import Teacher
-from llmkd.training.checkpoints import STAGING, publish, retire
+from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.metrics import StepMetrics
+from llmkd.training.sampling import LengthGroupedSampler
 
 
 class DistillTrainer(Trainer):
@@ -24,18 +27,28 @@ class DistillTrainer(Trainer):
         objective: The terms.
         teacher: What the terms compare the student with; None for cross-entropy alone.
         vocab_size: Tokens that student and teacher share; padded rows of the head are cropped.
-        **trainer: As for `transformers.Trainer`. Batches hold `input_ids`, `attention_mask` and
-            `target_ids`, where position t predicts `target_ids[:, t]`.
+        lengths: Tokens of each row of the data set; None for a stream.
+        term_gradient_steps: Every so many steps, the gradient norm of each term is logged too.
+        **trainer: As for `transformers.Trainer`. Batches are those of `llmkd.data.collate`.
     """
 
     # The objective divides by the positions of all micro-batches, so the loss is not a mean of one.
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, objective: Objective, teacher: Teacher | None, vocab_size: int, **trainer: Any
+        self,
+        *,
+        objective: Objective,
+        teacher: Teacher | None,
+        vocab_size: int,
+        lengths: Sequence[int] | None = None,
+        term_gradient_steps: int | None = None,
+        **trainer: Any,
     ):
         super().__init__(**trainer)
+        self.term_gradient_steps = term_gradient_steps
         self.objective = objective
+        self.lengths = lengths
         self.teacher = teacher
         self.vocab_size = vocab_size
         self.step_metrics = StepMetrics()
@@ -59,6 +72,12 @@ class DistillTrainer(Trainer):
             set_epoch(arguments["epoch"])
         super()._run_epoch(*args, **arguments)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        if self.args.train_sampling_strategy == "group_by_length" and self.lengths is not None:
+            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return LengthGroupedSampler(self.lengths, batch_size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor]:
@@ -68,6 +87,9 @@ class DistillTrainer(Trainer):
         assert isinstance(counts, Tensor)
         counts = self.accelerator.reduce(counts.to(device), reduction="sum")
         assert isinstance(counts, Tensor)
+        every = self.term_gradient_steps
+        if every and batches and self.state.global_step % every == 0:
+            self.step_metrics.latest |= self.term_gradient_norms(batches, counts)
         self.step_metrics.begin_step(counts)
         return batches, counts
 
@@ -81,19 +103,55 @@ class DistillTrainer(Trainer):
         """This micro-batch's share of the objective; `num_items_in_batch` is per term."""
         assert isinstance(num_items_in_batch, Tensor), "only training steps are counted"
         assert not return_outputs
-        student: Any = self.accelerator.unwrap_model(model)
-        kept = trained(inputs["target_ids"])
-        hidden = hidden_states(student, model, inputs)[kept]
-        output = self.objective(
-            linear_head(student, hidden, self.vocab_size),
-            None if self.teacher is None else self.teacher.signals(inputs, kept),
-            inputs["target_ids"][kept],
-            num_positions=num_items_in_batch,
-            step=self.state.global_step,
-        )
+        output = self._share(self.objective, model, inputs, num_items_in_batch)
         self.step_metrics.add({"loss": output.loss.detach(), **output.metrics})
         # DDP and DeepSpeed average gradients over ranks; the shares are to be added.
         return output.loss * self.accelerator.num_processes
+
+    def _share(
+        self, objective: Objective, model: nn.Module, inputs: dict[str, Tensor], counts: Tensor
+    ) -> ObjectiveOutput:
+        student: Any = self.accelerator.unwrap_model(model)
+        kept = trained(inputs["target_ids"])
+        hidden = hidden_states(student, model, inputs)[kept]
+        return objective(
+            linear_head(student, hidden, self.vocab_size),
+            None if self.teacher is None else self.teacher.signals(inputs, kept),
+            inputs["target_ids"][kept],
+            num_positions=counts,
+            step=self.state.global_step,
+        )
+
+    def term_gradient_norms(
+        self, batches: list[dict[str, Tensor]], counts: Tensor
+    ) -> dict[str, float]:
+        """The norm of each term's own gradient, weight included: `grad_norm/TERM`.
+
+        One forward and backward pass per term; gradients and random state are left as they were
+        before, which is without any gradient.
+
+        Args:
+            batches: The micro-batches of a step.
+            counts: What each term is divided by, [num_terms].
+        """
+        model, norms = self.model_wrapped, {}
+        assert model is not None
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        device = self.accelerator.device
+        with torch.random.fork_rng(
+            [] if device.type == "cpu" else [device], device_type=device.type
+        ):
+            for index, term in enumerate(self.objective.terms):
+                objective = self.objective.only(index)
+                for batch in batches:
+                    with self.compute_loss_context_manager():
+                        inputs = self._prepare_inputs(batch)
+                        loss = self._share(objective, model, inputs, counts[index, None]).loss
+                    (loss * self.accelerator.num_processes).backward()
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                norms[f"grad_norm/{term.head_term.name}"] = get_total_norm(gradients).item()
+                model.zero_grad()
+        return norms
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the objective's metrics to what is logged."""
@@ -117,14 +175,16 @@ class DistillTrainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self._checkpoint_root = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._checkpoint_root = None
-        self.accelerator.wait_for_everyone()
+        with removed_on_failure(staging):
+            self._checkpoint_root = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_root = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.step_metrics.save(staging / name)
+                publish(staging / name, folder / name)
         if self.args.should_save:
-            self.step_metrics.save(staging / name)
-            publish(staging / name, folder / name)
             retire(folder, keep=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()

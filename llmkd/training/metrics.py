@@ -29,6 +29,8 @@ class StepMetrics:
         self.tokens = 0
         self.num_steps = 0
         self.sums: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
+        """Figures that are measured now and then, and logged as they are."""
         self._pending: dict[str, Tensor] = {}
         self._pending_tokens: list[Tensor] = []
         self._since: tuple[float, int] | None = None
@@ -54,8 +56,10 @@ class StepMetrics:
         elapsed = time.perf_counter() - since
         speed = (self.tokens - tokens) / elapsed if elapsed > 0 else 0.0
         self.sums, self.num_steps, self._since = {}, 0, (time.perf_counter(), self.tokens)
+        latest, self.latest = self.latest, {}
         return {
             **means,
+            **latest,
             "tokens": self.tokens,
             "tokens_per_s": speed,
             "peak_memory_gib": peak_memory_gib(accelerator.device),
@@ -74,14 +78,15 @@ class StepMetrics:
 
     def save(self, checkpoint: Path) -> None:
         """Writes what is not logged yet beside a checkpoint's weights; `collect` comes first."""
-        state = {"tokens": self.tokens, "num_steps": self.num_steps, "sums": self.sums}
+        kept = ("tokens", "num_steps", "sums", "latest")
+        state = {name: getattr(self, name) for name in kept}
         (checkpoint / STATE_FILE).write_text(json.dumps(state))
 
     def restore(self, checkpoint: Path) -> None:
         """Takes back what `save` wrote."""
         state = json.loads((checkpoint / STATE_FILE).read_text())
         self.tokens, self.num_steps = state["tokens"], state["num_steps"]
-        self.sums = state["sums"]
+        self.sums, self.latest = state["sums"], state["latest"]
 
 
 class MetricsFile(TrainerCallback):

@@ -1,8 +1,6 @@
 """A train stage, from its part of the recipe to a model folder."""
 
-import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,32 @@ from transformers import (
 
 from llmkd.build import build_objective, build_student, build_tokenizer_for
 from llmkd.data.collate import Collator
-from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import TokenizedRows, tokenize
+from llmkd.data.prepare import prepare
 from llmkd.errors import InputError
+from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
-from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
-from llmkd.training.checkpoints import newest_checkpoint, publish, set_aside_after
+from llmkd.training.checkpoints import (
+    newest_checkpoint,
+    publish,
+    removed_on_failure,
+    set_aside_after,
+)
+from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.progress import ProgressBar
+from llmkd.training.trackers import Trackers, tracker_names
 
 MODEL = "model"
 """The product's folder inside the stage's: whole weights, tokenizer, model card."""
@@ -82,30 +86,34 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     vocab_size = shared_vocab_size(tokenizer)
     _check_model(student, vocab_size, "student")
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
-    data = _load_data(stage, tokenizer, seed)
+    with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
+        data = prepare(stage.data, tokenizer, seed=seed, progress=moved)
+    # Padding is masked, so without a token of its own any id will do.
+    pad_token_id: Any = tokenizer.pad_token_id or 0
+    collate = Collator(pad_token_id, is_flat=is_flash(student))
     for name, model in (("student", student), ("teacher", teacher and teacher.model)):
         if model is not None:
             check_positions(model, data.longest, f"data.max_length ({name})")
-    if arguments.process_index == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        counts = {key: value for key, value in vars(data).items() if key != "rows"}
-        (folder / "data.json").write_text(json.dumps(counts, indent=2) + "\n")
+            if data.sequences.packing:
+                check_documents_apart(model, collate, name)
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
-    # Padding is masked, so without a token of its own any id will do.
-    pad_token_id = tokenizer.pad_token_id or 0
-    assert isinstance(pad_token_id, int)
+    if arguments.process_index == 0:
+        callbacks.append(DataReport(data, folder / "data.json"))
+    callbacks += _trackers(stage, arguments, folder)
     trainer = DistillTrainer(
         objective=build_objective(
             stage,
-            max_steps=_num_steps(arguments, len(data.rows)),
+            max_steps=_num_steps(arguments, data.counts.num_sequences),
             compute_dtype=head_dtype(arguments),
         ),
         teacher=teacher,
         vocab_size=vocab_size,
+        lengths=data.lengths,
+        term_gradient_steps=stage.term_gradient_steps,
         model=student,
         args=arguments,
-        train_dataset=data.rows,
-        data_collator=Collator(pad_token_id),
+        train_dataset=data.dataset,
+        data_collator=collate,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -115,12 +123,27 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     return trainer
 
 
+def _trackers(
+    stage: TrainStage, arguments: TrainingArguments, folder: Path
+) -> list[TrainerCallback]:
+    # TrainingArguments adds Kubeflow's by itself, and Trainer builds what is named there.
+    added, arguments.report_to = arguments.report_to, []
+    wanted = [*tracker_names(stage.trainer.get("report_to")), *(added or [])]
+    names = list(dict.fromkeys(wanted))
+    return [Trackers(names, folder)] if names and arguments.process_index == 0 else []
+
+
 def _check_engine(trainer: DistillTrainer) -> None:
     plugin = trainer.accelerator.state.deepspeed_plugin
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
         raise InputError(
             "trainer: the output head's weights are not whole under ZeRO stage 3 and FSDP, and "
             "llmkd does not gather them yet; write ZeRO stage 1 or 2, or plain DDP"
+        )
+    if trainer.term_gradient_steps and plugin is not None:
+        raise InputError(
+            "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
+            "without DeepSpeed"
         )
 
 
@@ -136,21 +159,6 @@ def _build_teacher(
 def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
     check_head(model, name)
     check_covers(model, vocab_size, name)
-
-
-def _load_data(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, seed: int) -> TokenizedRows:
-    rows = load_rows(stage.data, seed=seed)
-    if not isinstance(stage.data, AdditionTask):
-        max_length, append_eos = stage.data.max_length, stage.data.append_eos
-    else:
-        max_length, append_eos = sys.maxsize, True
-    data = tokenize(rows, tokenizer, max_length=max_length, append_eos=append_eos)
-    if data.num_truncated or data.num_dropped:
-        say(
-            f"data: of {len(rows)} rows {data.num_truncated} were cut to max_length "
-            f"{max_length}, {data.num_dropped} had nothing to train on and were dropped"
-        )
-    return data
 
 
 def _num_steps(arguments: TrainingArguments, num_rows: int) -> int:
@@ -181,22 +189,23 @@ def _checkpoint(resume: str, folder: Path) -> Path | None:
 
 def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    trainer.save_model(str(folder / "checkpoints" / ".final"), _internal_call=True)
-    if not trainer.args.should_save:
-        return
-    saved = folder / "checkpoints" / ".final"
-    (saved / "training_args.bin").unlink(missing_ok=True)
-    if stage.student.kind == "pretrained" and stage.student.lora is not None:
-        publish(saved, folder / "adapter")
-        saved = folder / "checkpoints" / ".merged"
-        unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
-        unwrapped.merge_and_unload().save_pretrained(saved)
-        assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
-        trainer.processing_class.save_pretrained(saved)
-    if stage.student.kind == "scratch":
-        _cut_padding(saved, trainer.vocab_size)
-    (saved / "README.md").write_text(model_card(stage, name))
-    publish(saved, folder / MODEL)
+    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
+    with removed_on_failure(saved), removed_on_failure(merged):
+        trainer.save_model(str(saved), _internal_call=True)
+        if not trainer.args.should_save:
+            return
+        (saved / "training_args.bin").unlink(missing_ok=True)
+        if stage.student.kind == "pretrained" and stage.student.lora is not None:
+            publish(saved, folder / "adapter")
+            saved = merged
+            unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+            unwrapped.merge_and_unload().save_pretrained(saved)
+            assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+            trainer.processing_class.save_pretrained(saved)
+        if stage.student.kind == "scratch":
+            _cut_padding(saved, trainer.vocab_size)
+        (saved / "README.md").write_text(model_card(stage, name))
+        publish(saved, folder / MODEL)
     if trainer.args.push_to_hub:
         assert trainer.hub_model_id is not None
         # Not Trainer.push_to_hub, which uploads the folder of checkpoints.

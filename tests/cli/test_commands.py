@@ -28,8 +28,11 @@ def test_recipes_lists_every_shipped_recipe_with_its_description(llmkd):
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_table", "tinystories"])
 def test_a_shipped_recipe_passes_check_and_prints_every_default(llmkd, name):
     out, _ = llmkd.run("check", name, "--json")
-    stages = json.loads(out)["stages"]
-    assert all("kind" in stage for stage in stages.values())
+    found = json.loads(out)
+    assert all("kind" in stage for stage in found["recipe"]["stages"].values())
+    assert found["stages"].keys() == found["recipe"]["stages"].keys()
+    assert found["origins"]["output_dir"] == "default"
+    assert found["origins"]["name"].startswith(f"{name}.yaml:")
 
 
 def test_bad_input_is_told_without_a_traceback(llmkd):

@@ -50,6 +50,14 @@ def test_a_recipe_becomes_models_and_a_measured_table(llmkd, recipe):
     }  # fmt: skip
     assert all(record["seed"] == 3 for record in records)
     assert "[4/4] evaluation: done" in err
+    details = json.loads((run / "stages" / "evaluation" / "details.json").read_text())
+    assert {sample["task"] for sample in details["samples"]} == {"sums", "written"}
+    for sample in details["samples"]:
+        assert sample["answers"].keys() == {"teacher", "student"}
+    assert [(one["task"], one["model"]) for one in details["lengths"]] == [
+        ("sums", "teacher"), ("sums", "student"),
+    ]  # fmt: skip
+    assert [one["model"] for one in details["reliability"]] == ["teacher", "student"]
     card = (run / "stages" / "student" / "model" / "README.md").read_text()
     assert "| written | perplexity |" in card
     assert str(run.relative_to(llmkd.folder) / "stages" / "teacher" / "model") in card

@@ -50,4 +50,4 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(tmp_path):
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     assert json.loads(llmkd("recipes", "--json")).keys() == shipped
     # Its evaluate stage names a shipped suite, which check resolves.
-    assert json.loads(llmkd("check", "quickstart", "--json"))["name"] == "quickstart"
+    assert json.loads(llmkd("check", "quickstart", "--json"))["recipe"]["name"] == "quickstart"

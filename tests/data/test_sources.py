@@ -4,7 +4,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llmkd.data.sources import load_rows
+from llmkd.data.sources import iter_rows, load_rows
 from llmkd.errors import InputError
 from llmkd.recipe.data import AdditionTask, DatasetSource
 
@@ -30,7 +30,7 @@ def test_jsonl_rows_come_out_in_order_without_other_columns(tmp_path):
 def test_prompt_and_completion_are_taken_before_text(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [EXAMPLES[0] | TEXTS[0]])
     assert load(path).to_list() == EXAMPLES[:1]
-    assert load(path, need="text").to_list() == TEXTS[:1]
+    assert load(path, need="scored").to_list() == TEXTS[:1]
     assert load(path, need="prompt").to_list() == [{"prompt": "p0"}]
 
 
@@ -86,7 +86,9 @@ def test_a_task_makes_its_rows_from_the_seed():
 def test_a_data_set_of_prompts_serves_where_prompts_are_needed(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p"}])
     assert load(path, need="prompt").to_list() == [{"prompt": "p"}]
-    with pytest.raises(InputError, match="the columns are prompt; rename them to `prompt` and"):
+    with pytest.raises(
+        InputError, match="the columns are prompt; rename them to `messages`, or `prompt` and"
+    ):
         load(path)
 
 
@@ -118,7 +120,9 @@ def test_a_folder_without_data_is_refused(tmp_path):
 
 def test_other_columns_are_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}])
-    with pytest.raises(InputError, match="question, answer; rename them to `prompt` and `comp"):
+    with pytest.raises(
+        InputError, match="question, answer; rename them to `messages`, or `prompt`"
+    ):
         load(path)
     pyarrow.parquet.write_table(pyarrow.table({"question": ["q"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="the columns are question; "):
@@ -168,3 +172,53 @@ def test_a_hub_name_that_cannot_be_had_says_what_to_write():
 def test_real_stories_load(real_data):
     assert len(load(real_data / "tinystories")) == 728
     assert len(load(real_data / "tinystories", dataset_split="validation")) == 80
+
+
+def test_columns_say_what_is_which(tmp_path):
+    rows = [{"question": "q", "answer": "a", "text": "t", "prompt": "not this"}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    columns = {"prompt": "question", "completion": "answer"}
+    assert load(path, columns=columns).to_list() == [{"prompt": "q", "completion": "a"}]
+    assert load(path, need="prompt", columns=columns).to_list() == [{"prompt": "q"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet", columns={"text": "answer"}).to_list() == [{"text": "a"}]
+
+
+def test_a_named_column_that_is_not_there_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q"}])
+    with pytest.raises(InputError, match="no column for completion: answer; its columns are quest"):
+        load(path, columns={"prompt": "question", "completion": "answer"})
+
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_conversations_come_out_whole_and_are_taken_first(tmp_path, suffix):
+    rows = [{"messages": TURNS, "text": "t", "prompt": "p"}]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert load(path).to_list() == [{"messages": TURNS}]
+
+
+@pytest.mark.parametrize(
+    "messages", [[], "text", [{"role": "user"}], [{"role": "", "content": "q"}], [["user", "q"]]]
+)
+def test_what_is_no_conversation_is_refused(tmp_path, messages):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": TURNS}, {"messages": messages}])
+    with pytest.raises(InputError, match=r"no list of \{role: .* in 1 of 2 rows, first in row 2"):
+        load(path)
+
+
+def test_a_stream_stops_at_the_first_bad_row(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [*TEXTS, {"text": ""}, *TEXTS])
+    source = DatasetSource(dataset_name=str(path))
+    rows = iter_rows(source, seed=0, is_stream=True)
+    assert [next(rows) for _ in TEXTS] == TEXTS
+    with pytest.raises(InputError, match="in 1 of 6 rows, first in row 6"):
+        next(rows)
+    with pytest.raises(InputError, match="in 1 of 11 rows"):
+        list(iter_rows(source, seed=0))

@@ -5,6 +5,7 @@ import pytest
 
 from llmkd.evaluation import evaluate as evaluate_module
 from llmkd.evaluation.evaluate import evaluate
+from llmkd.evaluation.exact_match import ScoredAnswers
 from llmkd.evaluation.perplexity import score_text
 from llmkd.recipe.evaluation import Suite
 
@@ -40,7 +41,8 @@ def run(models, suite, progress=lambda done, total: None):
 
 
 def test_every_model_gets_every_metric_in_order(models, suite):
-    records = run(models, suite)
+    evaluation = run(models, suite)
+    records = evaluation.records
     metrics = [("sums", "exact_match"), ("text", "loss_per_token"), ("text", "perplexity")]
     assert [(r.model, r.task, r.metric) for r in records] == [
         (name, *metric) for name in ("first", "second") for metric in metrics
@@ -48,15 +50,16 @@ def test_every_model_gets_every_metric_in_order(models, suite):
     assert {(r.suite, r.seed) for r in records} == {("both", 5)}
     assert [r.num_examples for r in records[:3]] == [6, 3, 3]
     assert all(r.ci_low <= r.value <= r.ci_high for r in records)
-    assert run(models, suite) == records
+    assert run(models, suite) == evaluation
 
 
 def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, monkeypatch):
     right = np.array([1.0, 0, 0, 1, 1, 1])
-    monkeypatch.setattr(evaluate_module, "score_answers", lambda *args, **kwargs: right)
-    exact, loss, perplexity = run(models[:1], suite)
+    answers = ScoredAnswers(right, [3] * 6, [])
+    monkeypatch.setattr(evaluate_module, "score_answers", lambda *args, **kwargs: answers)
+    exact, loss, perplexity = run(models[:1], suite).records
     assert exact.value == pytest.approx(4 / 6)
-    losses, counts = score_text(
+    found = score_text(
         tiny_llama(tokenizer),
         tokenizer,
         suite.tasks[1],
@@ -64,7 +67,7 @@ def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, mo
         seed=5,
         progress=lambda done, total: None,
     )
-    assert loss.value == pytest.approx(losses.sum() / counts.sum())
+    assert loss.value == pytest.approx(found.losses.sum() / found.counts.sum())
     for field in ("value", "ci_low", "ci_high"):
         assert getattr(perplexity, field) == pytest.approx(np.exp(getattr(loss, field)))
 

@@ -42,11 +42,14 @@ def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, mo
     def answer(model, tokenizer, prompts, *, temperature, max_completion_length, seed):
         assert (temperature, max_completion_length) == (0, 64)
         asked.append(len(prompts))
-        return [Completion("#" if p in wrong else rows[p], "stop", 1) for p in prompts]
+        return [
+            Completion("#" if p in wrong else rows[p], "stop", 2 if p in wrong else 30)
+            for p in prompts
+        ]
 
     monkeypatch.setattr(exact_match, "generate", answer)
     calls = []
-    scores = score_answers(
+    found = score_answers(
         tiny_llama(tokenizer),
         tokenizer,
         TASK,
@@ -54,6 +57,13 @@ def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, mo
         seed=7,
         progress=lambda done, total: calls.append((done, total)),
     )
-    np.testing.assert_array_equal(scores, [1, 1, 0, 0, 0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(found.scores, [1, 1, 0, 0, 0, 1, 1, 1, 1, 1])
+    assert found.lengths == [30, 30, 2, 2, 2, 30, 30, 30, 30, 30]
+    # The first eight, in the order asked.
+    assert [sample.example for sample in found.samples] == list(range(8))
+    assert [sample.prompt for sample in found.samples] == list(rows)[:8]
+    assert [sample.reference for sample in found.samples] == list(rows.values())[:8]
+    assert [sample.is_right for sample in found.samples] == [True] * 2 + [False] * 3 + [True] * 3
+    assert [sample.text for sample in found.samples][1:3] == [list(rows.values())[1], "#"]
     assert asked == [4, 4, 2]
     assert calls == [(4, 10), (8, 10), (10, 10)]

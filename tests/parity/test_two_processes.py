@@ -122,7 +122,8 @@ def test_two_processes_train_as_one(recipe, tmp_path):
     assert "engine: DeepSpeedEngine, ZeRO stage 2, 2 processes" in deepspeed[2]
 
 
-def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path):
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path, strategy):
     # 20 rows in batches of 2x4: 3 steps an epoch, so step 5 is within the second.
     settings = [
         "data.num_examples=20",
@@ -131,6 +132,7 @@ def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path
         "trainer.save_strategy=steps",
         "trainer.save_steps=5",
         "trainer.lr_scheduler_type=constant",
+        f"trainer.train_sampling_strategy={strategy}",
     ]
     whole = train(recipe, "whole", *settings, num_processes=2)
     checkpoint = tmp_path / "whole" / "stages" / "train" / "checkpoints" / "checkpoint-5"
@@ -139,3 +141,12 @@ def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path
     for line, expected in zip(resumed[0], whole[0][5:], strict=True):
         assert line["loss"] == expected["loss"]
     assert all(torch.equal(whole[1][name], resumed[1][name]) for name in whole[1])
+
+
+def test_two_processes_read_a_packed_stream_as_one(recipe, tmp_path):
+    rows = [{"prompt": "1+2=" * (1 + i % 5), "completion": "3" * (1 + i % 7)} for i in range(300)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"data={{dataset_name: {tmp_path}/sums.jsonl, max_length: 64, packing: true, streaming: true}}"  # fmt: skip
+    one = train(recipe, "one", data)
+    half = "trainer.per_device_train_batch_size=4"
+    assert_same(train(recipe, "ddp", data, half, num_processes=2), one)

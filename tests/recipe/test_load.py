@@ -89,7 +89,7 @@ BAD_LINES = [
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: {kind: linear, start: 1}}"),
-        "6 losses.0.weight.end: missing; write `end: ...`",
+        "6 losses.0.weight.end: missing; write `end: ...` (Weight from step `num_steps` on)",
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: {kind: lin, start: 1}}"),
@@ -296,7 +296,8 @@ def test_a_suite_file_is_checked_with_the_recipe(problems, tmp_path):
 
     assert found == [
         "suite.yaml:3 tasks.0.name: missing; write `name: ...` (What results call the task)",
-        "suite.yaml:3 tasks.0.data: missing; write `data: ...`",
+        "suite.yaml:3 tasks.0.data: missing; write `data: ...` (The sums to ask; take a split that no "
+        "training saw)",
         "suite.yaml:3 tasks.0.nme: no such field; did you mean `name`?",
     ]
 

@@ -291,6 +291,45 @@ def test_fewer_rows_than_a_batch_train_all_the_same(train_stage, tmp_path, lines
 def test_engines_that_shard_the_head_are_refused(stage, is_fsdp):
     plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
     state = SimpleNamespace(deepspeed_plugin=plugin)
-    trainer = SimpleNamespace(is_fsdp_enabled=is_fsdp, accelerator=SimpleNamespace(state=state))
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=is_fsdp,
+        accelerator=SimpleNamespace(state=state),
+        term_gradient_steps=None,
+    )
     with pytest.raises(InputError, match="write ZeRO stage 1 or 2"):
         _check_engine(trainer)
+
+
+def test_each_terms_gradient_norm_is_its_own_and_measuring_changes_nothing(train_stage, tmp_path):
+    losses = [
+        {"kind": "forward_kl", "temperature": 2.0, "weight": 0.5},
+        {"kind": "cross_entropy", "weight": 2.0},
+    ]
+    plain = train_stage(losses=losses)
+    measured = train_stage(losses=losses, term_gradient_steps=2)
+    run_train(plain, tmp_path / "plain", name="s", seed=0)
+    run_train(measured, tmp_path / "measured", name="s", seed=0)
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "measured")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    log = metrics(tmp_path / "measured")
+    names = ("grad_norm/forward_kl", "grad_norm/cross_entropy")
+    assert [names[0] in line for line in log] == [True, False] * 3
+    assert not any(names[0] in line for line in metrics(tmp_path / "plain"))
+    # A term alone has the gradient of a training on that term alone.
+    for name, loss in zip(names, losses, strict=True):
+        alone = train_stage({"max_steps": 1}, losses=[{**losses[0], "weight": 0.0}, loss]
+                            if loss is losses[1] else [loss, {**losses[1], "weight": 0.0}])  # fmt: skip
+        run_train(alone, tmp_path / loss["kind"], name="s", seed=0)
+        assert metrics(tmp_path / loss["kind"])[0]["grad_norm"] == pytest.approx(log[0][name])
+
+
+def test_a_measured_norm_survives_a_crash_before_it_is_logged(train_stage, tmp_path):
+    stage = train_stage({"logging_steps": 3, "save_total_limit": 9}, term_gradient_steps=5)
+    run_train(stage, tmp_path / "whole", name="s", seed=0)
+    run_train(stage, tmp_path / "cut", name="s", seed=0)
+    checkpoint = str(tmp_path / "cut" / "checkpoints" / "checkpoint-2")
+    again = stage.model_copy(update={"resume": checkpoint})
+    run_train(again, tmp_path / "cut", name="s", seed=0)
+    logged = [metrics(tmp_path / name)[0]["grad_norm/forward_kl"] for name in ("whole", "cut")]
+    assert logged[0] == logged[1]

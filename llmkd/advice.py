@@ -1,0 +1,117 @@
+"""What to do about a stage that ended: which keys take less memory, and where it goes on."""
+
+import signal
+from pathlib import Path
+
+from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.evaluation import PerplexityTask, Suite
+from llmkd.recipe.models import PretrainedModel, PretrainedStudent
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.training.checkpoints import newest_checkpoint
+
+DEFAULT_BATCH_SIZE = 8
+"""transformers' `per_device_train_batch_size`."""
+FRUGAL_OPTIMIZERS = ("adafactor", "sgd", "8bit", "4bit", "lomo", "galore", "apollo")
+"""Parts of the names of optimizers with smaller states than Adam's."""
+
+
+def goes_on(stage: Stage, folder: Path) -> str:
+    """What the same command does next, to follow "the same command"."""
+    match stage:
+        case TrainStage(resume="auto") if checkpoint := newest_checkpoint(folder / "checkpoints"):
+            return f"goes on from {checkpoint.name}"
+        case TrainStage(resume=resume) if resume not in ("auto", "never"):
+            return f"goes on from {resume}"
+        case GenerateStage() if _has_content(folder / "progress.jsonl"):
+            return "goes on after the last whole batch"
+    return "begins the stage again"
+
+
+def how_it_ended(stage: Stage, folder: Path, status: int) -> str:
+    """What is known of a stage's process that ended with a status other than 0.
+
+    Args:
+        stage: What the process did.
+        folder: Where it wrote.
+        status: As `subprocess` gives it: below 0 the number of the signal that killed it.
+    """
+    go_on = f"the same command again {goes_on(stage, folder)}"
+    if status >= 0:
+        return f"failed with exit status {status}; {go_on}"
+    how = f"was killed by signal {-status} ({_signal_name(-status)})"
+    if -status == signal.SIGKILL:
+        return (
+            f"{how}, as the system does when memory runs out (see `dmesg`); {go_on}. If it was "
+            f"memory: {less_memory(stage)}"
+        )
+    if -status == signal.SIGBUS:
+        return f"{how}, as on a full disk or a full /dev/shm; make room there, and {go_on}"
+    return f"{how}; {go_on}"
+
+
+def less_memory(stage: Stage) -> str:
+    """What to write so that the stage takes less memory, and how to run it then."""
+    # A changed key makes another stage of it, which is refused in the old folder.
+    keys = ", or ".join(smaller(stage))
+    return f"write {keys}; then run with --overwrite, which does this stage anew"
+
+
+def smaller(stage: Stage) -> list[str]:
+    """The keys that make the stage take less memory, with values where they follow."""
+    match stage:
+        case TrainStage():
+            return _of_training(stage)
+        case GenerateStage(engine=engine, generation=generation):
+            length = f"generation.max_completion_length below {generation.max_completion_length}"
+            keys = [*_halved("engine.batch_size", engine.batch_size), length]
+            return [*keys, *_narrow("teacher", stage.teacher)]
+        case EvaluateStage():
+            return _of_evaluation(stage)
+
+
+def _of_training(stage: TrainStage) -> list[str]:
+    trainer = stage.trainer
+    size = trainer.get("per_device_train_batch_size", DEFAULT_BATCH_SIZE)
+    steps = 2 * trainer.get("gradient_accumulation_steps", 1)
+    keys = [
+        f"{key} with trainer.gradient_accumulation_steps: {steps} (the same loss)"
+        for key in _halved("trainer.per_device_train_batch_size", size)
+    ]
+    if not isinstance(stage.data, AdditionTask):
+        keys.append(f"data.max_length below {stage.data.max_length}")
+    if not (trainer.get("gradient_checkpointing") or trainer.get("activation_checkpointing")):
+        keys.append("trainer.gradient_checkpointing: true")
+    if isinstance(stage.student, PretrainedStudent) and stage.student.lora is None:
+        keys.append("student.lora: {r: 16}")
+    keys += _narrow("teacher", stage.teacher)
+    if not any(part in trainer.get("optim", "adamw") for part in FRUGAL_OPTIMIZERS):
+        keys.append("trainer.optim: adafactor")
+    return [*keys, "a smaller student"]
+
+
+def _of_evaluation(stage: EvaluateStage) -> list[str]:
+    keys = _halved("batch_size", stage.batch_size)
+    tasks = stage.suite.tasks if isinstance(stage.suite, Suite) else []
+    for index, task in enumerate(tasks):
+        if isinstance(task, PerplexityTask):
+            keys.append(f"suite.tasks.{index}.data.max_length below {task.data.max_length}")
+    return keys or ["fewer or smaller `models`"]
+
+
+def _halved(key: str, size: int) -> list[str]:
+    return [f"{key}: {size // 2}"] if size > 1 else []
+
+
+def _narrow(key: str, model: PretrainedModel | None) -> list[str]:
+    return [f"{key}.dtype: bfloat16"] if model is not None and model.dtype == "float32" else []
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

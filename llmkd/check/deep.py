@@ -1,0 +1,247 @@
+"""The whole recipe in miniature: every stage loads what it must and does one batch.
+
+Nothing is written to the run folder. A stage that is finished there lends its product to the later
+ones; of one that is not, a stand-in is made in a temporary folder: the student as it is before
+training, or a few rows in the shape of what a teacher would write.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llmkd.data.sources import load_rows
+from llmkd.errors import LlmkdError
+from llmkd.evaluation.evaluate import evaluate
+from llmkd.pipeline import Run
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.data import AdditionTask, Mixture
+from llmkd.recipe.evaluation import ExactMatchTask, Suite
+from llmkd.recipe.references import expanded, resolved
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.run_folder import read_stage
+from llmkd.teacher_data.transformers_engine import generate, load_for_inference
+from llmkd.training.distill_trainer import DistillTrainer
+from llmkd.training.metrics import peak_memory_gib
+from llmkd.training.train import build_trainer
+
+BATCHES_READ = 4
+"""Batches' worth of rows that are read of the data."""
+FEW_ROWS = 4
+FEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimizer step's batch gave, before any training."""
+
+    num_tokens: int
+    """Trained tokens of the step."""
+    loss: float
+    losses: dict[str, float]
+    """Mean of each term, unweighted, and the diagnostics."""
+    grad_norm: float
+    grad_norms: dict[str, float]
+    """Of each term by itself, weight included."""
+    seconds: float
+    peak_memory_gib: float
+    """The most memory held so far: the accelerator's, or on a CPU the whole process's."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not finite, in words."""
+        named = {"loss": self.loss, **self.losses, "grad_norm": self.grad_norm, **self.grad_norms}
+        return [f"{name} is {value}" for name, value in named.items() if not math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class StageTried:
+    """What became of one stage."""
+
+    name: str
+    kind: str
+    stand_ins: list[str]
+    """Stages that are not finished, and were stood in for."""
+    batch: Batch | None
+    """Of a train stage."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for `--json`; a number that is not finite is null."""
+        return _finite(asdict(self))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def try_stages(job: Run, *, told: Callable[[str], None]) -> Iterator[StageTried]:
+    """Tries every stage, in order.
+
+    Args:
+        job: The recipe and its folder, which is only read.
+        told: Called with a stage's name before it is tried.
+
+    Raises:
+        InputError: A stage's parts cannot be loaded, or do not fit each other.
+        LlmkdError: A loss or a gradient is not finite.
+    """
+    with tempfile.TemporaryDirectory(prefix="llmkd-check-") as folder:
+        products = _Products(job, Path(folder))
+        for name, stage in job.recipe.stages.items():
+            told(name)
+            stand_ins: list[str] = []
+            whole = resolved(job.stage(name), products.rewriting(stand_ins))
+            batch = _try(whole, products.folder(name), job.recipe.seed)
+            yield StageTried(name, stage.kind, list(dict.fromkeys(stand_ins)), batch)
+            if batch is not None and batch.problems:
+                raise LlmkdError(
+                    f"stages.{name}: {', '.join(batch.problems)} on the first batch; look at that "
+                    "term's weight and temperature, at the data, and at dtype and trainer.bf16"
+                )
+
+
+class _Products:
+    """Where each stage's product is: in the run folder, or a stand-in."""
+
+    def __init__(self, job: Run, root: Path):
+        self.job = job
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    def rewriting(self, stand_ins: list[str]) -> Callable[[str], str]:
+        def rewrite(value: str) -> str:
+            name = referenced_stage(value)
+            if name is None:
+                return expanded(value)
+            state = read_stage(self.job.stage_folder(name))
+            if state is not None and state.is_finished and self.job.has_product(name):
+                return self.job.product(name)
+            stand_ins.append(name)
+            is_model = self.job.recipe.stages[name].kind == "train"
+            return str(self.folder(name) / "model" if is_model else self.folder(name))
+
+        return rewrite
+
+
+def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
+    match stage:
+        case TrainStage():
+            return _try_train(stage, folder, seed)
+        case GenerateStage():
+            _try_generate(stage, folder, seed)
+        case EvaluateStage():
+            _try_evaluate(stage, seed)
+    return None
+
+
+def _try_train(stage: TrainStage, folder: Path, seed: int) -> Batch:
+    trainer = build_trainer(_with_few_rows(stage), folder, seed=seed)
+    batch = _one_batch(trainer)
+    model: Any = trainer.model
+    if stage.student.kind == "pretrained" and stage.student.lora is not None:
+        model = model.merge_and_unload()
+    model.save_pretrained(folder / "model")
+    assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+    trainer.processing_class.save_pretrained(folder / "model")
+    return batch
+
+
+def _one_batch(trainer: DistillTrainer) -> Batch:
+    started, model = time.perf_counter(), trainer.model
+    assert isinstance(model, torch.nn.Module)
+    model.train()
+    loader = iter(trainer.get_train_dataloader())
+    num_batches = trainer.args.gradient_accumulation_steps
+    batches, counts = trainer.get_batch_samples(loader, num_batches, trainer.args.device)
+    norms = trainer.term_gradient_norms(batches, counts)
+    for batch in batches:
+        with trainer.compute_loss_context_manager():
+            inputs = trainer._prepare_inputs(batch)
+            loss = trainer.compute_loss(model, inputs, num_items_in_batch=counts)
+        loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    means = trainer.step_metrics.flush(trainer.accelerator)
+    return Batch(
+        num_tokens=int(counts.max()),
+        loss=means["loss"],
+        losses={
+            k: v for k, v in means.items() if k.startswith("loss/") or k in ("kl", "teacher_nll")
+        },
+        grad_norm=torch.nn.utils.get_total_norm(gradients).item(),
+        grad_norms=norms,
+        seconds=time.perf_counter() - started,
+        peak_memory_gib=peak_memory_gib(trainer.accelerator.device),
+    )
+
+
+def _with_few_rows(stage: TrainStage) -> TrainStage:
+    """Enough rows for a few batches; reading and tokenizing all of them is the training's work."""
+    batch = stage.trainer.get("per_device_train_batch_size", 8)
+    most = BATCHES_READ * batch * stage.trainer.get("gradient_accumulation_steps", 1)
+    data = stage.data
+    if isinstance(data, Mixture):
+        sources = [source.model_copy(update=_at_most(source, most)) for source in data.sources]
+        data = data.model_copy(update={"sources": sources, "num_examples": None})
+    else:
+        data = data.model_copy(update=_at_most(data, most))
+    # Nothing is tracked, uploaded or measured now and then.
+    trainer = {**stage.trainer, "report_to": "none", "push_to_hub": False}
+    update = {"data": data, "trainer": trainer, "term_gradient_steps": None, "resume": "never"}
+    return stage.model_copy(update=update)
+
+
+def _at_most(source: Any, num_rows: int) -> dict[str, int]:
+    return {"num_examples": min(source.num_examples or num_rows, num_rows)}
+
+
+def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
+    """Lets the teacher write a few tokens; the stand-in's rows have the data's own answers."""
+    few = stage.data.model_copy(update=_at_most(stage.data, FEW_ROWS))
+    prompts = load_rows(few, seed=seed, need="prompt")["prompt"][:]
+    model, tokenizer = load_for_inference(stage.teacher)
+    generate(
+        model,
+        tokenizer,
+        prompts,
+        temperature=stage.generation.temperature,
+        max_completion_length=min(FEW_TOKENS, stage.generation.max_completion_length),
+        seed=seed,
+    )
+    many = stage.data.model_copy(update=_at_most(stage.data, 1024))
+    if isinstance(many, AdditionTask):
+        rows = load_rows(many, seed=seed).to_list()
+    else:
+        texts = load_rows(many, seed=seed, need="prompt")["prompt"]
+        rows = [{"prompt": text, "completion": text} for text in texts]
+    folder.mkdir(parents=True)
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
+    suite = stage.suite
+    assert isinstance(suite, Suite)
+    tasks = []
+    for task in suite.tasks:
+        few: dict[str, Any] = {"data": task.data.model_copy(update=_at_most(task.data, FEW_ROWS))}
+        if isinstance(task, ExactMatchTask):
+            few["max_completion_length"] = min(FEW_TOKENS, task.max_completion_length)
+        tasks.append(task.model_copy(update=few))
+    small = suite.model_copy(update={"tasks": tasks})
+    evaluate(
+        [(model, model) for model in stage.models],
+        small,
+        batch_size=stage.batch_size,
+        seed=seed,
+        progress=lambda done, total, **figures: None,
+    )

@@ -1,0 +1,222 @@
+"""What is known of a recipe's models and tokenizers without loading them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmkd.check.architectures import Shape, num_lora_parameters, shape_of
+from llmkd.check.facts import Fact, NotKnownError, known
+from llmkd.check.vocabulary import ADDITION, Tokenizer, read_tokenizer
+from llmkd.check.weights import Weights, read_json, read_weights
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.local_paths import expanded
+from llmkd.recipe.models import PretrainedModel, PretrainedStudent, ScratchStudent
+from llmkd.recipe.schema import Recipe, TrainStage
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model before it is loaded. Text in place of a value says why there is none."""
+
+    name: str
+    """As the recipe names it."""
+    parameters: Fact
+    trainable: Fact
+    shape: Shape | str
+    tokenizer: Tokenizer | str
+    num_embeddings: int | None
+    """Rows of the output head."""
+    bytes_per_parameter: int
+    """Of the weights in memory."""
+
+
+class Models:
+    """A recipe's models, each looked at once.
+
+    Args:
+        recipe: Its stages are to be asked for in the order written, as they refer to earlier ones.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self._students: dict[str, Model] = {}
+        self._tokenizers: dict[str, Tokenizer | str] = {}
+        self._folders: dict[tuple[str, str | None], Model] = {}
+
+    def student_of(self, stage_name: str) -> Model:
+        """The student of a train stage, as it is trained."""
+        if stage_name not in self._students:
+            stage = self.recipe.stages[stage_name]
+            assert isinstance(stage, TrainStage)
+            if isinstance(stage.student, ScratchStudent):
+                model = self._scratch(stage, stage.student)
+            else:
+                model = self._pretrained(stage.student)
+            self._students[stage_name] = model
+        return self._students[stage_name]
+
+    def of(self, source: PretrainedModel) -> Model:
+        """A model that is loaded: from a folder, the hub's cache, or an earlier stage."""
+        stage_name = referenced_stage(source.model_name_or_path)
+        if stage_name is None:
+            return self._local(source)
+        student = self.student_of(stage_name)
+        width = DTYPE_BYTES.get(source.dtype, student.bytes_per_parameter)
+        return replace(_saved(student), name=source.model_name_or_path, bytes_per_parameter=width)
+
+    def tokenizer_of(self, name: str, revision: str | None = None) -> Tokenizer | str:
+        """The tokenizer of a model, or why it is not known."""
+        stage_name = referenced_stage(name)
+        if stage_name is not None:
+            return self.student_of(stage_name).tokenizer
+        if name not in self._tokenizers:
+            self._tokenizers[name] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))
+        return self._tokenizers[name]
+
+    def _tokenizer_for(self, stage: TrainStage, student: ScratchStudent) -> Tokenizer | str:
+        if student.tokenizer_name_or_path is not None:
+            return self.tokenizer_of(student.tokenizer_name_or_path)
+        if stage.teacher is not None:
+            return self.tokenizer_of(stage.teacher.model_name_or_path, stage.teacher.revision)
+        is_task = isinstance(stage.data, AdditionTask)
+        return ADDITION if is_task else "a student from scratch needs a tokenizer"
+
+    def _scratch(self, stage: TrainStage, student: ScratchStudent) -> Model:
+        tokenizer = self._tokenizer_for(stage, student)
+        config = dict(student.config)
+        if "vocab_size" not in config:
+            config["vocab_size"] = None if isinstance(tokenizer, str) else tokenizer.size
+        if config["vocab_size"] is None:
+            shape: Shape | str = f"its vocabulary is not known: {tokenizer}"
+        else:
+            shape = _or_why(lambda: shape_of(config))
+        parameters = _by_formula(shape, f"by formula for {config.get('model_type')}")
+        dtype = config.get("dtype") or config.get("torch_dtype")
+        width = DTYPE_BYTES.get(dtype, 4) if isinstance(dtype, str) else 4
+        return Model(
+            "from scratch", parameters, parameters, shape, tokenizer,
+            None if isinstance(shape, str) else shape.vocab_size, width,
+        )  # fmt: skip
+
+    def _pretrained(self, student: PretrainedStudent) -> Model:
+        model = self.of(student)
+        lora = student.lora
+        if lora is None:
+            return model
+
+        def adapters() -> Fact:
+            if isinstance(model.shape, str):
+                raise NotKnownError(model.shape)
+            count = num_lora_parameters(model.shape, lora.r, lora.target_modules)
+            return Fact(count, "exact", f"adapters of rank {lora.r}, by formula")
+
+        return replace(model, trainable=known(adapters))
+
+    def _local(self, source: PretrainedModel) -> Model:
+        key = (source.model_name_or_path, source.revision)
+        if key not in self._folders:
+            self._folders[key] = self._read(*key)
+        model = self._folders[key]
+        width = DTYPE_BYTES.get(source.dtype, model.bytes_per_parameter)
+        return replace(model, bytes_per_parameter=width)
+
+    def _read(self, name: str, revision: str | None) -> Model:
+        tokenizer = self.tokenizer_of(name, revision)
+        config = _or_why(lambda: _config(model_folder(name, revision)))
+        if isinstance(config, str):
+            unknown = Fact(None, "not known", config)
+            return Model(name, unknown, unknown, config, tokenizer, None, 4)
+        shape = _or_why(lambda: shape_of(config))
+        weights = _or_why(lambda: read_weights(model_folder(name, revision), config))
+        parameters = _counted(weights, shape, config)
+        return Model(
+            name, parameters, parameters, shape, tokenizer, _num_embeddings(weights, shape),
+            weights.bytes_per_parameter if isinstance(weights, Weights) else 4,
+        )  # fmt: skip
+
+
+def model_folder(name: str, revision: str | None) -> Path:
+    """The folder of a model: itself, or the hub's cache.
+
+    Raises:
+        NotKnownError: It is not on this machine.
+    """
+    folder = expanded(name)
+    try:
+        if folder.is_dir():
+            return folder
+        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        cached = hub / f"models--{name.replace('/', '--')}"
+        branch = cached / "refs" / (revision or "main")
+        commit = branch.read_text().strip() if branch.is_file() else revision
+        if commit and (cached / "snapshots" / commit).is_dir():
+            return cached / "snapshots" / commit
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
+    raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
+
+
+def _saved(student: Model) -> Model:
+    """A student as its `model/` holds it: adapters merged, embeddings that pad left out."""
+    shape, tokenizer = student.shape, student.tokenizer
+    is_padded = (
+        student.name == "from scratch"
+        and not isinstance(shape, str)
+        and not isinstance(tokenizer, str)
+        and shape.vocab_size > tokenizer.size
+    )
+    if not is_padded:
+        return replace(student, trainable=student.parameters)
+    assert isinstance(shape, Shape)
+    assert isinstance(tokenizer, Tokenizer)
+    cut = shape.with_vocabulary(tokenizer.size)
+    parameters = replace(student.parameters, value=cut.num_parameters)
+    return replace(
+        student, shape=cut, parameters=parameters, trainable=parameters,
+        num_embeddings=tokenizer.size,
+    )  # fmt: skip
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise NotKnownError(f"{folder / 'config.json'}: no configuration; copy the model anew")
+    return config
+
+
+def _counted(weights: Weights | str, shape: Shape | str, config: dict[str, Any]) -> Fact:
+    if isinstance(weights, Weights):
+        return Fact(weights.num_parameters, "exact", "counted in its safetensors files")
+    if isinstance(shape, Shape):
+        return _by_formula(shape, f"by formula for {config.get('model_type')}; {weights}")
+    return Fact(None, "not known", weights)
+
+
+def _num_embeddings(weights: Weights | str, shape: Shape | str) -> int | None:
+    if isinstance(weights, Weights) and weights.num_embeddings is not None:
+        return weights.num_embeddings
+    return shape.vocab_size if isinstance(shape, Shape) else None
+
+
+def _by_formula(shape: Shape | str, how: str) -> Fact:
+    if isinstance(shape, str):
+        return Fact(None, "not known", shape)
+    return Fact(shape.num_parameters, "exact", how)
+
+
+def _or_why(compute: Callable[[], T]) -> T | str:
+    """The value, or the reason why there is none."""
+    try:
+        return compute()
+    except NotKnownError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"

@@ -1,0 +1,98 @@
+"""A whole recipe, checked against this machine without running anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkd.check.evaluation import evaluate_facts
+from llmkd.check.facts import StageFacts
+from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
+from llmkd.check.stages import Checker, shown_bytes
+from llmkd.recipe.load import load_with_source
+from llmkd.recipe.origins import origins
+from llmkd.recipe.places import Source
+from llmkd.recipe.schema import GenerateStage, Recipe, TrainStage
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `llmkd check` found."""
+
+    recipe: Recipe
+    source: Source
+    stages: dict[str, StageFacts]
+    machine: Machine
+    disk: tuple[str, int | None]
+    """The folder that the run would be in, and the free bytes there."""
+    warnings: list[str]
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "origins": origins(self.recipe, self.source),
+            "stages": {name: found.as_data() for name, found in self.stages.items()},
+            "machine": {
+                **self.machine.as_data(),
+                "disk": {"folder": self.disk[0], "free": self.disk[1]},
+            },
+            "warnings": self.warnings,
+        }
+
+
+def check(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Report:
+    """Reads a recipe and finds out what can be known of its stages without torch.
+
+    Raises:
+        InputError: The recipe does not load, or data, tokenizers or models that are here do not
+            fit it.
+    """
+    query = AcceleratorQuery()
+    try:
+        recipe, source = load_with_source(path_or_name, overrides)
+    except BaseException:
+        query.answer()
+        raise
+    return report(recipe, source, look(query))
+
+
+def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
+    """As `check`, of a recipe that is loaded, on a given machine."""
+    checker = Checker(recipe, machine)
+    stages: dict[str, StageFacts] = {}
+    for name, stage in recipe.stages.items():
+        match stage:
+            case TrainStage():
+                stages[name] = checker.train(name, stage)
+            case GenerateStage():
+                stages[name] = checker.generate(name, stage)
+            case _:
+                stages[name] = evaluate_facts(checker, name, stage)
+    problems = [problem for found in stages.values() for problem in found.problems]
+    if problems:
+        raise source.error(problems)
+    disk = _disk(recipe)
+    warnings = [f"{name}: {text}" for name, found in stages.items() for text in found.warnings]
+    return Report(recipe, source, stages, machine, disk, warnings + _disk_warnings(stages, *disk))
+
+
+def _disk(recipe: Recipe) -> tuple[str, int | None]:
+    try:
+        folder = Path(recipe.output_dir or f"runs/{recipe.name}").expanduser()
+        nearest, free = free_disk(folder)
+    except (OSError, ValueError, RuntimeError):
+        return str(recipe.output_dir), None
+    return str(nearest), free
+
+
+def _disk_warnings(stages: dict[str, StageFacts], folder: str, free: int | None) -> list[str]:
+    needed = sum(
+        found.facts["disk"].value or 0 for found in stages.values() if "disk" in found.facts
+    )
+    if free is None or needed <= free:
+        return []
+    return [
+        f"disk: the stages write {shown_bytes(needed)} (estimate), and {folder} has "
+        f"{shown_bytes(free)}; change trainer.save_total_limit, or output_dir"
+    ]

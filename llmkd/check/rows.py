@@ -1,0 +1,234 @@
+"""The first rows of a data set on this machine, and how many there are, read in a moment.
+
+The rules for folders, splits and columns are those of llmkd.data.files and llmkd.data.sources, which
+import too much for a check; tests compare the two.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmkd.check.facts import Exactness, Fact, NotKnownError
+from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.local_paths import expanded
+from llmkd.recipe.yaml_places import Key
+
+MOST_SAMPLED_ROWS = 200
+MOST_BYTES = 4 * 2**20
+"""A file that is larger is counted by the mean length of the lines in this many bytes."""
+SUFFIXES = (".jsonl", ".parquet", ".txt")
+KNOWN_SPLITS = ("train", "validation", "test")
+STAGE_DATA = "data.jsonl"
+
+Choices = tuple[tuple[str, ...], ...]
+CHOICES: Choices = (("messages",), ("prompt", "completion"), ("text",))
+"""What a training row may have; the first that is there is taken, or what `columns` names."""
+
+Row = dict[str, Any]
+
+
+class BadDataError(Exception):
+    """A data set that no run could train on: what is wrong, and what to write instead."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.key: Key = (field,)
+        """The field of `data` to mend."""
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """Rows of a data set on this machine."""
+
+    num_rows: Fact
+    """Before `num_examples` cuts them."""
+    sample: list[Row]
+    """The first rows, with the columns that are trained on, under llmkd's names for them."""
+
+
+def read_rows(source: DatasetRows, choices: Choices = CHOICES) -> LocalRows:
+    """Counts the rows, and reads the first of them.
+
+    Args:
+        source: A file or a folder; a hub name is not known.
+        choices: The columns that a row may have, in order of preference.
+
+    Raises:
+        NotKnownError: It is not on this machine, or cannot be read now.
+        BadDataError: It is, and it is empty or lacks columns.
+    """
+    files = _files(source)
+    counts = [_count(path) for path in files]
+    total = sum(count for count, _ in counts)
+    exactness: Exactness = "exact" if all(known == "exact" for _, known in counts) else "estimate"
+    names = _names(source, choices)
+    rows = (row for path in files for row in _first_rows(path, set(names.values())))
+    sample = list(islice(rows, MOST_SAMPLED_ROWS))
+    if not total or not sample:
+        raise BadDataError(
+            "dataset_name",
+            f"{source.dataset_name}: the data set is empty; write the name of one that has rows",
+        )
+    how = f"{len(files)} files" if len(files) > 1 else files[0].name
+    if exactness == "estimate":
+        how += f", by the length of the first {len(sample)} rows"
+    return LocalRows(Fact(total, exactness, how), _chosen(sample, source, choices, names))
+
+
+def _names(source: DatasetRows, choices: Choices) -> dict[str, str]:
+    """What the data set calls each column."""
+    renamed: Mapping[str, str] = {**source.columns}
+    return {column: renamed.get(column, column) for choice in choices for column in choice}
+
+
+def _chosen(
+    sample: list[Row], source: DatasetRows, choices: Choices, names: Mapping[str, str]
+) -> list[Row]:
+    """The rows with the columns that are trained on, under llmkd's names."""
+    there = ", ".join(map(str, sample[0])) or "none"
+    missing = [f"{key}: {name}" for key, name in source.columns.items() if name not in sample[0]]
+    if missing:
+        raise BadDataError(
+            "columns",
+            f"{source.dataset_name} has no column for {', '.join(missing)}; its columns are {there}",
+        )
+    for choice in sorted(choices, key=lambda choice: not source.columns.keys() & set(choice)):
+        if all(names[column] in sample[0] for column in choice):
+            return [{column: row.get(names[column]) for column in choice} for row in sample]
+    wanted = ", or ".join(" and ".join(f"`{column}`" for column in choice) for choice in choices)
+    raise BadDataError(
+        "columns" if source.columns else "dataset_name",
+        f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
+        f"which by columns: {{{choices[0][0]}: NAME}}",
+    )
+
+
+def _files(source: DatasetRows) -> list[Path]:
+    path = expanded(source.dataset_name)
+    try:
+        if path.is_dir():
+            return _files_of_split(path, source.dataset_split)
+        if not path.is_file():
+            raise NotKnownError(f"{source.dataset_name} is not on this machine")
+    except (OSError, ValueError) as error:
+        raise NotKnownError(f"{source.dataset_name}: cannot be read ({error})") from error
+    if path.suffix not in SUFFIXES:
+        raise NotKnownError(f"{path}: no {', '.join(SUFFIXES)} file; the run itself will tell")
+    if source.dataset_split != "train":
+        raise BadDataError(
+            "dataset_split",
+            f"{path} is a single file and has no split {source.dataset_split}; write "
+            "dataset_split: train, or name another file",
+        )
+    return [path]
+
+
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    """The files named after the split; for `train`, all files where none is named after a split."""
+    if (folder / STAGE_DATA).is_file() and split == "train":
+        return [folder / STAGE_DATA]
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    named = {path: path.stem.split("-")[0] for path in files}
+    chosen = [path for path in files if named[path] == split]
+    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
+        chosen = files
+    if not chosen:
+        there = ", ".join(path.name for path in files) or f"no file that is {', '.join(SUFFIXES)}"
+        raise BadDataError(
+            "dataset_split",
+            f"{folder} has no file of split {split}, but {there}; write another dataset_split, or "
+            "the path of a file",
+        )
+    return chosen
+
+
+def _count(path: Path) -> tuple[int, Exactness]:
+    """Rows of a file."""
+    counters: Mapping[str, Callable[[Path], tuple[int, Exactness]]] = {
+        ".jsonl": _count_lines,
+        ".parquet": lambda path: (_parquet(path).metadata.num_rows, "exact"),
+        ".txt": lambda path: (int(path.stat().st_size > 0), "exact"),
+    }
+    try:
+        return counters[path.suffix](path)
+    except OSError as error:
+        raise NotKnownError(f"{path}: {error.strerror or error}") from error
+
+
+def _count_lines(path: Path) -> tuple[int, Exactness]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES)
+    if size <= MOST_BYTES:
+        return sum(1 for line in content.split(b"\n") if line.strip()), "exact"
+    return round(size / len(content) * max(1, content.count(b"\n"))), "estimate"
+
+
+def _first_rows(path: Path, wanted: set[str]) -> Iterator[Row]:
+    try:
+        if path.suffix == ".parquet":
+            yield from _rows_of_parquet(path, wanted)
+        else:
+            yield from _rows_of_jsonl(path) if path.suffix == ".jsonl" else _row_of_text(path)
+    except OSError as error:
+        raise NotKnownError(f"{path}: {error.strerror or error}") from error
+
+
+def _rows_of_jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        lines = file.read(MOST_BYTES).split(b"\n")
+        is_whole = not file.read(1)
+    for number, line in enumerate(lines if is_whole or len(lines) == 1 else lines[:-1], 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            raise BadDataError(
+                "dataset_name", f"{path}:{number}: no JSON; write one JSON object per line"
+            ) from None
+        if not isinstance(row, dict):
+            raise BadDataError(
+                "dataset_name", f"{path}:{number}: no JSON object; write one JSON object per line"
+            )
+        yield row
+
+
+def _row_of_text(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES).decode("utf-8-sig", errors="ignore")
+    if text:
+        yield {"text": text}
+
+
+def _rows_of_parquet(path: Path, wanted: set[str]) -> Iterator[Row]:
+    import pyarrow
+
+    try:
+        file = _parquet(path)
+        blank = dict.fromkeys(file.schema_arrow.names)
+        # Only what may be asked for: other columns can be large, pictures for instance.
+        columns = [name for name in blank if name in wanted]
+        for batch in file.iter_batches(batch_size=MOST_SAMPLED_ROWS, columns=columns):
+            yield from (blank | row for row in batch.to_pylist())
+            return
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadDataError(
+            "dataset_name", f"{path}: no Parquet file ({error}); write another file"
+        ) from error
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # A stream of small reads, lest a row group of gigabytes be fetched for its first rows.
+        return pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False)
+    except pyarrow.ArrowException as error:
+        raise BadDataError(
+            "dataset_name", f"{path}: no Parquet file ({error}); write another file"
+        ) from error

@@ -1,0 +1,229 @@
+"""What is known of each stage before it runs: the facts, put together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmkd.advice import smaller
+from llmkd.check.architectures import KNOWN
+from llmkd.check.config_fields import unknown_fields
+from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.lengths import DataFacts, data_facts, prompt_length, prompt_rows
+from llmkd.check.machine import Machine, Memory
+from llmkd.check.memory import generate_memory, train_memory, verdict
+from llmkd.check.models import Model, Models
+from llmkd.check.rows import BadDataError
+from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
+from llmkd.check.vocabulary import Tokenizer
+from llmkd.models.agreement import different_tokens, too_few_embeddings
+from llmkd.recipe.models import ScratchStudent
+from llmkd.recipe.places import Problem
+from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
+from llmkd.recipe.training_arguments import effective
+from llmkd.recipe.yaml_places import Key
+
+UNKNOWN_DATA = DataFacts(*[Fact(None, "not known", "the data cannot be used as it is")] * 4)
+
+
+@dataclass
+class Checker:
+    """Goes through a recipe's stages in the order written.
+
+    Args:
+        recipe: A recipe that loads.
+        machine: What the stages would run on.
+    """
+
+    recipe: Recipe
+    machine: Machine
+    models: Models = field(init=False)
+    generated: dict[str, DataFacts] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.models = Models(self.recipe)
+
+    def memory(self, *, use_cpu: bool = False) -> Memory | None:
+        """The pool that a stage's models go to."""
+        if self.machine.accelerators and not use_cpu:
+            return max(self.machine.accelerators, key=lambda memory: memory.free)
+        return self.machine.system
+
+    def train(self, name: str, stage: TrainStage) -> StageFacts:
+        """Parameters, data, steps, memory and disk of a train stage."""
+        found = StageFacts(stage.kind)
+        student = self.models.student_of(name)
+        teacher = stage.teacher and self.models.of(stage.teacher)
+        found.problems += _config_problems(name, stage)
+        found.facts["student parameters"] = student.parameters
+        if student.trainable != student.parameters:
+            found.facts["trainable parameters"] = student.trainable
+        if teacher is not None:
+            found.facts["teacher parameters"] = teacher.parameters
+        found.facts["vocabulary"] = _vocabulary(found, student, teacher, ("stages", name))
+        data = self._data(found, name, stage, student.tokenizer)
+        found.facts |= {
+            "rows": data.rows, "tokens per row": data.tokens_per_row,
+            "longest row": data.longest, "rows cut": data.truncated,
+        }  # fmt: skip
+        arguments = effective(stage.trainer)
+        found.facts |= step_facts(stage, data, arguments)
+        self._train_memory(found, stage, student, teacher, data, arguments)
+        found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
+        _position_problems(found, student, teacher, data, name)
+        _cut_warning(found, data, name)
+        return found
+
+    def generate(self, name: str, stage: GenerateStage) -> StageFacts:
+        """Parameters, prompts, memory and disk of a generate stage."""
+        found = StageFacts(stage.kind)
+        teacher = self.models.of(stage.teacher)
+        rows = prompt = Fact(None, "not known", "the data cannot be used as it is")
+        try:
+            rows = known(lambda: prompt_rows(stage.data))
+            prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
+        except BadDataError as error:
+            found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
+        most = stage.generation.max_completion_length
+        length = known(
+            lambda: Fact(value_of(prompt) + most, "at most", "longest prompt and completion")
+        )
+        found.facts = {
+            "teacher parameters": teacher.parameters,
+            "prompts": rows,
+            "longest prompt": prompt,
+            "longest row": length,
+            "memory": known(lambda: generate_memory(teacher, stage.engine.batch_size, length)),
+            "disk": known(lambda: _text_on_disk(rows, length)),
+        }
+        self.judge(found, self.memory(), stage)
+        kept = (
+            rows if rows.value is None else Fact(rows.value, "at most", f"prompts of stage:{name}")
+        )
+        self.generated[name] = DataFacts(kept, length, length, prompt)
+        return found
+
+    def judge(self, found: StageFacts, memory: Memory | None, stage: Stage) -> None:
+        """Sets the verdict on the stage's memory, and warns where it does not fit."""
+        needed = found.facts["memory"]
+        found.verdict = verdict(needed, memory)
+        if found.verdict in ("tight", "does not fit") and memory is not None:
+            share = (
+                f"{shown_bytes(needed.value)} of {shown_bytes(memory.free)} free in {memory.name}"
+            )
+            keys = ", or ".join(smaller(stage))
+            found.warnings.append(f"memory {found.verdict} ({share}, estimate); write {keys}")
+
+    def _data(
+        self, found: StageFacts, name: str, stage: TrainStage, tokenizer: Tokenizer | str
+    ) -> DataFacts:
+        try:
+            return data_facts(stage.data, tokenizer, self._generated)
+        except BadDataError as error:
+            found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
+        except NotKnownError as error:
+            return DataFacts(*[Fact(None, "not known", str(error))] * 4)
+        return UNKNOWN_DATA
+
+    def _generated(self, stage_name: str) -> DataFacts:
+        return self.generated.get(stage_name, UNKNOWN_DATA)
+
+    def _train_memory(
+        self,
+        found: StageFacts,
+        stage: TrainStage,
+        student: Model,
+        teacher: Model | None,
+        data: DataFacts,
+        arguments: Mapping[str, Any],
+    ) -> None:
+        use_cpu = bool(arguments["use_cpu"])
+        has_accelerator = bool(self.machine.accelerators) and not use_cpu
+
+        def memory() -> Fact:
+            length = value_of(longest_sequence(stage, data))
+            tokens = Fact(arguments["per_device_train_batch_size"] * length, "estimate")
+            return train_memory(
+                student, teacher, tokens, arguments, has_accelerator=has_accelerator
+            )
+
+        found.facts["memory"] = known(memory)
+        self.judge(found, self.memory(use_cpu=use_cpu), stage)
+
+
+def shown_bytes(value: Any) -> str:
+    """`1.2 GiB`, `34 MiB`."""
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+
+
+def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
+    """Fields of a student's configuration that its architecture does not have."""
+    config = stage.student.config if isinstance(stage.student, ScratchStudent) else {}
+    model_type = config.get("model_type")
+    if model_type not in KNOWN:
+        return []
+    key = ("stages", name, "student", "config")
+    return [
+        Problem((*key, field), f"{model_type} has no such field; {instead}")
+        for field, instead in unknown_fields(model_type, config).items()
+    ]
+
+
+def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
+    """The tokens that all share; disagreement goes to the problems."""
+    tokenizer = student.tokenizer
+    if isinstance(tokenizer, str):
+        return Fact(None, "not known", tokenizer)
+    notes = [f"tokens of {tokenizer.name}"]
+    if teacher is not None and isinstance(teacher.tokenizer, str):
+        notes.append(f"whether the teacher's are the same is not known: {teacher.tokenizer}")
+    elif teacher is not None:
+        assert isinstance(teacher.tokenizer, Tokenizer)
+        problem = different_tokens(tokenizer.vocabulary, teacher.tokenizer.vocabulary)
+        if problem:
+            found.problems.append(Problem((*key, "teacher"), problem))
+        else:
+            notes.append("the teacher's are the same")
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model is not None and model.num_embeddings is not None:
+            problem = too_few_embeddings(model.num_embeddings, tokenizer.size, role)
+            if problem:
+                found.problems.append(Problem((*key, role), problem))
+            elif model.num_embeddings > tokenizer.size:
+                notes.append(
+                    f"the {role}'s head is padded to {model.num_embeddings}, which is fine"
+                )
+    return Fact(tokenizer.size, "exact", "; ".join(notes))
+
+
+def _position_problems(
+    found: StageFacts, student: Model, teacher: Model | None, data: DataFacts, name: str
+) -> None:
+    longest = data.longest
+    if longest.value is None or longest.exactness == "at most":
+        return
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model is None or isinstance(model.shape, str) or model.shape.num_positions is None:
+            continue
+        limit = model.shape.num_positions
+        if longest.value > limit:
+            message = (
+                f"{longest.value} tokens are read at once, and the {role} has {limit} positions; "
+                f"write max_length: {limit}"
+            )
+            found.problems.append(Problem(("stages", name, "data", "max_length"), message))
+
+
+def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:
+    if data.truncated.value:
+        found.warnings.append(
+            f"{100 * data.truncated.value:.3g} % of the rows looked at are longer than "
+            f"max_length and would be cut; change stages.{name}.data.max_length"
+        )
+
+
+def _text_on_disk(rows: Fact, length: Fact) -> Fact:
+    try:
+        size = value_of(rows) * value_of(length) * BYTES_PER_TOKEN
+    except NotKnownError as error:
+        return Fact(None, "not known", str(error))
+    return Fact(size, "at most", "four characters per token", "bytes", {"text": size})

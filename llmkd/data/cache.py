@@ -1,0 +1,164 @@
+"""Tokenized rows, kept on disk under a fingerprint of all that they depend on.
+
+    CACHE/tokenized/FINGERPRINT/examples.arrow    the examples, mapped into memory when read
+                                counts.json       rows seen and dropped
+
+CACHE is `$LLMKD_CACHE`, or else `llmkd` in the user's cache folder. It may be deleted at any time.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import tokenizers
+from transformers import PreTrainedTokenizerBase
+
+from llmkd.data.files import content_of
+from llmkd.data.sources import iter_rows
+from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
+from llmkd.progress import Progress, say
+from llmkd.recipe.data import AdditionTask, DatasetRows, Sequences
+from llmkd.run_folder import fingerprint
+from llmkd.training.checkpoints import publish
+
+FORMAT = 1
+"""Raised when the same rows and settings give other examples than before."""
+EXAMPLES, COUNTS = "examples.arrow", "counts.json"
+_IDS = pyarrow.list_(pyarrow.int32())
+SCHEMA = pyarrow.schema(
+    {
+        "input_ids": _IDS,
+        "trained_spans": _IDS,
+        "length": pyarrow.int32(),
+        "num_trained": pyarrow.int32(),
+        "num_cut": pyarrow.int32(),
+    }
+)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept."""
+    if own := os.environ.get("LLMKD_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmkd"
+
+
+def tokenized(
+    source: AdditionTask | DatasetRows,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequences,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[datasets.Dataset, int]:
+    """The examples of a source, from the cache where they are there, and how many were dropped.
+
+    Args:
+        source: What is read.
+        tokenizer: What reads it.
+        sequences: How rows become sequences.
+        seed: Decides which sums a procedural task makes.
+        progress: Called with (done, total) rows; total is None where it is not known.
+
+    Raises:
+        InputError: Rows that cannot be used, or none with a token to train on.
+    """
+    key = _key(source, tokenizer, sequences, seed)
+    folder = cache_folder() / "tokenized" / key
+    with _held(folder):
+        found = _read(folder)
+        if found is None:
+            _write(folder, source, Tokenize(tokenizer, sequences), seed, progress)
+            found = _read(folder)
+    assert found is not None
+    return found
+
+
+def _key(
+    source: AdditionTask | DatasetRows,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequences,
+    seed: int,
+) -> str:
+    is_task = isinstance(source, AdditionTask)
+    kind = AdditionTask if is_task else DatasetRows
+    shape = sequences.model_dump(include={"max_length", "append_eos", "assistant_only_loss"})
+    return fingerprint(
+        {
+            "format": FORMAT,
+            "rows": source.model_dump(include={*kind.model_fields} - {"dataset_name"}),
+            "content": seed if is_task else content_of(source),
+            "tokenizer": _tokenizer_content(tokenizer),
+            "sequences": shape,
+        }
+    )
+
+
+def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend else [sorted(tokenizer.get_vocab().items())]
+    return {
+        "class": type(tokenizer).__name__,
+        "version": tokenizers.__version__,
+        "rules": rules,
+        "settings": "" if backend else repr(sorted(tokenizer.init_kwargs.items())),
+        "special_tokens": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        "chat_template": str(tokenizer.chat_template),
+    }
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lets one process at a time make an entry; the others wait, and find it made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read(folder: Path) -> tuple[datasets.Dataset, int] | None:
+    if not (folder / COUNTS).is_file():
+        return None
+    try:
+        counts = json.loads((folder / COUNTS).read_text())
+        examples = datasets.Dataset.from_file(str(folder / EXAMPLES))
+        if len(examples) == counts["num_rows"] - counts["num_dropped"]:
+            return examples, counts["num_dropped"]
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException):
+        pass
+    say(f"{folder}: is broken and is made again")
+    return None
+
+
+def _write(
+    folder: Path,
+    source: AdditionTask | DatasetRows,
+    tokenize: Tokenize,
+    seed: int,
+    progress: Progress,
+) -> None:
+    staged = folder.with_suffix(".staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    examples = tokenize(iter_rows(source, seed=seed))
+    with pyarrow.ipc.new_stream(str(staged / EXAMPLES), SCHEMA) as file:
+        while chunk := list(islice(examples, ROWS_AT_ONCE)):
+            file.write_table(_table(chunk))
+            progress(tokenize.num_rows, source.num_examples)
+    tokenize.refuse_nothing()
+    counts = {"num_rows": tokenize.num_rows, "num_dropped": tokenize.num_dropped}
+    (staged / COUNTS).write_text(json.dumps(counts) + "\n")
+    publish(staged, folder)
+
+
+def _table(examples: list[Example]) -> pyarrow.Table:
+    return pyarrow.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA)

@@ -1,0 +1,173 @@
+"""Raw rows, as they stand in files, folders and hub data sets."""
+
+import difflib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from datasets.exceptions import DatasetNotFoundError
+
+from llmkd.errors import InputError
+from llmkd.recipe.data import DatasetRows
+from llmkd.run_folder import digest, fingerprint
+
+SUFFIXES = (".jsonl", ".parquet", ".txt")
+STAGE_DATA = "data.jsonl"
+KNOWN_SPLITS = ("train", "validation", "test")
+
+
+def raw_rows(
+    source: DatasetRows, columns: Collection[str], *, is_stream: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of a data set, whatever they hold.
+
+    Args:
+        source: With `stage:NAME` already replaced by a path.
+        columns: The only ones whose values are needed; others may come out as None.
+        is_stream: Reads a hub data set over the network as it goes, rather than downloading it.
+
+    Raises:
+        InputError: Nothing there, or a file that cannot be read.
+    """
+    path = Path(source.dataset_name).expanduser()
+    if path.is_dir():
+        return _rows_of_files(files_of_split(path, source.dataset_split), columns)
+    if path.exists():
+        if source.dataset_split != "train":
+            raise InputError(
+                f"data.dataset_split: {path} is a single file and has no split "
+                f"{source.dataset_split}; write dataset_split: train, or name another file"
+            )
+        return _rows_of_files([path], columns)
+    if is_meant_as_path(source.dataset_name):
+        raise _no_such_path(path)
+    return iter(_load_from_hub(source, is_stream=is_stream))
+
+
+def content_of(source: DatasetRows) -> str:
+    """What identifies the rows of a data set: a hash of its files, or the hub's fingerprint."""
+    path = Path(source.dataset_name).expanduser()
+    if not path.exists():
+        if is_meant_as_path(source.dataset_name):
+            raise _no_such_path(path)
+        return _load_from_hub(source, is_stream=False)._fingerprint
+    files = files_of_split(path, source.dataset_split) if path.is_dir() else [path]
+    return fingerprint({file.name: digest(file) for file in files})
+
+
+def files_of_split(folder: Path, split: str) -> list[Path]:
+    """The files named after the split; for `train`, all files where none is named after a split."""
+    if (folder / STAGE_DATA).is_file() and split == "train":
+        return [folder / STAGE_DATA]
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    named = {path: path.stem.split("-")[0] for path in files}
+    chosen = [path for path in files if named[path] == split]
+    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
+        chosen = files
+    if not chosen:
+        there = ", ".join(path.name for path in files) or f"no file that is {_or(SUFFIXES)}"
+        raise InputError(
+            f"data.dataset_name: {folder} has no file of split {split}, but {there}; write another "
+            "dataset_split, or the path of a file"
+        )
+    return chosen
+
+
+def is_meant_as_path(name: str) -> bool:
+    """Whether a name that leads nowhere is no hub name."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in SUFFIXES
+
+
+def _rows_of_files(files: Iterable[Path], columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    for path in files:
+        match path.suffix:
+            case ".jsonl":
+                yield from _rows_of_jsonl(path)
+            case ".parquet":
+                yield from _rows_of_parquet(path, columns)
+            case ".txt":
+                yield {"text": _decoded(path, path.read_bytes())}
+            case _:
+                raise InputError(
+                    f"data.dataset_name: {path} is of no known type; write a file that is "
+                    f"{_or(SUFFIXES)}"
+                )
+
+
+def _rows_of_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(_decoded(f"{path}:{number}", line))
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: no JSON ({error.msg} at column {error.colno}); write one "
+                    "JSON object per line"
+                ) from None
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{path}:{number}: a JSON {type(row).__name__}; write one JSON object per line"
+                )
+            yield row
+
+
+def _rows_of_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            # Only what may be asked for: other columns can be large, pictures for instance.
+            wanted = [name for name in names if name in columns]
+            for batch in file.iter_batches(columns=wanted):
+                blank = dict.fromkeys(names)
+                yield from (blank | row for row in batch.to_pylist())
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{path}: no Parquet file ({error}); write another file") from None
+
+
+def _decoded(place: Path | str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: no UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _load_from_hub(source: DatasetRows, *, is_stream: bool) -> Any:
+    try:
+        return datasets.load_dataset(
+            source.dataset_name,
+            source.dataset_config,
+            split=source.dataset_split,
+            streaming=is_stream,
+        )
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"data.dataset_name: {source.dataset_name} is no file or folder here, and the hub "
+            f"does not give it ({reason}); write a path, or a hub name with its dataset_config "
+            "and dataset_split"
+        ) from error
+
+
+def _no_such_path(path: Path) -> InputError:
+    return InputError(
+        f"data.dataset_name: there is no {path}; {_neighbours(path)}; write the path of a file or "
+        "folder"
+    )
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist either"
+    names = sorted(entry.name for entry in folder.iterdir())
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
+    return f"beside it: {', '.join(close)}" if close else f"the folder {folder} is empty"
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,155 @@
+"""From a recipe's `data` to what a trainer reads: tokenized, mixed, packed or streamed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from sys import maxsize
+
+import datasets
+import numpy as np
+from jaxtyping import Int
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from llmkd.data.cache import tokenized
+from llmkd.data.counts import DataCounts, SourceCount
+from llmkd.data.packing import PackedExamples
+from llmkd.data.sources import iter_rows
+from llmkd.data.stream import ExampleStream
+from llmkd.data.tokenize import Example, Tokenize
+from llmkd.progress import Progress
+from llmkd.recipe.data import AdditionTask, DataSource, Mixture, Rows, Sequences
+
+UNCUT = Sequences(max_length=maxsize)
+"""A procedural task's examples are as long as they are."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a trainer reads.
+
+    Args:
+        dataset: Rows for `llmkd.data.collate.Collator`.
+        lengths: Tokens of each of them; None where the data is streamed.
+        counts: What became of the data; of a stream, so far.
+        sequences: The recipe's settings.
+    """
+
+    dataset: datasets.Dataset | Dataset
+    lengths: list[int] | None
+    counts: DataCounts
+    sequences: Sequences
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a model reads at once; of a stream, the most that it may."""
+        return self.counts.longest if self.lengths is not None else self.sequences.max_length
+
+
+def prepare(
+    source: DataSource, tokenizer: PreTrainedTokenizerBase, *, seed: int, progress: Progress
+) -> TrainingData:
+    """Reads and tokenizes what a train stage is trained on.
+
+    Args:
+        source: With `stage:NAME` already replaced by paths.
+        tokenizer: The student's.
+        seed: Decides a procedural task's sums, what is drawn for a mixture, and a stream's order.
+        progress: Called with (done, total) rows while they are tokenized.
+
+    Raises:
+        InputError: Rows that cannot be used, or none with a token to train on.
+    """
+    sequences = UNCUT if isinstance(source, AdditionTask) else source
+    parts: list[Rows] = [*source.sources] if isinstance(source, Mixture) else [source]
+    if sequences.streaming:
+        return _streamed(parts, tokenizer, sequences, seed)
+    counts = DataCounts()
+    found: list[datasets.Dataset] = []
+    for part in parts:
+        examples, num_dropped = tokenized(part, tokenizer, sequences, seed=seed, progress=progress)
+        counts.num_dropped += num_dropped
+        found.append(examples)
+    examples = _mixed(source, found, seed, counts) if isinstance(source, Mixture) else found[0]
+    length, num_trained, num_cut = (
+        np.asarray(examples[column]) for column in ("length", "num_trained", "num_cut")
+    )
+    counts.add(length, num_trained, num_cut)
+    dataset: datasets.Dataset | Dataset = examples
+    lengths = length.tolist()
+    if sequences.packing:
+        dataset = PackedExamples(examples, lengths, sequences.max_length)
+        lengths = dataset.lengths
+    counts.num_sequences = len(lengths)
+    return TrainingData(dataset, lengths, counts, sequences)
+
+
+def _streamed(
+    parts: list[Rows], tokenizer: PreTrainedTokenizerBase, sequences: Sequences, seed: int
+) -> TrainingData:
+    counts = DataCounts()
+
+    for part in parts:
+        # What cannot be read at all is found before the models are loaded.
+        next(Tokenize(tokenizer, sequences)(iter_rows(part, seed=seed, is_stream=True)), None)
+
+    def examples(part: Rows) -> Iterator[Example]:
+        tokenize, num_dropped = Tokenize(tokenizer, sequences), 0
+        for example in tokenize(iter_rows(part, seed=seed, is_stream=True)):
+            counts.num_dropped += tokenize.num_dropped - num_dropped
+            num_dropped = tokenize.num_dropped
+            yield example
+        tokenize.refuse_nothing()
+
+    stream = ExampleStream(
+        [partial(examples, part) for part in parts],
+        [getattr(part, "weight", 1.0) for part in parts],
+        seed=seed,
+        packed_length=sequences.max_length if sequences.packing else None,
+        counts=counts,
+    )
+    return TrainingData(stream, None, counts, sequences)
+
+
+def _mixed(
+    mixture: Mixture, parts: list[datasets.Dataset], seed: int, counts: DataCounts
+) -> datasets.Dataset:
+    """As many rows of each part as its weight says; the order does not matter, it is shuffled."""
+    wanted = rows_of_parts([len(part) for part in parts], _weights(mixture), mixture.num_examples)
+    draw = np.random.default_rng(seed)
+    chosen = []
+    for part, source, num_rows in zip(parts, mixture.sources, wanted, strict=True):
+        name = source.task if isinstance(source, AdditionTask) else source.dataset_name
+        counts.sources.append(SourceCount(name, len(part), num_rows))
+        chosen.append(part.select(_repeated(len(part), num_rows, draw).tolist()))
+    return datasets.concatenate_datasets(chosen)
+
+
+def _weights(mixture: Mixture) -> list[float]:
+    return [source.weight for source in mixture.sources]
+
+
+def rows_of_parts(available: list[int], weights: list[float], total: int | None) -> list[int]:
+    """How many rows each part gives: its share of the total, rounded so that they add up to it.
+
+    Args:
+        available: Rows that each part has.
+        weights: Shares, up to a common factor.
+        total: Rows in all; None takes the most that repeats no row.
+    """
+    shares = np.asarray(weights) / sum(weights)
+    if total is None:
+        total = int(np.floor((np.asarray(available) / shares).min() + 1e-9))
+    exact = shares * total
+    whole = np.floor(exact + 1e-9).astype(int)
+    # The largest remainders get what is left.
+    for index in np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]:
+        whole[index] += 1
+    return whole.tolist()
+
+
+def _repeated(available: int, wanted: int, draw: np.random.Generator) -> Int[np.ndarray, " rows"]:
+    """Indices of rows: all of them as often as they fit, and the rest at random, each once."""
+    times, rest = divmod(wanted, available)
+    drawn = np.sort(draw.permutation(available)[:rest])
+    return np.concatenate([np.tile(np.arange(available), times), drawn])

@@ -1,0 +1,41 @@
+"""Whether student, teacher and tokenizer fit each other; imports no torch, so a check can ask too."""
+
+from collections.abc import Mapping
+
+
+def different_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str | None:
+    """What is wrong with two tokenizers that give different meanings to token ids.
+
+    Args:
+        ours: The student's tokens and their ids.
+        theirs: The teacher's.
+    """
+    if ours == theirs:
+        return None
+    differing = sorted(
+        token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token)
+    )
+    return (
+        f"student and teacher have different tokenizers: {len(differing)} tokens differ, such as "
+        + ", ".join(repr(token) for token in differing[:3])
+        + "; token-level divergences need one tokenizer: give the student the teacher's "
+        "(student.tokenizer_name_or_path), or write losses: [{kind: cross_entropy}] and train on "
+        "text that the teacher wrote"
+    )
+
+
+def too_few_embeddings(num_rows: int, vocab_size: int, name: str) -> str | None:
+    """What is wrong with a model that has fewer embeddings than its tokenizer has tokens.
+
+    Args:
+        num_rows: Of the model's output head.
+        vocab_size: One more than the tokenizer's largest token id.
+        name: `student` or `teacher`.
+    """
+    if num_rows >= vocab_size:
+        return None
+    return (
+        f"{name}: the model has {num_rows} token embeddings, its tokenizer {vocab_size} "
+        "tokens; set the model's vocab_size to at least that, or use the tokenizer that "
+        "belongs to it"
+    )

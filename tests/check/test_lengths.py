@@ -1,0 +1,112 @@
+import json
+
+import pytest
+
+from llmkd.check.lengths import data_facts
+from llmkd.check.vocabulary import ADDITION, read_tokenizer
+from llmkd.data import addition
+from llmkd.data.prepare import UNCUT, rows_of_parts
+from llmkd.data.sources import iter_rows
+from llmkd.data.tokenize import Tokenize
+from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
+
+
+def none_generated(name):
+    raise AssertionError(name)
+
+
+def facts(source, tokenizer=ADDITION):
+    return data_facts(source, tokenizer, none_generated)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(rows, name="data.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize("digits", range(1, 10))
+def test_a_sum_has_as_many_tokens_as_when_training(digits, tokenizer):
+    task = AdditionTask(kind="task", digits=digits, num_examples=5)
+    lengths = {example.length for example in Tokenize(tokenizer, UNCUT)(iter_rows(task, seed=1))}
+
+    assert lengths == {facts(task).tokens_per_row.value}
+
+
+@pytest.mark.parametrize("max_length", [6, 9, 12, 40])
+@pytest.mark.parametrize("append_eos", [True, False])
+@pytest.mark.parametrize("columns", ["text", "prompt and completion"])
+def test_rows_are_as_long_as_when_training(
+    columns, append_eos, max_length, write, tokenizer, tmp_path
+):
+    tokenizer.save_pretrained(tmp_path)
+    rows = [{"prompt": "1+2=", "completion": "3" * n} for n in range(1, 20)]
+    if columns == "text":
+        rows = [{"text": row["prompt"] + row["completion"]} for row in rows]
+    source = DatasetSource(dataset_name=write(rows), max_length=max_length, append_eos=append_eos)
+    examples = list(Tokenize(tokenizer, source)(iter_rows(source, seed=0)))
+
+    found = facts(source, read_tokenizer(tmp_path))
+
+    assert found.tokens_per_row.exactness == "exact"
+    assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 1)
+    assert found.longest.value == max(example.length for example in examples)
+    assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 19, 4)
+
+
+def test_a_long_text_is_tokenized_only_as_far_as_it_is_read(write):
+    source = DatasetSource(dataset_name=write([{"text": "1" * 10**6}] * 3), max_length=64)
+
+    found = facts(source)
+
+    assert (found.longest.value, found.truncated.value) == (64, 1.0)
+
+
+def test_messages_are_counted_without_their_template(write):
+    messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
+    found = facts(DatasetSource(dataset_name=write([{"messages": messages}, {"messages": None}])))
+
+    assert found.tokens_per_row.exactness == "estimate"
+    assert "without their chat template" in found.tokens_per_row.how
+
+
+def test_only_the_first_rows_that_are_asked_for_count(write):
+    rows = [{"text": "1" * n} for n in range(1, 11)]
+    found = facts(DatasetSource(dataset_name=write(rows), num_examples=2, append_eos=False))
+
+    assert (found.rows.value, found.longest.value) == (2, 3)
+
+
+def test_a_mixture_takes_what_there_is_without_repeating(write):
+    name = write([{"text": "11"}] * 30)
+    sources = [
+        MixedDataset(dataset_name=name, weight=3.0),
+        MixedTask(kind="task", digits=1, num_examples=20, weight=1.0),
+    ]
+    found = facts(Mixture(kind="mixture", sources=sources, max_length=100))
+
+    assert found.rows.value == sum(rows_of_parts([30, 20], [3.0, 1.0], None))
+    # 30 / 0.75 is less than 20 / 0.25; rows of 4 (<bos>, two, <eos>) and 18 tokens.
+    assert found.rows.value == 40
+    assert found.tokens_per_row.value == 0.75 * 4 + 0.25 * 18
+    assert found.longest.value == 18
+
+
+def test_weights_of_any_size_make_shares(write):
+    name = write([{"text": "11"}] * 3)
+    weights = (1e308, 1e308, 5e-324)
+    sources = [MixedDataset(dataset_name=name, weight=weight) for weight in weights]
+
+    assert facts(Mixture(kind="mixture", sources=sources)).rows.value == 6
+
+
+def test_one_made_up_sum_has_the_form_of_all(tokenizer):
+    from llmkd.check.lengths import _sum
+
+    row = addition.make_rows(AdditionTask(kind="task", digits=4, num_examples=1), seed=0)[0]
+    prompt, completion = _sum(4)
+
+    assert (len(prompt), len(completion)) == (len(row["prompt"]), len(row["completion"]))

@@ -1,0 +1,149 @@
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from llmkd.check import rows
+from llmkd.check.facts import NotKnownError
+from llmkd.check.rows import BadDataError, read_rows
+from llmkd.data.sources import iter_rows
+from llmkd.errors import InputError
+from llmkd.recipe.data import DatasetRows
+
+ROWS = [{"prompt": f"{i}+1=", "completion": str(i + 1), "id": i} for i in range(300)]
+
+
+def source(path, **fields):
+    return DatasetRows(dataset_name=str(path), **fields)
+
+
+def write_jsonl(path, content):
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return path
+
+
+def test_lines_are_counted_and_the_first_are_read(tmp_path):
+    found = read_rows(source(write_jsonl(tmp_path / "a.jsonl", ROWS)))
+
+    assert (found.num_rows.value, found.num_rows.exactness) == (300, "exact")
+    assert found.sample == [
+        {"prompt": row["prompt"], "completion": row["completion"]} for row in ROWS[:200]
+    ]
+
+
+def test_blank_lines_and_a_missing_last_line_end_count_as_when_training(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\n{"text": "a"}\n\n   \n{"text": "b"}')
+
+    assert read_rows(source(tmp_path / "a.jsonl")).num_rows.value == 2
+
+
+def test_a_large_file_is_counted_by_its_first_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MOST_BYTES", 5000)
+    found = read_rows(source(write_jsonl(tmp_path / "a.jsonl", ROWS)))
+
+    assert found.num_rows.exactness == "estimate"
+    assert found.num_rows.value == pytest.approx(300, rel=0.05)
+    assert 50 < len(found.sample) < 200
+
+
+def test_a_parquet_file_is_counted_by_its_metadata(tmp_path):
+    table = pyarrow.Table.from_pylist(ROWS)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    found = read_rows(source(tmp_path / "a.parquet"))
+
+    assert found.num_rows.value == 300
+    assert found.sample[1] == {"prompt": "1+1=", "completion": "2"}
+
+
+def test_a_text_file_is_one_row(tmp_path):
+    (tmp_path / "a.txt").write_text("once\nupon")
+    found = read_rows(source(tmp_path / "a.txt"))
+
+    assert (found.num_rows.value, found.sample) == (1, [{"text": "once\nupon"}])
+
+
+def test_columns_are_found_under_the_names_that_the_recipe_gives(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a", "text": "t"}])
+    columns = {"prompt": "question", "completion": "answer"}
+
+    found = read_rows(source(tmp_path / "a.jsonl", columns=columns))
+
+    assert found.sample == [{"prompt": "q", "completion": "a"}]
+
+
+def test_the_files_of_a_folder_are_those_of_its_split(tmp_path):
+    for name, count in (("train-0", 3), ("train-1", 4), ("validation", 5)):
+        write_jsonl(tmp_path / f"{name}.jsonl", ROWS[:count])
+
+    assert read_rows(source(tmp_path)).num_rows.value == 7
+    assert read_rows(source(tmp_path, dataset_split="validation")).num_rows.value == 5
+    with pytest.raises(BadDataError, match="no file of split test, but train-0"):
+        read_rows(source(tmp_path, dataset_split="test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "the data set is empty"),
+        ("a.jsonl", b"\n\n", "the data set is empty"),
+        ("a.txt", b"", "the data set is empty"),
+        ("a.jsonl", b'{"txt": "a"}\n', "the columns are txt; rename them to `messages`, or `prompt` and"),
+        ("a.jsonl", b"{}\n", "the columns are none"),
+        ("a.jsonl", b"text\n", "a.jsonl:1: no JSON; write one JSON object per line"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', "a.jsonl:2: no JSON object"),
+        ("a.jsonl", b"\xff\xfe\n", "a.jsonl:1: no JSON"),
+        ("a.parquet", b"PAR1", "no Parquet file"),
+        ("a.parquet", b"", "no Parquet file"),
+    ],
+)  # fmt: skip
+def test_data_that_no_run_can_use_is_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(BadDataError, match=message):
+        read_rows(source(tmp_path / name))
+
+
+def test_a_file_has_no_split(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+
+    with pytest.raises(BadDataError, match="is a single file and has no split test") as caught:
+        read_rows(source(path, dataset_split="test"))
+    assert caught.value.key == ("dataset_split",)
+
+
+def test_a_hub_name_and_other_files_are_not_known(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b")
+
+    with pytest.raises(NotKnownError, match="hub/name is not on this machine"):
+        read_rows(source("hub/name"))
+    with pytest.raises(NotKnownError, match="the run itself will tell"):
+        read_rows(source(tmp_path / "a.csv"))
+    with pytest.raises(NotKnownError):
+        read_rows(source("a\0b"))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": "a", "prompt": "b", "completion": "c"}, {}),
+        ({"text": "a", "prompt": "b", "completion": "c"}, {"text": "text"}),
+        ({"text": "a", "messages": [{"role": "user", "content": "b"}]}, {}),
+        ({"body": "a", "prompt": "b", "completion": "c"}, {"text": "body"}),
+        ({"question": "a", "completion": "c"}, {"prompt": "question"}),
+        ({"question": "a", "text": "c"}, {"prompt": "question"}),
+        ({"text": "a"}, {"prompt": "question"}),
+        ({"a": "b"}, {}),
+    ],
+)
+def test_the_columns_are_those_that_training_takes(row, columns, tmp_path):
+    found = source(write_jsonl(tmp_path / "a.jsonl", [row]), columns=columns)
+    try:
+        expected = list(iter_rows(found, seed=0))
+    except InputError as error:
+        with pytest.raises(BadDataError) as caught:
+            read_rows(found)
+        beginning = str(error).removeprefix("data.columns: ")[:40]
+        assert str(caught.value).startswith(beginning)
+    else:
+        assert read_rows(found).sample == expected

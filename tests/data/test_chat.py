@@ -1,0 +1,103 @@
+"""Which tokens of a conversation are the assistant's."""
+
+import pytest
+
+from llmkd.data.chat import ChatEncoder, read_chat_template
+from llmkd.data.tokenize import Tokenize
+from llmkd.errors import InputError
+from llmkd.recipe.data import Sequences
+
+MARKED = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>"
+    "{% endgeneration %}{% else %}{{ message.content }}<|im_end|>{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As reasoning models do: what was thought in earlier turns is left out once others follow.
+FORGETFUL = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TWO_TURNS = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hé?"},
+    {"role": "assistant", "content": "Yes — naïve 🙂."},
+    {"role": "user", "content": "assistant"},
+    {"role": "assistant", "content": "No.\n"},
+]
+
+
+def said(tokenizer, messages, **settings):
+    """The text of each trained stretch."""
+    ((ids, spans),) = ChatEncoder(tokenizer, **settings).encode([messages], 1)
+    return [tokenizer.decode(ids[start:end]) for start, end in spans]
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_only_what_the_assistant_says_is_trained_on_with_the_end_of_its_turn(
+    chat_tokenizer, is_marked
+):
+    if is_marked:
+        chat_tokenizer.chat_template = MARKED
+    assert said(chat_tokenizer, TWO_TURNS, assistant_only_loss=True) == [
+        "Yes — naïve 🙂.<|im_end|>",
+        "No.\n<|im_end|>",
+    ]
+
+
+def test_both_ways_of_finding_it_agree_token_by_token(chat_tokenizer):
+    results = []
+    for template in (chat_tokenizer.chat_template, MARKED):
+        chat_tokenizer.chat_template = template
+        results.append(ChatEncoder(chat_tokenizer, True).encode([TWO_TURNS], 1))
+    assert results[0] == results[1]
+
+
+def test_all_can_be_trained_on(chat_tokenizer):
+    (whole,) = said(chat_tokenizer, TWO_TURNS, assistant_only_loss=False)
+    assert whole == chat_tokenizer.apply_chat_template(TWO_TURNS, tokenize=False)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_unless_it_marks_them(chat_tokenizer):
+    chat_tokenizer.chat_template = FORGETFUL
+    with pytest.raises(InputError, match=r"row 7, `messages`: .*\{% generation %\}"):
+        ChatEncoder(chat_tokenizer, True).encode([TWO_TURNS], 7)
+    # A single turn is written the same way with and without what follows.
+    assert said(chat_tokenizer, TWO_TURNS[:3], assistant_only_loss=True) == [
+        "<think></think>Yes — naïve 🙂.<|im_end|>"
+    ]
+
+
+def test_a_template_that_refuses_a_conversation_names_the_row(chat_tokenizer):
+    chat_tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match="row 3, `messages`: roles must alternate"):
+        ChatEncoder(chat_tokenizer, True).encode([TWO_TURNS], 3)
+    chat_tokenizer.chat_template = "{% for %}"
+    with pytest.raises(InputError, match="row 1, `messages`: "):
+        ChatEncoder(chat_tokenizer, False).encode([TWO_TURNS], 1)
+
+
+def test_no_template_says_what_to_write(chat_tokenizer, tmp_path):
+    (tmp_path / "chatml.jinja").write_text(chat_tokenizer.chat_template)
+    assert read_chat_template(str(tmp_path / "chatml.jinja")) == chat_tokenizer.chat_template
+    chat_tokenizer.chat_template = None
+    with pytest.raises(InputError, match=r"no chat template; write data\.chat_template: FILE"):
+        ChatEncoder(chat_tokenizer, True)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_chat_template(str(tmp_path / "none.jinja"))
+
+
+def test_conversations_become_examples_cut_dropped_and_without_an_eos_of_ours(chat_tokenizer):
+    rows = [{"messages": TWO_TURNS}, {"messages": TWO_TURNS[:2]}, {"messages": TWO_TURNS[:3]}]
+    whole = Tokenize(chat_tokenizer, Sequences(max_length=500))
+    first, last = whole(rows)
+    assert whole.num_dropped == 1  # nobody answers in the second
+    assert first.input_ids[-2:] == chat_tokenizer.encode("<|im_end|>\n")
+    assert first.num_trained == len("Yes — naïve 🙂.".encode()) + 1 + 5
+    # Cut in the middle of the first answer: the second is gone, and counted as cut.
+    start = first.trained_spans[0]
+    cut, _ = Tokenize(chat_tokenizer, Sequences(max_length=start + 3))(rows)
+    assert (cut.trained_spans, cut.num_cut) == ([start, start + 3], first.length - start - 3)
+    assert last.trained_spans == first.trained_spans[:2]

@@ -1,0 +1,134 @@
+"""How the libraries that write and allocate say that there is no more, and what llmkd makes of it."""
+
+import errno
+import resource
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from llmkd.errors import InputError, LlmkdError
+from llmkd.faults import explained, explanation
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, TrainStage
+
+
+@pytest.fixture
+def no_large_files():
+    """Files may have 1,000 bytes until the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS = {
+    "text": lambda path: path.write_text("x" * 5000),
+    "torch": lambda path: torch.save(torch.zeros(10_000), path),
+    "safetensors": lambda path: save_file({"a": torch.zeros(10_000)}, path),
+    "numpy": lambda path: np.save(path, np.zeros(10_000)),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_that_finds_no_room_is_recognised(tmp_path, no_large_files, writer):
+    said = r"(ulimit -f|the disk is full).*make room there"
+    with pytest.raises(LlmkdError, match=said), explained(tmp_path):
+        WRITERS[writer](tmp_path / "file.npy")
+
+
+ALLOCATORS = {
+    "torch": lambda: torch.empty(10**15),
+    "numpy": lambda: np.empty(10**15),
+    "python": lambda: bytearray(10**15),
+    "accelerator": lambda: raise_(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")),
+    "driver": lambda: raise_(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might")),
+    "fork": lambda: raise_(OSError(errno.ENOMEM, "Cannot allocate memory")),
+}
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_every_allocator_that_finds_no_memory_is_recognised(tmp_path, allocator):
+    said = r"^out of memory \(.*\); write a smaller batch size"
+    with pytest.raises(LlmkdError, match=said), explained(tmp_path):
+        ALLOCATORS[allocator]()
+
+
+def test_the_place_is_that_of_the_file_that_the_error_names(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache/file")
+    message = explanation(error, tmp_path)
+    assert message is not None
+    assert message.startswith("/elsewhere/cache: the disk is full (")
+
+
+def test_bad_input_that_a_full_disk_led_to_is_a_full_disk(tmp_path):
+    error = InputError("teacher: no model could be loaded")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(LlmkdError, match="the disk is full") as caught, explained(tmp_path):
+        raise error
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("out of memory"),
+        RuntimeError("shapes do not match"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        InputError("row 3: 'No space left on device' is no number"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_pass_as_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as caught, explained(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def advice(stage, folder):
+    return explanation(torch.OutOfMemoryError("CUDA out of memory"), folder, stage) or ""
+
+
+def train_stage(**parts):
+    whole = {"kind": "train", "student": {"model_name_or_path": "student"},
+             "teacher": {"model_name_or_path": "teacher"}, "data": {"dataset_name": "data"},
+             "losses": [{"kind": "forward_kl"}]}  # fmt: skip
+    return TrainStage.model_validate(whole | parts)
+
+
+def test_a_train_stage_is_told_the_keys_that_it_does_not_use_yet(tmp_path):
+    message = advice(train_stage(), tmp_path)
+    for key in (
+        "trainer.per_device_train_batch_size: 4 with trainer.gradient_accumulation_steps: 2",
+        "data.max_length below 1024",
+        "trainer.gradient_checkpointing: true",
+        "student.lora: {r: 16}",
+        "teacher.dtype: bfloat16",
+        "trainer.optim: adafactor",
+        "--overwrite",
+    ):
+        assert key in message
+    frugal = train_stage(
+        student={"model_name_or_path": "student", "lora": {}},
+        teacher={"model_name_or_path": "teacher", "dtype": "bfloat16"},
+        data={"kind": "task", "num_examples": 9},
+        trainer={"per_device_train_batch_size": 1, "gradient_checkpointing": True, "optim": "sgd"},
+    )
+    assert "write a smaller student; then" in advice(frugal, tmp_path)
+
+
+def test_other_stages_are_told_their_own_keys(tmp_path):
+    generate = GenerateStage.model_validate(
+        {"kind": "generate", "teacher": {"model_name_or_path": "t"}, "data": {"dataset_name": "d"}}
+    )
+    message = advice(generate, tmp_path)
+    assert "engine.batch_size: 64, or generation.max_completion_length below 256" in message
+    task = {"kind": "perplexity", "name": "text", "data": {"dataset_name": "d", "max_length": 99}}
+    suite = {"name": "suite", "tasks": [task]}
+    evaluate = EvaluateStage.model_validate({"kind": "evaluate", "models": ["m"], "suite": suite})
+    message = advice(evaluate, tmp_path)
+    assert "batch_size: 64, or suite.tasks.0.data.max_length below 99" in message

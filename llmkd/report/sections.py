@@ -1,5 +1,6 @@
 """The charts and tables of the page's sections, from what the stages wrote."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -123,19 +124,34 @@ def data_sections(run: RunFiles, colors: Mapping[str, str]) -> list[DataSection]
 
 
 def _length_histogram(run: StageRun, color: str) -> Markup | None:
-    edges = [edge for edge, _ in run.data.lengths]
-    if not edges:
+    bars = length_bars(run.data.lengths)
+    if not bars:
         return None
-    bars = [
-        (float(low), float(high), float(rows))
-        for low, (high, rows) in zip([0, *edges], run.data.lengths, strict=False)
-    ]
     limit = _max_length(run)
     mark = None
     if limit is not None and not _is_roomy(run):
         mark = Mark(limit, f"max_length {limit:,}")
     label = f"Lengths of {run.name}'s rows before cutting"
-    return histogram([(run.name, color, bars)], label=label, x_label="tokens", mark=mark)
+    return histogram(
+        [(run.name, color, bars)], label=label, x_label="tokens", mark=mark, is_wide=True
+    )
+
+
+def length_bars(lengths: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]:
+    """Bars from upper edges, of which those without rows are not written.
+
+    Edges grow by half a power of two (`llmkd.data.counts`), so a bar begins at the edge before it,
+    and where that is further down than a factor of sqrt(2), edges are missing in between.
+    """
+    bars: list[tuple[float, float, float]] = []
+    for high, rows in sorted(lengths):
+        low = high / math.sqrt(2)
+        if bars and bars[-1][1] >= 0.9 * low:
+            low = bars[-1][1]
+        elif bars:
+            bars.append((bars[-1][1], low, 0.0))
+        bars.append((low, float(high), float(rows)))
+    return [bar for bar in bars if bar[0] < bar[1]]
 
 
 def _max_length(run: StageRun) -> int | None:

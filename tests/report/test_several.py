@@ -20,7 +20,7 @@ def three(make_run):
 
 def text_of(path):
     text = re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8"))
-    return " ".join(html.unescape(text).split())
+    return " ".join(html.unescape(text).replace("\u00a0", " ").split())
 
 
 def test_the_numbers_are_those_of_compare(three, tmp_path):
@@ -109,6 +109,8 @@ def test_a_report_is_replaced_but_no_other_file(make_run, tmp_path):
     assert mine.read_text() == "<p>mine"
     with pytest.raises(InputError, match="is a folder; write a file"):
         write_report([folder], folder)
+    with pytest.raises(InputError, match=r"cannot be written \(.*\); write another file"):
+        write_report([folder], mine / "report.html")
 
 
 def test_several_runs_go_to_the_current_folder(three, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """The first rows of a data set on this machine, and how many there are, read in a moment.
 
-The rules for folders, splits and columns are those of llmkd.data.files and llmkd.data.sources, which
-import too much for a check; tests compare the two.
+Never more than a few MB are read, which llmkd.data.files does not promise; tests compare the two.
 """
 
 import json
@@ -12,31 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import Exactness, Fact, NotKnownError
+from llmkd.data.columns import Need, choose, written_names
+from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.errors import DataError
 from llmkd.recipe.data import DatasetRows
-from llmkd.recipe.local_paths import expanded
-from llmkd.recipe.yaml_places import Key
 
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
 """A file that is larger is counted by the mean length of the lines in this many bytes."""
-SUFFIXES = (".jsonl", ".parquet", ".txt")
-KNOWN_SPLITS = ("train", "validation", "test")
-STAGE_DATA = "data.jsonl"
-
-Choices = tuple[tuple[str, ...], ...]
-CHOICES: Choices = (("messages",), ("prompt", "completion"), ("text",))
-"""What a training row may have; the first that is there is taken, or what `columns` names."""
 
 Row = dict[str, Any]
-
-
-class BadDataError(Exception):
-    """A data set that no run could train on: what is wrong, and what to write instead."""
-
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.key: Key = (field,)
-        """The field of `data` to mend."""
 
 
 @dataclass(frozen=True)
@@ -49,100 +33,49 @@ class LocalRows:
     """The first rows, with the columns that are trained on, under llmkd's names for them."""
 
 
-def read_rows(source: DatasetRows, choices: Choices = CHOICES) -> LocalRows:
+def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
     """Counts the rows, and reads the first of them.
 
     Args:
         source: A file or a folder; a hub name is not known.
-        choices: The columns that a row may have, in order of preference.
+        need: What the rows are for.
 
     Raises:
         NotKnownError: It is not on this machine, or cannot be read now.
-        BadDataError: It is, and it is empty or lacks columns.
+        DataError: It is, and it is empty or lacks columns.
     """
     files = _files(source)
     counts = [_count(path) for path in files]
     total = sum(count for count, _ in counts)
     exactness: Exactness = "exact" if all(known == "exact" for _, known in counts) else "estimate"
-    names = _names(source, choices)
-    rows = (row for path in files for row in _first_rows(path, set(names.values())))
+    columns = written_names(source, need)
+    rows = (row for path in files for row in _first_rows(path, columns))
     sample = list(islice(rows, MOST_SAMPLED_ROWS))
     if not total or not sample:
-        raise BadDataError(
+        raise DataError(
             "dataset_name",
-            f"{source.dataset_name}: the data set is empty; write the name of one that has rows",
+            f"{source.dataset_name}: the data set is empty; name one with rows",
         )
+    chosen = choose(sample[0], source, need)
+    kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
     how = f"{len(files)} files" if len(files) > 1 else files[0].name
     if exactness == "estimate":
         how += f", by the length of the first {len(sample)} rows"
-    return LocalRows(Fact(total, exactness, how), _chosen(sample, source, choices, names))
-
-
-def _names(source: DatasetRows, choices: Choices) -> dict[str, str]:
-    """What the data set calls each column."""
-    renamed: Mapping[str, str] = {**source.columns}
-    return {column: renamed.get(column, column) for choice in choices for column in choice}
-
-
-def _chosen(
-    sample: list[Row], source: DatasetRows, choices: Choices, names: Mapping[str, str]
-) -> list[Row]:
-    """The rows with the columns that are trained on, under llmkd's names."""
-    there = ", ".join(map(str, sample[0])) or "none"
-    missing = [f"{key}: {name}" for key, name in source.columns.items() if name not in sample[0]]
-    if missing:
-        raise BadDataError(
-            "columns",
-            f"{source.dataset_name} has no column for {', '.join(missing)}; its columns are {there}",
-        )
-    for choice in sorted(choices, key=lambda choice: not source.columns.keys() & set(choice)):
-        if all(names[column] in sample[0] for column in choice):
-            return [{column: row.get(names[column]) for column in choice} for row in sample]
-    wanted = ", or ".join(" and ".join(f"`{column}`" for column in choice) for choice in choices)
-    raise BadDataError(
-        "columns" if source.columns else "dataset_name",
-        f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
-        f"which by columns: {{{choices[0][0]}: NAME}}",
-    )
+    return LocalRows(Fact(total, exactness, how), kept)
 
 
 def _files(source: DatasetRows) -> list[Path]:
-    path = expanded(source.dataset_name)
     try:
-        if path.is_dir():
-            return _files_of_split(path, source.dataset_split)
-        if not path.is_file():
-            raise NotKnownError(f"{source.dataset_name} is not on this machine")
+        files = local_files(source)
     except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise NotKnownError(f"{source.dataset_name}: cannot be read ({error})") from error
-    if path.suffix not in SUFFIXES:
-        raise NotKnownError(f"{path}: no {', '.join(SUFFIXES)} file; the run itself will tell")
-    if source.dataset_split != "train":
-        raise BadDataError(
-            "dataset_split",
-            f"{path} is a single file and has no split {source.dataset_split}; write "
-            "dataset_split: train, or name another file",
-        )
-    return [path]
-
-
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files named after the split; for `train`, all files where none is named after a split."""
-    if (folder / STAGE_DATA).is_file() and split == "train":
-        return [folder / STAGE_DATA]
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    named = {path: path.stem.split("-")[0] for path in files}
-    chosen = [path for path in files if named[path] == split]
-    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
-        chosen = files
-    if not chosen:
-        there = ", ".join(path.name for path in files) or f"no file that is {', '.join(SUFFIXES)}"
-        raise BadDataError(
-            "dataset_split",
-            f"{folder} has no file of split {split}, but {there}; write another dataset_split, or "
-            "the path of a file",
-        )
-    return chosen
+    if files is None:
+        raise NotKnownError(f"{source.dataset_name} is not on this machine")
+    if files[0].suffix not in SUFFIXES:
+        raise NotKnownError(f"{files[0]}: no {suffixes()} file; the run itself will tell")
+    return files
 
 
 def _count(path: Path) -> tuple[int, Exactness]:
@@ -187,11 +120,11 @@ def _rows_of_jsonl(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            raise BadDataError(
+            raise DataError(
                 "dataset_name", f"{path}:{number}: no JSON; write one JSON object per line"
             ) from None
         if not isinstance(row, dict):
-            raise BadDataError(
+            raise DataError(
                 "dataset_name", f"{path}:{number}: no JSON object; write one JSON object per line"
             )
         yield row
@@ -216,7 +149,7 @@ def _rows_of_parquet(path: Path, wanted: set[str]) -> Iterator[Row]:
             yield from (blank | row for row in batch.to_pylist())
             return
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadDataError(
+        raise DataError(
             "dataset_name", f"{path}: no Parquet file ({error}); write another file"
         ) from error
 
@@ -229,6 +162,6 @@ def _parquet(path: Path) -> Any:
         # A stream of small reads, lest a row group of gigabytes be fetched for its first rows.
         return pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False)
     except pyarrow.ArrowException as error:
-        raise BadDataError(
+        raise DataError(
             "dataset_name", f"{path}: no Parquet file ({error}); write another file"
         ) from error

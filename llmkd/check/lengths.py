@@ -11,7 +11,7 @@ from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import AdditionTask, DatasetRows, DatasetSource, Mixture, Sequences
 
-MOST_CHARACTERS = 500_000
+MOST_CHARACTERS = 250_000
 """Of the sampled rows, so that tokenizing them takes a moment."""
 CHARACTERS_PER_TOKEN = 16
 """Text beyond so many times `max_length` is not tokenized: it would be cut anyway."""

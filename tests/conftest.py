@@ -18,7 +18,8 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # The shapes in annotations are checked in tests only, from the first import of these on.
 SHAPED = ["losses", "objective", "data", "teachers", "teacher_data", "evaluation"]
@@ -43,6 +44,23 @@ def tokenizer():
     from llmkd.data.addition import build_tokenizer
 
     return build_tokenizer()
+
+
+@pytest.fixture
+def chat_tokenizer():
+    """A byte-level tokenizer, with ChatML's marks and template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: i for i, letter in enumerate(alphabet)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ class ChatEncoder:
         if not self.tokenizer.chat_template:
             raise InputError(
                 "data: the rows hold `messages`, and the tokenizer has no chat template; write "
-                "data.chat_template: FILE.jinja, or rows of prompt and completion"
+                "data.chat_template: FILE.jinja in the train stage, which is saved with the "
+                "student, or rows of prompt and completion"
             )
         if self.assistant_only_loss and not self.tokenizer.is_fast:
             raise InputError(
@@ -118,6 +119,23 @@ class ChatEncoder:
                     "assistant_only_loss: false"
                 )
             yield len(before), len(upto)
+
+
+def last_answer(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The text before the assistant's last turn, and what the assistant then says.
+
+    Both are empty where it says nothing, or there is no chat template. The text is without the begin-of-text token that the
+    tokenizer would put before it once more.
+    """
+    said = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not said or not tokenizer.chat_template:
+        return "", ""
+    before: Any = tokenizer.apply_chat_template(
+        messages[: said[-1]], tokenize=False, add_generation_prompt=True
+    )
+    if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        before = before.removeprefix(str(tokenizer.bos_token))
+    return before, messages[said[-1]]["content"]
 
 
 def _runs(mask: list[Any]) -> Iterator[Span]:

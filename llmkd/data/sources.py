@@ -15,13 +15,13 @@ from llmkd.data.files import raw_rows
 from llmkd.errors import InputError
 from llmkd.recipe.data import AdditionTask, DatasetRows
 
-Need = Literal["example", "prompt", "text"]
+Need = Literal["example", "prompt", "scored"]
 Row = dict[str, Any]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
     "prompt": [("prompt",)],
-    "text": [("text",)],
+    "scored": [("text",), ("messages",), ("prompt", "completion")],
 }
 
 
@@ -44,8 +44,8 @@ def iter_rows(
     Args:
         source: A data set or a procedural task, with `stage:NAME` already replaced by a path.
         seed: Decides which sums a procedural task makes; a data set is read as it is.
-        need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `prompt` is the
-            prompt alone, and `text` the text alone.
+        need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
+            same with `text` first; `prompt` is the prompt alone.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.sources import load_rows
+from llmkd.data.chat import last_answer
+from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import encode_prompts
 from llmkd.evaluation.details import Sample
 from llmkd.models.positions import hard_limit
@@ -31,9 +32,11 @@ class Beginning:
 def beginnings(
     task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> list[Beginning]:
-    """The first texts of a task's data: 32 tokens as the prompt, the next 48 as the reference.
+    """The first rows of a task's data: what is given to the models, and how it goes on.
 
-    Shorter texts are cut in the same proportion; those of a single token are left out.
+    Of a text, 32 tokens are given and the next 48 are the reference; shorter texts are cut in the
+    same proportion, and those of a single token are left out. Of a conversation, all before the
+    assistant's last turn is given.
 
     Args:
         task: Whose data.
@@ -43,9 +46,17 @@ def beginnings(
     """
     most = min(NUM_TEXTS, task.data.num_examples or NUM_TEXTS)
     source = task.data.model_copy(update={"num_examples": most})
-    texts = load_rows(source, seed=seed, need="text")["text"]
-    cut = [(i, *_cut(text[:CHARACTERS_LOOKED_AT], tokenizer)) for i, text in enumerate(texts)]
+    rows = iter_rows(source, seed=seed, need="scored")
+    cut = [(i, *_halves(row, tokenizer)) for i, row in enumerate(rows)]
     return [Beginning(i, prompt, rest) for i, prompt, rest in cut if prompt and rest]
+
+
+def _halves(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    if "text" in row:
+        return _cut(row["text"][:CHARACTERS_LOOKED_AT], tokenizer)
+    if "messages" in row:
+        return last_answer(row["messages"], tokenizer)
+    return row["prompt"], row["completion"]
 
 
 def continued(

@@ -1,10 +1,4 @@
-"""Perplexity: how well a model predicts the tokens of a text, window by window.
-
-Each row begins with the begin-of-text token and ends without an end-of-text token. Rows, or all
-rows joined to one stream, are cut into windows in each of which the model reads `max_length` tokens
-and predicts as many, each from those before it in the window. A window begins with the last token
-that the one before it predicted, so every token but a row's (or the stream's) first is scored once.
-"""
+"""Perplexity: how well a model predicts the tokens of a text, window by window."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.collate import Collator
-from llmkd.data.sources import load_rows
-from llmkd.data.tokenize import encode_texts
-from llmkd.errors import InputError
 from llmkd.evaluation.details import Bin
 from llmkd.evaluation.reliability import Reliability
+from llmkd.evaluation.windows import Window, windows_of
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
@@ -31,20 +23,6 @@ LOGITS_AT_ONCE = 2**26
 """A batch's positions times the vocabulary, unless one window alone has more."""
 POSITIONS_AT_ONCE = 1024
 """Positions whose logits are held in float32 at a time."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of tokens, all but the first of them scored."""
-
-    input_ids: list[int]
-    example: int
-    """The row, or of a stream the window, that the loss counts for."""
-
-    @property
-    def num_scored(self) -> int:
-        """How many tokens are predicted, which is also how many are read."""
-        return len(self.input_ids) - 1
 
 
 @dataclass(frozen=True)
@@ -83,14 +61,14 @@ def score_text(
     Raises:
         InputError: No text, or more tokens in a window than the model has positions.
     """
-    windows = list(_windows(task, tokenizer, seed))
-    longest = max(window.num_scored for window in windows)
+    windows = list(windows_of(task, tokenizer, seed=seed))
+    longest = max(window.num_read for window in windows)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
     collate, reliability, num_done = Collator(0), Reliability(), 0
     for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
-        rows = [{"input_ids": w.input_ids, "trained_spans": [1, len(w.input_ids)]} for w in batch]
+        rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
         found = _window_losses(model, collate(rows), reliability)
         for window, loss in zip(batch, found, strict=True):
             losses[window.example] += loss
@@ -133,34 +111,11 @@ def _chunk_losses(
     return F.nll_loss(logprobs, targets, ignore_index=IGNORED_ID, reduction="none")
 
 
-def _windows(
-    task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> Iterator[Window]:
-    texts = load_rows(task.data, seed=seed, need="text")["text"][:]
-    # A row of one token has nothing that could be scored.
-    rows = [row for row in encode_texts(texts, tokenizer) if len(row) > 1]
-    if not rows:
-        raise InputError(f"tasks.{task.name}.data: no row has two tokens; name longer texts")
-    if task.join_rows:
-        stream = [token for row in rows for token in row]
-        for example, window in enumerate(_cut(stream, task.data.max_length)):
-            yield Window(window, example)
-    else:
-        for example, row in enumerate(rows):
-            for window in _cut(row, task.data.max_length):
-                yield Window(window, example)
-
-
-def _cut(ids: list[int], length: int) -> Iterator[list[int]]:
-    for start in range(0, len(ids) - 1, length):
-        yield ids[start : start + length + 1]
-
-
 def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
     """Windows of like length together, longest first."""
     batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: -window.num_scored):
-        longest = batch[0].num_scored if batch else 0
+    for window in sorted(windows, key=lambda window: -window.num_read):
+        longest = batch[0].num_read if batch else 0
         is_full = len(batch) == batch_size
         if batch and (is_full or (len(batch) + 1) * longest * vocab_size > LOGITS_AT_ONCE):
             yield batch

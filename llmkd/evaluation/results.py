@@ -15,6 +15,8 @@ from llmkd.run_folder import write_atomically
 
 PERCENT_METRICS = ("exact_match",)
 """Shares between 0 and 1, which the table shows in percent."""
+LOWER_IS_BETTER = ("loss_per_token", "perplexity")
+"""Metrics of which less is better."""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,11 @@ class DatasetSource(Sequences, DatasetRows):
 
 
 class TextSource(DatasetRows):
-    """Rows of text to be scored."""
+    """Rows to be scored."""
 
     max_length: int = Field(default=1024, gt=1)
-    """Most tokens that the model reads at once."""
+    """Most tokens that the model reads at once. A longer text is read in several windows; a longer
+    completion is cut, which is reported."""
 
 
 class AdditionTask(RecipePart):

@@ -27,10 +27,12 @@ class PerplexityTask(RecipePart):
     name: str = Field(min_length=1)
     """What results call the task."""
     data: TextSource
-    """Rows with a `text` field; every token but the first of a row or stream is scored once."""
+    """Rows of `text`, of which every token but the first of a row or stream is scored once; or of
+    `prompt` and `completion`, or `messages`, of which only the completion, or what the assistant
+    says, is."""
     join_rows: bool = False
-    """Join all rows to one stream, each begun by the begin-of-text token, before cutting windows.
-    Otherwise each row is cut for itself."""
+    """Join all rows of text to one stream, each begun by the begin-of-text token, before cutting
+    windows. Otherwise each row is cut for itself."""
 
 
 EvaluationTask = Annotated[ExactMatchTask | PerplexityTask, Field(discriminator="kind")]

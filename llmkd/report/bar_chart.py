@@ -15,6 +15,7 @@ def histogram(
     label: str,
     x_label: str,
     mark: Mark | None = None,
+    is_wide: bool = False,
 ) -> Markup:
     """Counts as outlines, shaded down to zero.
 
@@ -23,9 +24,12 @@ def histogram(
         label: What the chart shows, for those who cannot see it.
         x_label: What is counted by.
         mark: A vertical line.
+        is_wide: Takes a logarithmic x-axis where the edges span a decade and a half.
     """
     series = [_outline(name, color, bars) for name, color, bars in counts if bars]
-    return line_chart(series, label=label, x_label=x_label, has_zero=True, mark=mark)
+    return line_chart(
+        series, label=label, x_label=x_label, has_zero=True, mark=mark, x_may_be_log=is_wide
+    )
 
 
 def _outline(name: str, color: str, bars: Sequence[tuple[float, float, float]]) -> Series:

@@ -59,9 +59,8 @@ def group_size(runs: Sequence[RunFiles]) -> int:
     return -(-longest // MOST_POINTS) or 1
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """Means of as many neighbours as it takes to have at most `most` points; a gap stays a gap."""
-    size = -(-len(points) // most) or 1
+def thinned(points: Sequence[tuple[float, float]], size: int) -> list[tuple[float, float]]:
+    """Means of `size` neighbours, each at its last step; a gap stays a gap."""
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
 
@@ -91,11 +90,10 @@ def _series(runs: Sequence[RunFiles], metric: str, colors: Mapping[str, str]) ->
 def _line(
     name: str, runs: Sequence[Sequence[Line]], metric: str, color: str, *, is_dashed: bool = False
 ) -> Iterator[Series]:
-    of_runs = [
-        thinned([(line["step"], line[metric]) for line in lines if metric in line], MOST_POINTS)
-        for lines in runs
-    ]
-    of_runs = [points for points in of_runs if points]
+    logged = [[(line["step"], line[metric]) for line in lines if metric in line] for lines in runs]
+    # One size for all runs: means over runs need the same steps.
+    size = -(-max(map(len, logged), default=0) // MOST_POINTS) or 1
+    of_runs = [thinned(points, size) for points in logged if points]
     if len(of_runs) == 1:
         yield Series(name, color, of_runs[0], is_dashed)
     elif of_runs:
@@ -106,17 +104,19 @@ def _line(
 def mean_and_band(
     runs: Sequence[Sequence[tuple[float, float]]],
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float, float]]]:
-    """Mean, least and most over runs, at each step that any of them logged.
+    """Mean, least and most over runs, at the steps that they share.
 
     A run that has not come so far is not counted; where a run is not finite, neither is the mean.
     """
-    at: dict[float, list[float]] = {}
-    for points in runs:
-        for x, y in points:
-            at.setdefault(x, []).append(y)
-    means = [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
-    finite = [(x, ys) for x, ys in sorted(at.items()) if all(map(math.isfinite, ys))]
-    return means, [(x, min(ys), max(ys)) for x, ys in finite]
+    values = [dict(points) for points in runs]
+    last = [max(of_run) for of_run in values]
+    at = {
+        x: [of_run[x] for of_run in values if x in of_run]
+        for x in sorted({x for of_run in values for x in of_run})
+        if all(x in of_run or x > end for of_run, end in zip(values, last, strict=True))
+    }
+    means = [(x, sum(ys) / len(ys)) for x, ys in at.items()]
+    return means, [(x, min(ys), max(ys)) for x, ys in at.items() if all(map(math.isfinite, ys))]
 
 
 def _title(metric: str, lines: Sequence[Series]) -> str:

@@ -5,9 +5,6 @@ from datetime import datetime
 
 from llmkd.evaluation.results import PERCENT_METRICS
 
-LOWER_IS_BETTER = ("loss_per_token", "perplexity")
-"""Metrics of which less is better."""
-
 
 def number(value: float | None, *, sign: str = "") -> str:
     """Four digits at most, thousands set apart: `12,345`, `3.142`, `0.00012`."""

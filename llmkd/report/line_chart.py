@@ -55,6 +55,7 @@ def line_chart(
     has_zero: bool = False,
     mark: Mark | None = None,
     x_from_zero: bool = False,
+    x_may_be_log: bool = False,
     unit_square: bool = False,
 ) -> Markup:
     """The chart as SVG; its numbers are in `data-lines`, for the pointer to read.
@@ -67,12 +68,13 @@ def line_chart(
         has_zero: Begins the y-axis at 0.
         mark: A vertical line.
         x_from_zero: Begins the x-axis at 0.
+        x_may_be_log: As `may_be_log`, for x.
         unit_square: Both axes from 0 to 1, with the diagonal.
     """
     xs = [x for line in series for x, _ in line.points] + ([mark.x] if mark else [])
     ys = [y for line in series for _, y in line.points]
     ys += [y for line in series for _, *ends in line.band for y in ends]
-    across = _tight(xs, has_zero=x_from_zero or mark is not None)
+    across = _tight(xs, has_zero=x_from_zero, may_be_log=x_may_be_log)
     up = axis(ys, BOTTOM, TOP, may_be_log=may_be_log, has_zero=has_zero)
     if unit_square:
         across, up = (Axis(0, 1, *ends, False, (0, 0.25, 0.5, 0.75, 1)) for ends in _ENDS)
@@ -97,15 +99,15 @@ def line_chart(
 _ENDS = ((LEFT, RIGHT), (BOTTOM, TOP))
 
 
-def _tight(xs: Sequence[float], *, has_zero: bool) -> Axis:
+def _tight(xs: Sequence[float], *, has_zero: bool, may_be_log: bool) -> Axis:
     """An x-axis from the first to the last x, without room beside them."""
-    roomy = axis(xs, LEFT, RIGHT, has_zero=has_zero)
+    roomy = axis(xs, LEFT, RIGHT, has_zero=has_zero, may_be_log=may_be_log)
     finite = [x for x in xs if math.isfinite(x)]
     if len(set(finite)) < 2:
         return roomy
     low, high = (0.0 if has_zero else min(finite)), max(finite)
     ticks = tuple(x for x in roomy.ticks if low <= x <= high)
-    return Axis(low, high, LEFT, RIGHT, False, ticks)
+    return Axis(low, high, LEFT, RIGHT, roomy.is_log, ticks)
 
 
 def _frame(across: Axis, up: Axis, x_label: str) -> Iterator[Markup]:

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from llmkd import __version__
@@ -55,20 +56,8 @@ def page(
         comparison_problem: Why several runs could not be compared.
         differing: Keys in which the runs' recipes differ.
     """
-    first = runs[0]
-    roles = find_roles(first.recipe)
-    colors = model_colors(roles)
-    shown = curves(runs, colors)
-    details = [stage.details for stage in first.stages.values()]
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    html = environment.get_template("report.html").render(
+    html = _template().render(
         mark=Markup(MARK),
         style=style,
         script=script,
@@ -77,29 +66,51 @@ def page(
         version=__version__,
         made=now(),
         formats=formats,
-        first=first,
         runs=runs,
         is_several=len(runs) > 1,
-        roles=roles,
-        colors=colors,
-        groups=[(group, verdict_chart(group, colors)) for group in groups],
         comparison_problem=comparison_problem,
         differing=differing,
         notices=told(runs, groups),
         problems=[problem for run in runs for problem in run.problems],
-        curves=shown,
         group_size=group_size(runs),
-        cards=[card for part in details for card in cards(part.samples, colors)],
-        figures=[figure for part in details for figure in answer_figures(part, colors)],
-        figure_models=_models(details),
-        data=data_sections(first, colors),
-        repeat=repeat_command(first),
-        ended=ended(first),
-        environment=flat(first.environment),
-        resolved_recipe=RESOLVED_RECIPE,
+        **_content(runs, groups),
     )
     # A lone surrogate, which JSON may hold, cannot be written as UTF-8.
     return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any]:
+    """What is drawn and written out of the runs; samples and data are the first run's."""
+    first = runs[0]
+    roles = find_roles(first.recipe)
+    colors = model_colors(roles)
+    details = [stage.details for stage in first.stages.values()]
+    return {
+        "first": first,
+        "roles": roles,
+        "colors": colors,
+        "groups": [(group, verdict_chart(group, colors)) for group in groups],
+        "curves": curves(runs, colors),
+        "cards": [card for part in details for card in cards(part.samples, colors)],
+        "figures": [figure for part in details for figure in answer_figures(part, colors)],
+        "figure_models": _models(details),
+        "data": data_sections(first, colors),
+        "repeat": repeat_command(first),
+        "ended": ended(first),
+        "environment": flat(first.environment),
+        "resolved_recipe": RESOLVED_RECIPE,
+    }
 
 
 def told(runs: Sequence[RunFiles], groups: Sequence[Group]) -> list[Told]:

@@ -157,7 +157,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _reader(model: type[Any]) -> Callable[[Path], Any]:
-    return lambda path: model.model_validate_json(path.read_text(encoding="utf-8"))
+    def read(path: Path) -> Any:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        # A lone surrogate, which a cut answer may end in, is no text to pydantic.
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        return model.model_validate_json(text)
+
+    return read
 
 
 def _read_line(text: str) -> Line | None:

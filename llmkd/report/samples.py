@@ -87,8 +87,8 @@ def cut(text: str) -> str:
 
 
 def _comparable(reference: str | None, answer: Answer) -> str | None:
-    """What to hold an answer against: nothing where it is right, whatever its wording."""
-    return None if reference is None or answer.is_right else cut(reference)
+    """What to hold an answer against: nothing where it is right, or where texts are free to differ."""
+    return cut(reference) if reference is not None and answer.is_right is False else None
 
 
 def _parts(text: str, other: str) -> list[str]:

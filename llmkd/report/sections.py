@@ -1,5 +1,6 @@
 """The charts and tables of the page's sections, from what the stages wrote."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,12 @@ def _reliability(reliability: Sequence[Reliability], colors: Mapping[str, str]) 
         if not of_task:
             continue
         lines = [
-            Series(item.model, colors.get(item.model, "other-0"), _points(item), has_dots=True)
+            Series(
+                item.model,
+                colors.get(item.model, "other-0"),
+                [(confidence, accuracy) for confidence, accuracy, _ in item.points],
+                has_dots=True,
+            )
             for item in of_task
         ]
         caption = "; ".join(f"{item.model} {item.calibration_error:.3f}" for item in of_task)
@@ -118,19 +124,34 @@ def data_sections(run: RunFiles, colors: Mapping[str, str]) -> list[DataSection]
 
 
 def _length_histogram(run: StageRun, color: str) -> Markup | None:
-    edges = [edge for edge, _ in run.data.lengths]
-    if not edges:
+    bars = length_bars(run.data.lengths)
+    if not bars:
         return None
-    bars = [
-        (float(low), float(high), float(rows))
-        for low, (high, rows) in zip([0, *edges], run.data.lengths, strict=False)
-    ]
     limit = _max_length(run)
     mark = None
     if limit is not None and not _is_roomy(run):
         mark = Mark(limit, f"max_length {limit:,}")
     label = f"Lengths of {run.name}'s rows before cutting"
-    return histogram([(run.name, color, bars)], label=label, x_label="tokens", mark=mark)
+    return histogram(
+        [(run.name, color, bars)], label=label, x_label="tokens", mark=mark, is_wide=True
+    )
+
+
+def length_bars(lengths: Sequence[tuple[int, int]]) -> list[tuple[float, float, float]]:
+    """Bars from upper edges, of which those without rows are not written.
+
+    Edges grow by half a power of two (`llmkd.data.counts`), so a bar begins at the edge before it,
+    and where that is further down than a factor of sqrt(2), edges are missing in between.
+    """
+    bars: list[tuple[float, float, float]] = []
+    for high, rows in sorted(lengths):
+        low = high / math.sqrt(2)
+        if bars and bars[-1][1] >= 0.9 * low:
+            low = bars[-1][1]
+        elif bars:
+            bars.append((bars[-1][1], low, 0.0))
+        bars.append((low, float(high), float(rows)))
+    return [bar for bar in bars if bar[0] < bar[1]]
 
 
 def _max_length(run: StageRun) -> int | None:
@@ -143,15 +164,6 @@ def _is_roomy(run: StageRun) -> bool:
     """Whether `max_length` is so far off that a line there would leave no room for the rows."""
     limit, edges = _max_length(run), [edge for edge, rows in run.data.lengths if rows]
     return limit is not None and limit > 2 * max(edges, default=limit)
-
-
-def _points(item: Reliability) -> list[tuple[float, float]]:
-    found = [
-        (bin.confidence, bin.accuracy)
-        for bin in item.bins
-        if bin.count > 0 and bin.confidence is not None and bin.accuracy is not None
-    ]
-    return sorted(found)
 
 
 def _mean(counts: Sequence[tuple[int, int]]) -> float:

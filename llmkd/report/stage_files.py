@@ -3,7 +3,9 @@
 Every field may be missing, so that the report reads what older and newer versions wrote.
 """
 
-from pydantic import BaseModel, ConfigDict
+import math
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 
 class Part(BaseModel):
@@ -36,7 +38,7 @@ class Lengths(Part):
 
     task: str
     model: str
-    counts: list[tuple[int, int]] = []
+    counts: list[tuple[NonNegativeInt, NonNegativeInt]] = []
     """Tokens, and how many answers have so many."""
 
 
@@ -45,7 +47,7 @@ class Bin(Part):
 
     confidence: float | None = None
     accuracy: float | None = None
-    count: int = 0
+    count: NonNegativeInt = 0
 
 
 class Reliability(Part):
@@ -56,19 +58,25 @@ class Reliability(Part):
     bins: list[Bin] = []
 
     @property
+    def points(self) -> list[tuple[float, float, int]]:
+        """(confidence, accuracy, count) of the bins that hold anything."""
+        found = [
+            (bin.confidence, bin.accuracy, bin.count)
+            for bin in self.bins
+            if bin.count and bin.confidence is not None and bin.accuracy is not None
+        ]
+        return sorted(point for point in found if all(map(math.isfinite, point)))
+
+    @property
     def calibration_error(self) -> float | None:
         """ECE: mean of |accuracy - confidence| over predictions; None without any.
 
         References:
             Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
         """
-        found = [
-            (bin.count, abs(bin.accuracy - bin.confidence))
-            for bin in self.bins
-            if bin.count > 0 and bin.accuracy is not None and bin.confidence is not None
-        ]
-        total = sum(count for count, _ in found)
-        return sum(count * error for count, error in found) / total if total else None
+        total = sum(count for *_, count in self.points)
+        errors = (n * abs(accuracy - confidence) for confidence, accuracy, n in self.points)
+        return sum(errors) / total if total else None
 
 
 class Details(Part):
@@ -100,6 +108,6 @@ class DataCounts(Part):
     num_tokens_cut: int | None = None
     num_sequences: int | None = None
     """After packing."""
-    lengths: list[tuple[int, int]] = []
+    lengths: list[tuple[NonNegativeInt, NonNegativeInt]] = []
     """Upper edge in tokens, and rows up to it: lengths before cutting."""
     sources: list[Source] = []

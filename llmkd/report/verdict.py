@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmkd.evaluation.compare import Row as ComparedRow
-from llmkd.evaluation.results import Record
-from llmkd.report.formats import LOWER_IS_BETTER, bounds, measured
+from llmkd.evaluation.results import LOWER_IS_BETTER, Record
+from llmkd.report.formats import bounds, measured
 from llmkd.report.roles import Role
 
 
@@ -56,6 +56,11 @@ class Group:
     rows: Sequence[Row]
     teachers: Mapping[str, Sequence[str]]
     baseline: str | None = None
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether less is better."""
+        return self.metric in LOWER_IS_BETTER
 
     @property
     def twin(self) -> Row | None:

@@ -34,13 +34,13 @@ def write_report(
     """
     runs = [read_run(folder) for folder in folders]
     path = output or (runs[0].folder / REPORT if len(runs) == 1 else Path(REPORT))
-    _check_output(path)
     _check_baseline(runs, baseline)
     if len(runs) == 1:
         html = page(runs, groups_of_one(runs[0], baseline))
     else:
         html = _page_of_several(runs, baseline)
     try:
+        _check_output(path)
         write_atomically(path, html)
     except OSError as error:
         raise InputError(

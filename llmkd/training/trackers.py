@@ -5,6 +5,7 @@ login, no network, a package of another version), and nothing of that is a reaso
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -123,14 +124,24 @@ def _build(name: str, folder: Path) -> TrainerCallback:
     if name == "wandb":
         # Its files are wherever the run was started, unless it is told otherwise.
         os.environ.setdefault("WANDB_DIR", str(folder.absolute()))
-    return integration_utils.INTEGRATION_TO_CALLBACK[name]()
+    kind = integration_utils.INTEGRATION_TO_CALLBACK[name]
+    callback = kind.__new__(kind)
+    try:
+        kind.__init__(callback)
+    except BaseException:
+        # MLflow's has a __del__ that would print a traceback about what __init__ left undone.
+        callback.__class__ = TrainerCallback
+        raise
+    return callback
 
 
 def _reason(name: str, error: BaseException) -> str:
-    if isinstance(error, ImportError) or "to be installed" in str(error):
-        package = name.replace("_", "-")
-        return f"its package is not installed ({_first_line(error)}); pip install {package}"
-    return _first_line(error)
+    # The integration mostly names the package itself, which can be called otherwise.
+    named = re.search(r"`pip install ([^`]+)`", str(error))
+    package = named[1] if named else name.replace("_", "-")
+    if "to be installed" in str(error):
+        return f"its package is not installed; pip install {package}"
+    return _first_line(error) + (f"; pip install {package}" * isinstance(error, ImportError))
 
 
 def _first_line(error: BaseException) -> str:

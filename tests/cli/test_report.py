@@ -10,7 +10,7 @@ def test_a_run_leaves_its_report_which_can_be_made_again(llmkd, recipe):
     run = llmkd.folder / "runs" / "tiny"
     html = (run / "report.html").read_text()
     for text in (
-        "student 0.0 %",
+        "student 0.0",
         "perplexity",
         "Term forward_kl",
         "✓ finished",

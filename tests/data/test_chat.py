@@ -1,18 +1,12 @@
 """Which tokens of a conversation are the assistant's."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from llmkd.data.chat import ChatEncoder, read_chat_template
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import InputError
 from llmkd.recipe.data import Sequences
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 MARKED = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>"
@@ -35,31 +29,18 @@ TWO_TURNS = [
 ]
 
 
-@pytest.fixture
-def chat_tokenizer():
-    """Byte-level, so that letters beyond ASCII are several tokens, with ChatML's marks."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: i for i, letter in enumerate(alphabet)}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = CHATML
-    return tokenizer
-
-
 def said(tokenizer, messages, **settings):
     """The text of each trained stretch."""
     ((ids, spans),) = ChatEncoder(tokenizer, **settings).encode([messages], 1)
     return [tokenizer.decode(ids[start:end]) for start, end in spans]
 
 
-@pytest.mark.parametrize("template", [CHATML, MARKED])
+@pytest.mark.parametrize("is_marked", [False, True])
 def test_only_what_the_assistant_says_is_trained_on_with_the_end_of_its_turn(
-    chat_tokenizer, template
+    chat_tokenizer, is_marked
 ):
-    chat_tokenizer.chat_template = template
+    if is_marked:
+        chat_tokenizer.chat_template = MARKED
     assert said(chat_tokenizer, TWO_TURNS, assistant_only_loss=True) == [
         "Yes — naïve 🙂.<|im_end|>",
         "No.\n<|im_end|>",
@@ -68,7 +49,7 @@ def test_only_what_the_assistant_says_is_trained_on_with_the_end_of_its_turn(
 
 def test_both_ways_of_finding_it_agree_token_by_token(chat_tokenizer):
     results = []
-    for template in (CHATML, MARKED):
+    for template in (chat_tokenizer.chat_template, MARKED):
         chat_tokenizer.chat_template = template
         results.append(ChatEncoder(chat_tokenizer, True).encode([TWO_TURNS], 1))
     assert results[0] == results[1]
@@ -99,13 +80,13 @@ def test_a_template_that_refuses_a_conversation_names_the_row(chat_tokenizer):
 
 
 def test_no_template_says_what_to_write(chat_tokenizer, tmp_path):
+    (tmp_path / "chatml.jinja").write_text(chat_tokenizer.chat_template)
+    assert read_chat_template(str(tmp_path / "chatml.jinja")) == chat_tokenizer.chat_template
     chat_tokenizer.chat_template = None
     with pytest.raises(InputError, match=r"no chat template; write data\.chat_template: FILE"):
         ChatEncoder(chat_tokenizer, True)
     with pytest.raises(InputError, match="cannot be read"):
         read_chat_template(str(tmp_path / "none.jinja"))
-    (tmp_path / "chatml.jinja").write_text(CHATML)
-    assert read_chat_template(str(tmp_path / "chatml.jinja")) == CHATML
 
 
 def test_conversations_become_examples_cut_dropped_and_without_an_eos_of_ours(chat_tokenizer):

@@ -30,7 +30,7 @@ def test_jsonl_rows_come_out_in_order_without_other_columns(tmp_path):
 def test_prompt_and_completion_are_taken_before_text(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [EXAMPLES[0] | TEXTS[0]])
     assert load(path).to_list() == EXAMPLES[:1]
-    assert load(path, need="text").to_list() == TEXTS[:1]
+    assert load(path, need="scored").to_list() == TEXTS[:1]
     assert load(path, need="prompt").to_list() == [{"prompt": "p0"}]
 
 

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkd.errors import InputError
 from llmkd.evaluation import perplexity
+from llmkd.evaluation.continuations import beginnings
 from llmkd.evaluation.perplexity import score_text
 from llmkd.recipe.evaluation import PerplexityTask
 from llmkd.recipe.models import PretrainedModel
@@ -129,3 +130,51 @@ def test_the_loss_of_a_real_model_is_the_one_known(
         assert counts[:-1].sum() == 31_488
         losses, counts = losses[:-1], counts[:-1]
     assert losses.sum() / counts.sum() == pytest.approx(expected, abs=6e-5)
+
+
+ANSWERS = [("1+2=", "#3"), ("12+34=", "6;4#46"), ("9=", "9")]
+
+
+def test_of_prompt_and_completion_only_the_completion_and_its_end_are_scored(
+    tiny_llama, tokenizer, tmp_path, capsys
+):
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in ANSWERS]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_llama(tokenizer)
+    losses, counts = score(model, tokenizer, task(tmp_path / "a.jsonl", 100))
+    for (prompt, completion), loss in zip(ANSWERS, losses, strict=True):
+        ids = [*tokenizer(prompt + completion).input_ids, tokenizer.eos_token_id]
+        asked = by_hand(model, tokenizer(prompt).input_ids, 100)
+        assert loss == pytest.approx(by_hand(model, ids, 100) - asked, rel=1e-4)
+    np.testing.assert_array_equal(counts, [len(completion) + 1 for _, completion in ANSWERS])
+    assert capsys.readouterr().err == ""
+    _, counts = score(model, tokenizer, task(tmp_path / "a.jsonl", 8))
+    np.testing.assert_array_equal(counts, [3, 1, 2])
+    assert "of 3 rows 1 were cut to max_length 8, 0 had nothing to score" in capsys.readouterr().err
+    with pytest.raises(InputError, match="join_rows: only rows of text can be joined"):
+        score(model, tokenizer, task(tmp_path / "a.jsonl", 8, join_rows=True))
+
+
+def test_of_messages_only_what_the_assistant_says_is_scored(tiny_llama, tokenizer, tmp_path):
+    tokenizer.chat_template = (
+        "<bos>{% for m in messages %}{{ m.content }}"
+        "{% if m.role == 'assistant' %};{% else %}={% endif %}{% endfor %}"
+    )
+    chats = [("1+2", "3"), ("12+34", "46")]
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in chats
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_llama(tokenizer)
+    losses, counts = score(model, tokenizer, task(tmp_path / "a.jsonl", 100))
+    for (question, answer), loss in zip(chats, losses, strict=True):
+        whole, asked = (
+            by_hand(model, tokenizer(text).input_ids, 100)
+            for text in (f"{question}={answer};", f"{question}=")
+        )
+        assert loss == pytest.approx(whole - asked, rel=1e-4)
+    np.testing.assert_array_equal(counts, [2, 3])
+    # Samples show the conversation as the model reads it.
+    found = beginnings(task(tmp_path / "a.jsonl", 100), tokenizer, seed=0)
+    assert [(text.prompt, text.reference) for text in found] == [("1+2=", "3"), ("12+34=", "46")]

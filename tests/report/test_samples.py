@@ -23,7 +23,7 @@ def test_short_texts_are_compared_by_character_and_long_ones_by_word():
     assert marked("free", None) == []
 
 
-def test_a_right_answer_is_not_marked_whatever_its_wording():
+def test_only_a_wrong_answer_is_marked():
     answers = {
         "right": Answer(text="four", is_right=True),
         "wrong": Answer(text="five", is_right=False),
@@ -32,7 +32,7 @@ def test_a_right_answer_is_not_marked_whatever_its_wording():
     sample = Sample(task="t", example=0, prompt="2+2", reference="4", answers=answers)
     (card,) = cards([sample], {"right": "student-0"})
     is_marked = {a.model: any(p.is_different for p in a.pieces) for a in card.answers}
-    assert is_marked == {"right": False, "wrong": True, "open": True}
+    assert is_marked == {"right": False, "wrong": True, "open": False}
     assert [answer.color for answer in card.answers] == ["student-0", "other-0", "other-0"]
 
 

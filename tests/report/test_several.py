@@ -1,5 +1,6 @@
 """Runs of one recipe with different seeds on one page."""
 
+import html
 import re
 
 import pytest
@@ -18,7 +19,8 @@ def three(make_run):
 
 
 def text_of(path):
-    return " ".join(re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8")).split())
+    text = re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8"))
+    return " ".join(html.unescape(text).replace("\u00a0", " ").split())
 
 
 def test_the_numbers_are_those_of_compare(three, tmp_path):
@@ -74,9 +76,9 @@ def test_a_notice_of_several_seeds_is_told_once(three, tmp_path, metric_lines, w
 
 def test_without_all_results_the_curves_are_shown_and_what_is_missing(make_run, tmp_path):
     runs = [make_run("a"), make_run("b", seed=1, records=[])]
-    html = write_report(runs, tmp_path / "all.html")
-    assert "no results yet in" in text_of(html)
-    assert "Gradient norm" in text_of(html)
+    text = text_of(write_report(runs, tmp_path / "all.html"))
+    assert "no results yet in" in text
+    assert "Gradient norm" in text
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_told(make_run, stages, tmp_path):
@@ -107,6 +109,8 @@ def test_a_report_is_replaced_but_no_other_file(make_run, tmp_path):
     assert mine.read_text() == "<p>mine"
     with pytest.raises(InputError, match="is a folder; write a file"):
         write_report([folder], folder)
+    with pytest.raises(InputError, match=r"cannot be written \(.*\); write another file"):
+        write_report([folder], mine / "report.html")
 
 
 def test_several_runs_go_to_the_current_folder(three, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Trackers show what metrics.jsonl holds, and whatever they do, the training goes on."""
 
+import gc
 import json
 
 import pytest
@@ -166,14 +167,15 @@ def test_each_tracker_is_built_once_and_cannot_stop_the_training(train_stage, tm
 def test_a_tracker_that_is_not_installed_is_named_with_what_to_install(
     train_stage, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
-    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: False)
-    stage = train_stage({"report_to": ["wandb", "tensorboard"], "max_steps": 2})
+    names = ["wandb", "tensorboard", "mlflow"]
+    for name in names:
+        monkeypatch.setattr(integration_utils, f"is_{name}_available", lambda: False)
+    stage = train_stage({"report_to": names, "max_steps": 2})
     run_train(stage, tmp_path / "s", name="s", seed=0)
     err = capsys.readouterr().err
-    for name in ("wandb", "tensorboard"):
-        assert err.count(f"tracker {name}: its package is not installed") == 1
-        assert f"pip install {name}; training goes on without it" in err
+    for name in names:
+        said = f"tracker {name}: its package is not installed; pip install {name}; training goes on"
+        assert err.count(said) == 1
     assert len(metrics(tmp_path / "s")) == 2
 
 
@@ -182,6 +184,28 @@ def test_a_tracker_that_nobody_knows_is_refused():
         tracker_names(["tensorboard", "wandbb"])
     with pytest.raises(InputError, match=r"write one of .*tensorboard"):
         tracker_names("xyz")
+
+
+def test_a_tracker_that_was_not_built_whole_is_not_asked_to_clean_up(tmp_path, stand_in):
+    asked = []
+
+    class Half(TrainerCallback):
+        def __init__(self):
+            raise RuntimeError("no server")
+
+        def __del__(self):
+            asked.append(self)
+
+    stand_in("mlflow", Half)
+    Trackers(["mlflow"], tmp_path)
+    gc.collect()
+    assert asked == []
+
+
+def test_what_to_install_is_the_package_that_the_tracker_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(integration_utils, "is_azureml_available", lambda: False)
+    Trackers(["azure_ml"], tmp_path)
+    assert "not installed; pip install azureml-sdk; training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nothing", [None, "none", ["none"], []])
@@ -209,6 +233,7 @@ def test_kubeflow_which_transformers_adds_by_itself_is_survived_too(
     monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "http://nowhere")
     kind, calls = raising("on_train_begin", OSError("no server"))
     stand_in("kubeflow", kind)
-    run_train(train_stage({"max_steps": 2}), tmp_path / "s", name="s", seed=0)
+    trainer = {"max_steps": 2, "report_to": "kubeflow"}
+    run_train(train_stage(trainer), tmp_path / "s", name="s", seed=0)
     assert len(calls) == 1
     assert "tracker kubeflow: OSError: no server" in capsys.readouterr().err

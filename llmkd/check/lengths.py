@@ -81,7 +81,7 @@ def prompt_length(source: AdditionTask | DatasetRows, tokenizer: Tokenizer | str
     if isinstance(source, AdditionTask):
         sample: list[Row] = [{"prompt": _sum(source.digits)[0]}]
     else:
-        sample = read_rows(source, (("prompt",),)).sample
+        sample = read_rows(source, "prompt").sample
     if isinstance(tokenizer, str):
         raise NotKnownError(tokenizer)
     longest = max(tokenizer.count(_text(row["prompt"])[:MOST_CHARACTERS], True) for row in sample)
@@ -94,7 +94,7 @@ def prompt_rows(source: AdditionTask | DatasetRows) -> Fact:
     """How many prompts a generate stage reads."""
     if isinstance(source, AdditionTask):
         return _num_sums(source)
-    return _first(read_rows(source, (("prompt",),)).num_rows, source.num_examples)
+    return _first(read_rows(source, "prompt").num_rows, source.num_examples)
 
 
 def _of_source(
@@ -219,9 +219,8 @@ def _loosest(facts: Sequence[Fact]) -> Any:
 def _first(rows: Fact, num_examples: int | None) -> Fact:
     if num_examples is None or value_of(rows) < num_examples:
         return rows
-    return Fact(
-        num_examples, rows.exactness if rows.exactness == "at most" else "exact", "num_examples"
-    )
+    exactness = "at most" if rows.exactness == "at most" else "exact"
+    return Fact(num_examples, exactness, "num_examples")
 
 
 def _cut(length: Fact, max_length: int) -> Fact:

@@ -5,11 +5,11 @@ import too much for a check; tests compare the two.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmkd.check.facts import Exactness, Fact, NotKnownError
 from llmkd.recipe.data import DatasetRows
@@ -19,13 +19,18 @@ from llmkd.recipe.yaml_places import Key
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
 """A file that is larger is counted by the mean length of the lines in this many bytes."""
+MOST_COUNTED_FILES = 50
 SUFFIXES = (".jsonl", ".parquet", ".txt")
 KNOWN_SPLITS = ("train", "validation", "test")
 STAGE_DATA = "data.jsonl"
 
-Choices = tuple[tuple[str, ...], ...]
-CHOICES: Choices = (("messages",), ("prompt", "completion"), ("text",))
-"""What a training row may have; the first that is there is taken, or what `columns` names."""
+Need = Literal["example", "prompt", "scored"]
+COLUMNS: dict[Need, list[tuple[str, ...]]] = {
+    "example": [("messages",), ("prompt", "completion"), ("text",)],
+    "prompt": [("prompt",)],
+    "scored": [("text",), ("messages",), ("prompt", "completion")],
+}
+"""What a row may have; the first that is there is taken, or what `columns` names."""
 
 Row = dict[str, Any]
 
@@ -49,43 +54,60 @@ class LocalRows:
     """The first rows, with the columns that are trained on, under llmkd's names for them."""
 
 
-def read_rows(source: DatasetRows, choices: Choices = CHOICES) -> LocalRows:
+def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
     """Counts the rows, and reads the first of them.
 
     Args:
         source: A file or a folder; a hub name is not known.
-        choices: The columns that a row may have, in order of preference.
+        need: What the rows are for: training, prompting, or scoring.
 
     Raises:
         NotKnownError: It is not on this machine, or cannot be read now.
         BadDataError: It is, and it is empty or lacks columns.
     """
     files = _files(source)
-    counts = [_count(path) for path in files]
-    total = sum(count for count, _ in counts)
-    exactness: Exactness = "exact" if all(known == "exact" for _, known in counts) else "estimate"
+    num_rows = _num_rows(files)
+    choices = COLUMNS[need]
     names = _names(source, choices)
     rows = (row for path in files for row in _first_rows(path, set(names.values())))
     sample = list(islice(rows, MOST_SAMPLED_ROWS))
-    if not total or not sample:
+    if not num_rows.value or not sample:
         raise BadDataError(
             "dataset_name",
             f"{source.dataset_name}: the data set is empty; write the name of one that has rows",
         )
+    return LocalRows(num_rows, _chosen(sample, source, choices, names))
+
+
+def _num_rows(files: Sequence[Path]) -> Fact:
+    """Counts the first files, up to a few megabytes; of the others, only the sizes are looked at."""
+    total, counted_bytes, is_exact = 0, 0, True
+    for number, path in enumerate(files):
+        if number == MOST_COUNTED_FILES or counted_bytes > MOST_BYTES:
+            sizes = [file.stat().st_size for file in files]
+            total = round(total * sum(sizes) / max(1, sum(sizes[:number])))
+            is_exact = False
+            break
+        count, known = _count(path)
+        total, is_exact = total + count, is_exact and known == "exact"
+        counted_bytes += path.stat().st_size if path.suffix == ".jsonl" else 0
     how = f"{len(files)} files" if len(files) > 1 else files[0].name
-    if exactness == "estimate":
-        how += f", by the length of the first {len(sample)} rows"
-    return LocalRows(Fact(total, exactness, how), _chosen(sample, source, choices, names))
+    if is_exact:
+        return Fact(total, "exact", how)
+    return Fact(total, "estimate", f"{how}, by the size of the first rows")
 
 
-def _names(source: DatasetRows, choices: Choices) -> dict[str, str]:
+def _names(source: DatasetRows, choices: Sequence[tuple[str, ...]]) -> dict[str, str]:
     """What the data set calls each column."""
     renamed: Mapping[str, str] = {**source.columns}
     return {column: renamed.get(column, column) for choice in choices for column in choice}
 
 
 def _chosen(
-    sample: list[Row], source: DatasetRows, choices: Choices, names: Mapping[str, str]
+    sample: list[Row],
+    source: DatasetRows,
+    choices: Sequence[tuple[str, ...]],
+    names: Mapping[str, str],
 ) -> list[Row]:
     """The rows with the columns that are trained on, under llmkd's names."""
     there = ", ".join(map(str, sample[0])) or "none"

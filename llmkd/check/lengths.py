@@ -12,7 +12,7 @@ from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import AdditionTask, DatasetRows, DatasetSource, Mixture, Sequences
 
-MOST_CHARACTERS = 500_000
+MOST_CHARACTERS = 250_000
 """Of the sampled rows, so that tokenizing them takes a moment."""
 CHARACTERS_PER_TOKEN = 16
 """Text beyond so many times `max_length` is not tokenized: it would be cut anyway."""
@@ -220,9 +220,8 @@ def _loosest(facts: Sequence[Fact]) -> Any:
 def _first(rows: Fact, num_examples: int | None) -> Fact:
     if num_examples is None or value_of(rows) < num_examples:
         return rows
-    return Fact(
-        num_examples, rows.exactness if rows.exactness == "at most" else "exact", "num_examples"
-    )
+    exactness = "at most" if rows.exactness == "at most" else "exact"
+    return Fact(num_examples, exactness, "num_examples")
 
 
 def _cut(length: Fact, max_length: int) -> Fact:

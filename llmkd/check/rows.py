@@ -4,7 +4,7 @@ Never more than a few MB are read, which llmkd.data.files does not promise; test
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from llmkd.recipe.data import DatasetRows
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
 """A file that is larger is counted by the mean length of the lines in this many bytes."""
+MOST_COUNTED_FILES = 50
 
 Row = dict[str, Any]
 
@@ -45,23 +46,36 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
         DataError: It is, and it is empty or lacks columns.
     """
     files = _files(source)
-    counts = [_count(path) for path in files]
-    total = sum(count for count, _ in counts)
-    exactness: Exactness = "exact" if all(known == "exact" for _, known in counts) else "estimate"
+    num_rows = _num_rows(files)
     columns = written_names(source, need)
     rows = (row for path in files for row in _first_rows(path, columns))
     sample = list(islice(rows, MOST_SAMPLED_ROWS))
-    if not total or not sample:
+    if not num_rows.value or not sample:
         raise DataError(
             "dataset_name",
             f"{source.dataset_name}: the data set is empty; name one with rows",
         )
     chosen = choose(sample[0], source, need)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
+    return LocalRows(num_rows, kept)
+
+
+def _num_rows(files: Sequence[Path]) -> Fact:
+    """Counts the first files, up to a few megabytes; of the others, only the sizes are looked at."""
+    total, counted_bytes, is_exact = 0, 0, True
+    for number, path in enumerate(files):
+        if number == MOST_COUNTED_FILES or counted_bytes > MOST_BYTES:
+            sizes = [file.stat().st_size for file in files]
+            total = round(total * sum(sizes) / max(1, sum(sizes[:number])))
+            is_exact = False
+            break
+        count, known = _count(path)
+        total, is_exact = total + count, is_exact and known == "exact"
+        counted_bytes += path.stat().st_size if path.suffix == ".jsonl" else 0
     how = f"{len(files)} files" if len(files) > 1 else files[0].name
-    if exactness == "estimate":
-        how += f", by the length of the first {len(sample)} rows"
-    return LocalRows(Fact(total, exactness, how), kept)
+    if is_exact:
+        return Fact(total, "exact", how)
+    return Fact(total, "estimate", f"{how}, by the size of the first rows")
 
 
 def _files(source: DatasetRows) -> list[Path]:

@@ -1,6 +1,8 @@
 """Tokenizers of local models, read without transformers."""
 
 import functools
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from llmkd.check.weights import read_json
 ADDITION_VOCABULARY = {
     token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+=;#"])
 }
+_MERGES = re.compile(rb',\s*"merges"\s*:\s*\[')
+_END_OF_MERGES = re.compile(rb"\]\s*\}\s*\}\s*\Z")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -25,16 +29,14 @@ class Tokenizer:
         vocabulary: Token to id.
         count: (text, with special tokens) -> number of tokens.
         bos_token: The begin-of-text token, where there is one.
-        adds_bos: Whether it puts that token before a text by itself.
-        adds_eos: Whether it puts the end-of-text token behind a text by itself.
+        frame: Which of the two special tokens it puts around a text by itself.
     """
 
     name: str
     vocabulary: Mapping[str, int]
     count: Callable[[str, bool], int]
     bos_token: str | None
-    adds_bos: bool
-    adds_eos: bool
+    frame: Callable[[], "Frame"]
 
     @property
     def size(self) -> int:
@@ -43,48 +45,101 @@ class Tokenizer:
 
     def length_of_text(self, text: str) -> int:
         """Tokens of a `text`, which always begins with the begin-of-text token."""
-        starts = self.bos_token is not None and not self.adds_bos
-        return self.count(text, True) + starts - self.adds_eos
+        starts = self.bos_token is not None and not self.frame().adds_bos
+        return self.count(text, True) + starts - self.frame().adds_eos
 
     def length_of_example(self, prompt: str, completion: str) -> int:
         """Tokens of a `prompt` and its `completion`."""
-        return self.count(prompt, True) - self.adds_eos + self.count(completion, False)
+        return self.count(prompt, True) - self.frame().adds_eos + self.count(completion, False)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Whether a tokenizer begins and ends a text by itself."""
+
+    adds_bos: bool
+    adds_eos: bool
 
 
 ADDITION = Tokenizer(
     "task addition", ADDITION_VOCABULARY, lambda text, special: len(text) + special, "<bos>",
-    adds_bos=True, adds_eos=False,
+    lambda: Frame(adds_bos=True, adds_eos=False),
 )  # fmt: skip
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in a model folder.
 
+    Its vocabulary is read as plain JSON; only where texts are to be cut, the tokenizer itself is
+    made, which takes several times as long.
+
     Raises:
         NotKnownError: There is no tokenizer.json that can be read.
     """
-    if not (folder / "tokenizer.json").is_file():
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         raise NotKnownError(f"{folder}: no tokenizer.json; the run itself will tell")
-    backend = _backend((folder / "tokenizer.json").read_bytes(), str(folder / "tokenizer.json"))
+    content = path.read_bytes()
     settings = read_json(folder / "tokenizer_config.json") if _has_settings(folder) else {}
     settings = settings if isinstance(settings, dict) else {}
-    vocabulary = _with_added(backend.get_vocab(), settings)
-    special = {name: _text(settings.get(name)) for name in SPECIAL_TOKENS}
-    bos, eos = special["bos_token"], special["eos_token"]
-    framed, plain = (_encoded(backend, "a", flag).tokens for flag in (True, False))
+    bos, eos = (_text(settings.get(name)) for name in ("bos_token", "eos_token"))
+
+    def tokens(text: str, special: bool) -> list[str]:
+        return _encoded(_backend(content, str(path)), text, special).tokens
+
+    @functools.cache
+    def frame() -> Frame:
+        framed, plain = tokens("a", True), tokens("a", False)
+        return Frame(
+            adds_bos=bos is not None and framed[:1] == [bos],
+            adds_eos=eos is not None and framed[-1:] == [eos] and plain[-1:] != [eos],
+        )
+
     return Tokenizer(
         str(folder),
-        vocabulary,
-        lambda text, special: len(_encoded(backend, text, special)),
+        _with_added(dict(_vocabulary(content, str(path))), settings),
+        lambda text, special: len(_encoded(_backend(content, str(path)), text, special)),
         bos,
-        adds_bos=bos is not None and framed[:1] == [bos],
-        adds_eos=eos is not None and framed[-1:] == [eos] and plain[-1:] != [eos],
+        frame,
     )
 
 
 @functools.lru_cache(maxsize=4)
+def _vocabulary(content: bytes, path: str) -> dict[str, int]:
+    """Token to id; copies of one tokenizer in several models' folders are read once."""
+    try:
+        whole = _parsed(content)
+        known = whole["model"]["vocab"]
+        # Unigram lists its tokens with their scores, the others map them to ids.
+        pairs = (
+            known.items() if isinstance(known, dict) else ((t, i) for i, (t, _) in enumerate(known))
+        )
+        added = ((token["content"], token["id"]) for token in whole.get("added_tokens") or ())
+        vocabulary = dict([*pairs, *added])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise NotKnownError(
+            f"{path}: cannot be read as a tokenizer; copy the model anew"
+        ) from error
+    if not all(
+        type(number) is int and isinstance(token, str) for token, number in vocabulary.items()
+    ):
+        raise NotKnownError(f"{path}: cannot be read as a tokenizer; copy the model anew")
+    return vocabulary
+
+
+def _parsed(content: bytes) -> Any:
+    """The JSON, without the merges where they end it: they take most of the time and say nothing."""
+    merges = _MERGES.search(content)
+    if merges is not None and _END_OF_MERGES.search(content[-64:]):
+        try:
+            return json.loads(content[: merges.start()] + b"}}")
+        except ValueError:
+            pass
+    return json.loads(content)
+
+
+@functools.lru_cache(maxsize=4)
 def _backend(content: bytes, path: str) -> Any:
-    """Copies of one tokenizer in several models' folders are read once."""
     import tokenizers
 
     try:

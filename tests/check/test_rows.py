@@ -7,6 +7,7 @@ import pytest
 from llmkd.check import rows
 from llmkd.check.facts import NotKnownError
 from llmkd.check.rows import read_rows
+from llmkd.data.columns import COLUMNS
 from llmkd.data.sources import iter_rows
 from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import DatasetRows
@@ -45,6 +46,17 @@ def test_a_large_file_is_counted_by_its_first_lines(tmp_path, monkeypatch):
     assert found.num_rows.exactness == "estimate"
     assert found.num_rows.value == pytest.approx(300, rel=0.05)
     assert 50 < len(found.sample) < 200
+
+
+def test_of_many_files_the_first_are_counted(tmp_path, monkeypatch):
+    for number in range(20):
+        write_jsonl(tmp_path / f"train-{number:02}.jsonl", ROWS[:10])
+    monkeypatch.setattr(rows, "MOST_BYTES", 1000)
+    read = []
+    monkeypatch.setattr(rows, "_count_lines", lambda path: (read.append(path), (10, "exact"))[1])
+
+    assert read_rows(source(tmp_path)).num_rows.value == 200
+    assert 0 < len(read) < 10
 
 
 def test_a_parquet_file_is_counted_by_its_metadata(tmp_path):
@@ -136,7 +148,8 @@ def test_a_hub_name_and_other_files_are_not_known(tmp_path):
         ({"a": "b"}, {}),
     ],
 )
-def test_the_columns_are_those_that_training_takes(row, columns, tmp_path):
+@pytest.mark.parametrize("need", COLUMNS)
+def test_the_columns_are_those_that_a_run_takes(row, columns, need, tmp_path):
     found = source(write_jsonl(tmp_path / "a.jsonl", [row]), columns=columns)
 
     def outcome(read):
@@ -145,6 +158,6 @@ def test_the_columns_are_those_that_training_takes(row, columns, tmp_path):
         except InputError as error:
             return str(error)
 
-    assert outcome(lambda: read_rows(found).sample) == outcome(
-        lambda: list(iter_rows(found, seed=0))
+    assert outcome(lambda: read_rows(found, need).sample) == outcome(
+        lambda: list(iter_rows(found, seed=0, need=need))
     )

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from llmkd.check.facts import NotKnownError
 from llmkd.check.lengths import NUM_SUMS
-from llmkd.check.vocabulary import ADDITION, read_tokenizer
+from llmkd.check.vocabulary import ADDITION, Frame, read_tokenizer
 from llmkd.data import addition
 from llmkd.data.tokenize import Tokenize
 from llmkd.models.vocabulary import shared_vocab_size
@@ -24,7 +25,7 @@ def test_a_saved_tokenizer_is_read_as_transformers_reads_it(tokenizer, tmp_path)
     ours = read_tokenizer(tmp_path)
 
     assert ours.vocabulary == AutoTokenizer.from_pretrained(tmp_path).get_vocab()
-    assert (ours.bos_token, ours.adds_bos, ours.adds_eos) == ("<bos>", True, False)
+    assert (ours.bos_token, ours.frame()) == ("<bos>", Frame(adds_bos=True, adds_eos=False))
     for text in SAMPLE:
         assert ours.count(text, True) == len(tokenizer(text)["input_ids"])
         assert ours.count(text, False) == len(tokenizer(text, add_special_tokens=False).input_ids)
@@ -57,7 +58,12 @@ def test_a_real_tokenizer_cuts_real_stories_into_as_many_tokens(name, real_data)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"\xff\x00", b'{"model": {"type": "BPE"}}', b"null", b"1"]
+    "content",
+    [
+        *[b"", b"{", b"[]", b"{}", b"\xff\x00", b'{"model": {"type": "BPE"}}', b"null", b"1"],
+        *[b'{"model": {"vocab": {"a": "b"}}}', b'{"model": {"vocab": [1]}}', b"[" * 100_000],
+        *[b'{"model": {"vocab": {}}, "added_tokens": [3]}', b'{"model": {"vocab": {"a": true}}}'],
+    ],
 )
 def test_a_broken_tokenizer_is_not_known(content, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content)
@@ -83,9 +89,49 @@ def test_each_split_has_as_many_sums_as_the_table_says(digits):
 
 
 def test_a_tokenizer_that_cannot_read_every_text_is_not_known(tmp_path):
-    from tokenizers import Tokenizer, models
-
     Tokenizer(models.WordLevel({"b": 0}, unk_token="none")).save(str(tmp_path / "tokenizer.json"))
 
+    found = read_tokenizer(tmp_path)
+    assert found.size == 1
     with pytest.raises(NotKnownError, match="cannot read the text"):
-        read_tokenizer(tmp_path)
+        found.length_of_text("a")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]),
+        models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}),
+        models.Unigram([("<unk>", 0.0), ("a", -1.0), ("ab", -2.0)], 0, False),
+        models.WordLevel({"a": 0, "<unk>": 4}, unk_token="<unk>"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_every_kind_of_tokenizer_has_the_vocabulary_that_it_says(model, tmp_path):
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.add_tokens(["a"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+
+    assert read_tokenizer(tmp_path).vocabulary == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("token", ['"merges": [', "merges", ', "merges":['])
+def test_tokens_that_look_like_merges_are_tokens(token, indent, tmp_path):
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, token: 3}, [("a", "b")]))
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=indent))
+
+    assert read_tokenizer(tmp_path).vocabulary == tokenizer.get_vocab()
+
+
+def test_what_comes_after_the_merges_is_read_too(tmp_path):
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    tokenizer.add_tokens(["c"])
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = content.pop("added_tokens")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+
+    assert read_tokenizer(tmp_path).vocabulary == {"a": 0, "b": 1, "ab": 2, "c": 3}

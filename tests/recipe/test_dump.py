@@ -5,8 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkd.recipe import Recipe, load
+from llmkd.recipe import Recipe, load, load_with_source
 from llmkd.recipe.dump import to_yaml
+from llmkd.recipe.origins import to_yaml_with_origins
 
 TEXTS = Path(__file__).parent / "texts"
 ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
@@ -119,3 +120,11 @@ def test_any_recipe_loads_back_as_it_was(path, recipe):
 @given(recipes())
 def test_other_readers_of_yaml_find_the_same_values(recipe):
     assert yaml.safe_load(to_yaml(recipe)) == recipe.model_dump()
+
+
+@given(recipes())
+def test_any_recipe_loads_back_from_yaml_with_origins(path, recipe):
+    path.write_text(to_yaml(recipe), encoding="utf-8", newline="\n")
+    path.write_text(to_yaml_with_origins(*load_with_source(path)), encoding="utf-8", newline="\n")
+
+    assert load(path) == recipe

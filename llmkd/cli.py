@@ -52,8 +52,9 @@ def train(
     with _command(quiet, debug):
         from llmkd import pipeline
         from llmkd.recipe import load
+        from llmkd.run_plan import Run
 
-        job = pipeline.Run(load(recipe, overrides or []))
+        job = Run(load(recipe, overrides or []))
         records = pipeline.run(job.recipe, overwrite=overwrite)
         if pipeline.is_launched():
             return
@@ -111,8 +112,8 @@ def check(
 
 def _try_stages(recipe: Any, tried: list[Any]) -> None:
     from llmkd.check.deep import try_stages
-    from llmkd.pipeline import Run
     from llmkd.progress import say
+    from llmkd.run_plan import Run
 
     stages = try_stages(Run(recipe), told=lambda name: say(f"{name}: tries one batch"))
     tried.extend(stages)

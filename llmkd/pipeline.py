@@ -9,64 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from llmkd.advice import how_it_ended
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
-from llmkd.evaluation.suites import find_suite
 from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
-from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.references import expanded, referenced_stages, references, resolved
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, Stage, TrainStage
-from llmkd.run_folder import (
-    StageState,
-    digest,
-    environment,
-    fingerprint,
-    held,
-    now,
-    read_stage,
-    write_atomically,
-    write_stage,
-)
+from llmkd.recipe.schema import EvaluateStage, Recipe, TrainStage
+from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
+from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
+from llmkd.run_stage import is_launched, is_main, run_stage
 
 STDERR = 2
 BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
-ERROR_LOG = "error.log"
-RESULTS = "results.json"
-DETAILS = "details.json"
-OUTPUT_ONLY = frozenset(
-    [
-        "logging_dir",
-        "logging_first_step",
-        "logging_steps",
-        "logging_strategy",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-        "push_to_hub",
-        "hub_model_id",
-        "hub_private_repo",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "log_level",
-    ]
-)
-"""Training arguments that change what is written, but not the model: no part of a fingerprint."""
-RESOLVED_RECIPE = "recipe.resolved.yaml"
 
 
 class StageFailedError(LlmkdError):
@@ -75,65 +35,6 @@ class StageFailedError(LlmkdError):
     def __init__(self, message: str, exit_status: int):
         super().__init__(message)
         self.exit_status = exit_status
-
-
-@dataclass(frozen=True)
-class Run:
-    """A recipe and its folder."""
-
-    recipe: Recipe
-
-    @property
-    def folder(self) -> Path:
-        """`output_dir`, or `runs/NAME`."""
-        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}").expanduser()
-
-    def stage_folder(self, name: str) -> Path:
-        """Where a stage writes."""
-        return self.folder / "stages" / name
-
-    def product(self, name: str) -> str:
-        """What `stage:NAME` stands for: a model folder, or a folder with data."""
-        folder = self.stage_folder(name)
-        return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
-
-    def has_product(self, name: str) -> bool:
-        """Whether what a finished stage made is still there."""
-        made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
-        return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
-
-    def stage(self, name: str) -> Stage:
-        """The stage as written, with its suite read."""
-        stage = self.recipe.stages[name]
-        if isinstance(stage, EvaluateStage):
-            return stage.model_copy(update={"suite": find_suite(stage.suite)})
-        return stage
-
-    def resolved_stage(self, name: str) -> Stage:
-        """The stage with paths in place of `stage:NAME`."""
-
-        def rewrite(value: str) -> str:
-            stage = referenced_stage(value)
-            return expanded(value) if stage is None else self.product(stage)
-
-        return resolved(self.stage(name), rewrite)
-
-    def inputs(self, name: str) -> dict[str, Any]:
-        """All that the stage's product depends on, as plain data."""
-        stage = self.stage(name)
-        content = stage.model_dump(mode="json", exclude={"resume", "term_gradient_steps"})
-        for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
-            del content["trainer"][key]
-        return {
-            "seed": self.recipe.seed,
-            "stage": content,
-            "stages": {ref: fingerprint(self.inputs(ref)) for ref in referenced_stages(stage)},
-            "files": {
-                value: found
-                for value in references(stage)
-                if referenced_stage(value) is None and (found := digest(Path(expanded(value))))
-            },
-        }
 
 
 def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
@@ -174,83 +75,10 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
         return records
 
 
-def run_stage(job: Run, name: str) -> None:
-    """Does one stage in this process and marks it finished."""
-    stage, folder = job.resolved_stage(name), job.stage_folder(name)
-    inputs = job.inputs(name)
-    before = read_stage(folder)
-    # A stage that was finished is done anew; one that was not goes on, and so does its clock.
-    spent = 0.0 if before is None or before.is_finished else before.seconds or 0.0
-    started = time.monotonic()
-
-    def note(*, is_finished: bool) -> None:
-        if is_main():
-            seconds = round(spent + time.monotonic() - started, 3)
-            state = StageState(fingerprint(inputs), inputs, is_finished, seconds, now())
-            write_stage(folder, state)
-
-    with explained(folder, job.recipe.stages[name]):
-        if is_main():
-            (folder / ERROR_LOG).unlink(missing_ok=True)
-        note(is_finished=False)
-        try:
-            _do(job, stage, folder, name)
-        except BaseException:
-            with suppress(OSError):  # What went wrong is what is to be told.
-                note(is_finished=False)
-            raise
-        note(is_finished=True)
-
-
-def is_launched() -> bool:
-    """Whether torchrun, accelerate or deepspeed started this process as one of several."""
-    return "LOCAL_RANK" in os.environ
-
-
-def is_main() -> bool:
-    """Whether this is the only process, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _describe(job: Run) -> None:
     write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(job.recipe))
     content = json.dumps(environment(), indent=2) + "\n"
     write_atomically(job.folder / "environment.json", content)
-
-
-def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
-    # Imported here: these bring torch, which only a stage's own process may load.
-    seed = job.recipe.seed
-    match stage:
-        case TrainStage():
-            from llmkd.training.train import run_train
-
-            run_train(stage, folder, name=name, seed=seed)
-        case GenerateStage():
-            from llmkd.progress import progress
-            from llmkd.teacher_data.generate import run_generate
-
-            with progress(name) as moved:
-                run_generate(stage, folder, seed=seed, progress=moved)
-        case EvaluateStage(models=models):
-            from llmkd.evaluation.details import write_details
-            from llmkd.evaluation.evaluate import evaluate
-            from llmkd.progress import progress
-
-            named = job.stage(name)
-            assert isinstance(named, EvaluateStage)
-            labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
-            with progress(name) as moved:
-                found = evaluate(
-                    list(zip(labels, models, strict=True)),
-                    find_suite(stage.suite),
-                    batch_size=stage.batch_size,
-                    seed=seed,
-                    progress=moved,
-                )
-            # Results come last: their presence says that the stage has its product.
-            write_details(folder / DETAILS, found.details)
-            write_results(folder / RESULTS, found.records)
 
 
 def _unfinished(job: Run, *, overwrite: bool) -> list[str]:

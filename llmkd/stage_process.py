@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llmkd import recipe
 from llmkd.failure import reported
-from llmkd.pipeline import ERROR_LOG, RESOLVED_RECIPE, Run, run_stage
+from llmkd.run_plan import RESOLVED_RECIPE, Run
+from llmkd.run_stage import ERROR_LOG, run_stage
 
 _PR_SET_PDEATHSIG = 1
 

@@ -2,6 +2,8 @@
 
 import errno
 import resource
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,3 +134,15 @@ def test_other_stages_are_told_their_own_keys(tmp_path):
     evaluate = EvaluateStage.model_validate({"kind": "evaluate", "models": ["m"], "suite": suite})
     message = advice(evaluate, tmp_path)
     assert "batch_size: 64, or suite.tasks.0.data.max_length below 99" in message
+
+
+def test_an_error_that_does_not_say_why_is_a_full_disk_where_the_disk_is_full(
+    tmp_path, monkeypatch
+):
+    error = RuntimeError("could not write")
+    assert explanation(error, tmp_path) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, free=4096))
+    message = explanation(error, tmp_path) or ""
+    assert message.startswith(f"{tmp_path}: the disk is full (could not write)")
+    memory = explanation(torch.OutOfMemoryError("CUDA out of memory"), tmp_path) or ""
+    assert memory.startswith("out of memory")

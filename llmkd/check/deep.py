@@ -20,13 +20,13 @@ from transformers import PreTrainedTokenizerBase
 from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
-from llmkd.pipeline import Run
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import AdditionTask, Mixture
 from llmkd.recipe.evaluation import ExactMatchTask, Suite
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
 from llmkd.run_folder import read_stage
+from llmkd.run_plan import Run
 from llmkd.teacher_data.transformers_engine import generate, load_for_inference
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.metrics import peak_memory_gib

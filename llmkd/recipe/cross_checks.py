@@ -157,11 +157,11 @@ def _is_zero(term: LossTerm) -> bool:
 def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> Iterator[Problem]:
     model_type = student.config.get("model_type")
     if not isinstance(model_type, str):
+        near = nearest("model_type", [name for name in student.config if name != "model_type"])
         was = "missing" if "model_type" not in student.config else "not text"
-        yield Problem(
-            (*key, "student", "config", "model_type"),
-            f"{was}; write the architecture, e.g. model_type: llama",
-        )
+        instead = f"write it instead of `{near}`" if near else "write the architecture"
+        place = (*key, "student", "config", "model_type")
+        yield Problem(place, f"{was}; {instead}, e.g. model_type: llama")
     is_without = stage.teacher is None and student.tokenizer_name_or_path is None
     if not isinstance(stage.data, AdditionTask) and is_without:
         yield Problem(

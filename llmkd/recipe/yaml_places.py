@@ -236,6 +236,7 @@ _EXPLANATIONS = (
     (r"expected <block end>", "the indentation does not match; line up with the lines above"),
     (r"expected ',' or '\]'", "a list is not closed; add `]`"),
     (r"expected ',' or '\}'", "a mapping is not closed; add `}`"),
+    (r"flow node.*<stream end>", "a list or mapping is not closed; add `]` or `}`"),
     (r"expected a single document", "a second document; leave out `---`"),
     (r"undefined alias", "an alias without its anchor; write `&name` before the value"),
     (r"cannot start any token", "a character that cannot begin a value; put the value in quotes"),

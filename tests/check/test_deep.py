@@ -10,6 +10,7 @@ from llmkd import pipeline
 from llmkd.check.deep import try_stages
 from llmkd.errors import InputError, LlmkdError
 from llmkd.recipe.schema import Recipe
+from llmkd.run_plan import Run
 
 SHAPE = {
     "model_type": "llama",
@@ -44,7 +45,7 @@ def distil(teacher, **parts):
 
 
 def tried(recipe):
-    return {result.name: result for result in try_stages(pipeline.Run(recipe), told=lambda _: None)}
+    return {result.name: result for result in try_stages(Run(recipe), told=lambda _: None)}
 
 
 @pytest.fixture

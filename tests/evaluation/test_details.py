@@ -126,3 +126,27 @@ def test_samples_do_not_depend_on_which_models_are_measured_beside(folders, suit
     for key, sample in both.samples.items():
         assert sample["prompt"] == one.samples[key]["prompt"]
         assert sample["answers"]["second"] == one.samples[key]["answers"]["second"]
+
+
+def test_a_model_with_another_tokenizer_continues_the_same_texts(
+    folders, suite, tiny_llama, tokenizer, tmp_path
+):
+    # Digits in pairs: 32 of its tokens would be another text.
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    pairs = {f"{i}{j}": 10 * i + j + 18 for i in range(10) for j in range(10)}
+    content["model"]["vocab"] |= pairs
+    content["pre_tokenizer"]["pattern"] = {"Regex": r"[0-9]{2}|[\s\S]"}
+    other = str(tmp_path / "other")
+    tokenizer.save_pretrained(other)
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content))
+    tiny_llama(tokenizer, vocab_size=118).save_pretrained(other)
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "0123456789" * 20}) + "\n")
+    found = run([("first", folders["first"]), ("other", other)], suite).as_data()
+    (sample,) = (sample for sample in found["samples"] if sample["task"] == "text")
+    assert sample["prompt"] == ("0123456789" * 4)[:32]
+    model, its_own = load_for_inference(PretrainedModel(model_name_or_path=other))
+    assert len(its_own("0123").input_ids) == 3, "pairs, after the begin-of-text token"
+    (expected,) = generate(
+        model, its_own, [sample["prompt"]], temperature=0.0, max_completion_length=48, seed=0
+    )
+    assert sample["answers"]["other"]["text"] == expected.text

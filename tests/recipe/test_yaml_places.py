@@ -42,6 +42,7 @@ def test_values_and_the_line_of_every_key_and_item_are_kept():
         ("a:\n\tb: 1", "bad.yaml:2 a tab; indent by spaces"),
         ("a: [1, 2\nb: 3", "bad.yaml:1 a list is not closed; add `]`"),
         ("a: {b: 1\nc", "bad.yaml:1 a mapping is not closed; add `}`"),
+        ("a: 1\nb: [", "bad.yaml:2 a list or mapping is not closed; add `]` or `}`"),
         ("a: 'text", "bad.yaml:1 a quote is not closed; add the other one"),
         (
             "a: b: c",

@@ -31,6 +31,15 @@ def test_publishing_moves_the_whole_folder_and_replaces_an_older_one(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoint-5").rglob("*")] == ["deep", "weights"]
 
 
+def test_publishing_again_after_a_crash_between_its_renames(tmp_path):
+    make(tmp_path / ".model.replaced", 1)
+    make(tmp_path / "model", 2)
+    make(tmp_path / ".model", 3)
+    publish(tmp_path / ".model", tmp_path / "model")
+    assert list(checkpoint_steps(tmp_path / "model")) == [3]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_retiring_keeps_the_newest(tmp_path):
     make(tmp_path, 1, 2, 3, 10)
     retire(tmp_path, keep=2)
@@ -54,3 +63,4 @@ def test_a_crash_while_saving_leaves_no_half_checkpoint(train_stage, tmp_path, m
     with pytest.raises(OSError, match="disk full"):
         trainer.train()
     assert list(checkpoint_steps(tmp_path / "checkpoints")) == [2]
+    assert not (tmp_path / "checkpoints" / STAGING).exists(), "it would only take up room"

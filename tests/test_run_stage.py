@@ -2,10 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmkd import pipeline
-from llmkd.pipeline import Run, run_stage
+from llmkd import run_stage as module
 from llmkd.recipe.schema import Recipe
 from llmkd.run_folder import StageState, read_stage, write_stage
+from llmkd.run_plan import Run
+from llmkd.run_stage import run_stage
 
 STAGE = {
     "kind": "train",
@@ -26,7 +27,7 @@ def job(tmp_path):
 def clock(monkeypatch):
     """A clock that stands still until it is moved."""
     clock = SimpleNamespace(at=100.0, monotonic=lambda: clock.at)
-    monkeypatch.setattr(pipeline, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -42,7 +43,7 @@ def attempt(job, clock, monkeypatch, seconds, error=None):
         if error:
             raise error
 
-    monkeypatch.setattr(pipeline, "_do", do)
+    monkeypatch.setattr(module, "_do", do)
     run_stage(job, "student")
 
 

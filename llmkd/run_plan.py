@@ -1,0 +1,98 @@
+"""A recipe and its folder: where each stage writes, what it depends on, and what it makes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkd.evaluation.suites import find_suite
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.references import expanded, referenced_stages, references, resolved
+from llmkd.recipe.schema import EvaluateStage, Recipe, Stage
+from llmkd.run_folder import digest, fingerprint
+
+RESOLVED_RECIPE = "recipe.resolved.yaml"
+RESULTS = "results.json"
+DETAILS = "details.json"
+OUTPUT_ONLY = frozenset(
+    [
+        "logging_dir",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "log_level",
+    ]
+)
+"""Training arguments that change what is written, but not the model: no part of a fingerprint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and its folder."""
+
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        """`output_dir`, or `runs/NAME`."""
+        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}").expanduser()
+
+    def stage_folder(self, name: str) -> Path:
+        """Where a stage writes."""
+        return self.folder / "stages" / name
+
+    def product(self, name: str) -> str:
+        """What `stage:NAME` stands for: a model folder, or a folder with data."""
+        folder = self.stage_folder(name)
+        return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
+
+    def has_product(self, name: str) -> bool:
+        """Whether what a finished stage made is still there."""
+        made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
+        return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
+
+    def stage(self, name: str) -> Stage:
+        """The stage as written, with its suite read."""
+        stage = self.recipe.stages[name]
+        if isinstance(stage, EvaluateStage):
+            return stage.model_copy(update={"suite": find_suite(stage.suite)})
+        return stage
+
+    def resolved_stage(self, name: str) -> Stage:
+        """The stage with paths in place of `stage:NAME`."""
+
+        def rewrite(value: str) -> str:
+            stage = referenced_stage(value)
+            return expanded(value) if stage is None else self.product(stage)
+
+        return resolved(self.stage(name), rewrite)
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        """All that the stage's product depends on, as plain data."""
+        stage = self.stage(name)
+        content = stage.model_dump(mode="json", exclude={"resume", "term_gradient_steps"})
+        for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
+            del content["trainer"][key]
+        return {
+            "seed": self.recipe.seed,
+            "stage": content,
+            "stages": {ref: fingerprint(self.inputs(ref)) for ref in referenced_stages(stage)},
+            "files": {
+                value: found
+                for value in references(stage)
+                if referenced_stage(value) is None and (found := digest(Path(expanded(value))))
+            },
+        }

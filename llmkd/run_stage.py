@@ -1,0 +1,89 @@
+"""One stage, done in this process."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from llmkd.evaluation.results import write_results
+from llmkd.evaluation.suites import find_suite
+from llmkd.faults import explained
+from llmkd.recipe.base import STAGE_REFERENCE
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.run_folder import StageState, fingerprint, now, read_stage, write_stage
+from llmkd.run_plan import DETAILS, RESULTS, Run
+
+ERROR_LOG = "error.log"
+
+
+def run_stage(job: Run, name: str) -> None:
+    """Does one stage in this process and marks it finished."""
+    stage, folder = job.resolved_stage(name), job.stage_folder(name)
+    inputs = job.inputs(name)
+    before = read_stage(folder)
+    # A stage that was finished is done anew; one that was not goes on, and so does its clock.
+    spent = 0.0 if before is None or before.is_finished else before.seconds or 0.0
+    started = time.monotonic()
+
+    def note(*, is_finished: bool) -> None:
+        if is_main():
+            seconds = round(spent + time.monotonic() - started, 3)
+            state = StageState(fingerprint(inputs), inputs, is_finished, seconds, now())
+            write_stage(folder, state)
+
+    with explained(folder, job.recipe.stages[name]):
+        if is_main():
+            (folder / ERROR_LOG).unlink(missing_ok=True)
+        note(is_finished=False)
+        try:
+            _do(job, stage, folder, name)
+        except BaseException:
+            with suppress(OSError):  # What went wrong is what is to be told.
+                note(is_finished=False)
+            raise
+        note(is_finished=True)
+
+
+def is_launched() -> bool:
+    """Whether torchrun, accelerate or deepspeed started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def is_main() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
+    # Imported here: these bring torch, which only a stage's own process may load.
+    seed = job.recipe.seed
+    match stage:
+        case TrainStage():
+            from llmkd.training.train import run_train
+
+            run_train(stage, folder, name=name, seed=seed)
+        case GenerateStage():
+            from llmkd.progress import progress
+            from llmkd.teacher_data.generate import run_generate
+
+            with progress(name) as moved:
+                run_generate(stage, folder, seed=seed, progress=moved)
+        case EvaluateStage(models=models):
+            from llmkd.evaluation.details import write_details
+            from llmkd.evaluation.evaluate import evaluate
+            from llmkd.progress import progress
+
+            named = job.stage(name)
+            assert isinstance(named, EvaluateStage)
+            labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
+            with progress(name) as moved:
+                found = evaluate(
+                    list(zip(labels, models, strict=True)),
+                    find_suite(stage.suite),
+                    batch_size=stage.batch_size,
+                    seed=seed,
+                    progress=moved,
+                )
+            # Results come last: their presence says that the stage has its product.
+            write_details(folder / DETAILS, found.details)
+            write_results(folder / RESULTS, found.records)

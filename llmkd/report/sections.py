@@ -125,7 +125,8 @@ def data_sections(run: RunFiles, colors: Mapping[str, str]) -> list[DataSection]
 
 def _length_histogram(run: StageRun, color: str) -> Markup | None:
     bars = length_bars(run.data.lengths)
-    if not bars:
+    # Rows of one length, as a task's are, need no picture.
+    if len(bars) < 2:
         return None
     limit = _max_length(run)
     mark = None

@@ -218,6 +218,21 @@ def test_samples_mark_what_departs_from_the_reference(make_run):
     assert "2 more" in page.text
 
 
+def test_the_answers_section_is_about_what_there_is(make_run):
+    folder = make_run()
+    lengths = [{"task": "sums", "model": "student", "counts": [[3, 9]]}]
+    bins = [{"confidence": 0.5, "accuracy": 0.25, "count": 4}]
+    reliability = [{"task": "sums", "model": "student", "bins": bins}]
+    write_details(folder, lengths=lengths)
+    assert "Lengths of answers" in report_of(folder)[1].text
+    write_details(folder, reliability=reliability)
+    text = report_of(folder)[1].text
+    assert "Lengths" not in text
+    assert "Expected calibration error: student 0.250" in text
+    write_details(folder, lengths=lengths, reliability=reliability)
+    assert "Lengths and reliability" in report_of(folder)[1].text
+
+
 def test_the_row_lengths_are_shown_with_max_length(make_run, stages):
     html, _ = report_of(make_run())
     assert "max_length 64" in html

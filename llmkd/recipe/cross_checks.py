@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import DivergenceTerm, Loss, LossTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import Stage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, Stage, TrainStage
 from llmkd.recipe.yaml_places import Key
 
 MODEL, DATA = "a model", "a data set"
@@ -31,17 +32,34 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += part_problems(stage, key)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
+        if isinstance(stage, EvaluateStage):
+            problems += _repeated(stage.models, (*key, "models"), "model")
     return problems
 
 
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
-    """The paths in a part of a recipe that lead nowhere."""
+    """Paths in a part of a recipe that lead nowhere, and tasks of one name."""
     found = [
         (place, missing_path(value))
         for place, _, value in _references(part, key)
         if referenced_stage(value) is None and looks_like_path(value)
     ]
-    return [Problem(place, message) for place, message in found if message]
+    problems = [Problem(place, message) for place, message in found if message]
+    suite = part.suite if isinstance(part, EvaluateStage) else part
+    if isinstance(suite, Suite):
+        place = (*key, "suite", "tasks") if suite is not part else (*key, "tasks")
+        problems += _repeated([task.name for task in suite.tasks], place, "task")
+    return problems
+
+
+def _repeated(names: Iterable[str], key: Key, what: str) -> Iterator[Problem]:
+    """Results are told apart by these names."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            message = f"{name} is {what} {seen[name]} too; leave one out, or name another"
+            yield Problem((*key, index), message)
+        seen.setdefault(name, index)
 
 
 def reference_problems(

@@ -7,6 +7,7 @@ import ast
 import functools
 import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from llmkd.errors import LlmkdError
 from llmkd.recipe.foreign_names import FOREIGN_NAMES
-from llmkd.recipe.places import nearest
+from llmkd.recipe.places import meant, nearest
 from llmkd.recipe.values import shown, truth, unquoted
 
 _EVALUATE = "training measures nothing; write a stage of kind evaluate"
@@ -134,8 +135,28 @@ def trainer_problems(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         problem = _problem(name, value, known)
         if problem:
             yield name, problem
+    if message := _tracker_problem(block.get("report_to")):
+        yield "report_to", message
     if block.get("bf16") is True and block.get("fp16") is True:
         yield "fp16", "bf16 is true too, and only one can be; leave one out"
+
+
+def _tracker_problem(report_to: Any) -> str | None:
+    names = report_to if isinstance(report_to, list) else [report_to]
+    known = ["none", "all", *_trackers()] if report_to is not None else []
+    for name in names if len(known) > 2 else ():
+        if isinstance(name, str) and name not in known:
+            return f"no such tracker {shown(name)}; {meant(name, known)}"
+    return None
+
+
+@functools.cache
+def _trackers() -> list[str]:
+    """The trackers that the installed transformers knows, from its source."""
+    source = _folder() / "integrations" / "integration_utils.py"
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    table = re.search(r"^INTEGRATION_TO_CALLBACK = \{(.*?)\}", text, re.DOTALL | re.MULTILINE)
+    return re.findall(r'"(\w+)":', table[1]) if table else []
 
 
 def _problem(name: str, value: Any, known: Mapping[str, Argument]) -> str | None:
@@ -180,10 +201,7 @@ def _is_of(value: Any, kind: str) -> bool:
 @functools.cache
 def training_arguments() -> dict[str, Argument]:
     """The fields of the installed `transformers.TrainingArguments`, from its source."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise LlmkdError("transformers is not installed; run pip install llmkd again")
-    folder = Path(spec.origin).parent
+    folder = _folder()
     main = ast.parse((folder / "training_args.py").read_text(encoding="utf-8"))
     helpers = ast.parse((folder / "trainer_utils.py").read_text(encoding="utf-8"))
     classes = {
@@ -194,6 +212,13 @@ def training_arguments() -> dict[str, Argument]:
         for statement in classes["TrainingArguments"].body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     }
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise LlmkdError("transformers is not installed; run pip install llmkd again")
+    return Path(spec.origin).parent
 
 
 def limits(name: str) -> dict[str, Any]:
@@ -216,11 +241,12 @@ def _argument(statement: ast.AnnAssign, classes: Mapping[str, ast.ClassDef]) -> 
     if isinstance(statement.value, ast.Call):
         written = {word.arg: _literal(word.value) for word in statement.value.keywords}
     said = written.get("metadata")
+    said = said if isinstance(said, dict) else {}
     return Argument(
         types if all(name in _TYPES for name in types) else (),
-        choices,
+        choices or tuple(map(str, said.get("choices", ()))),
         written.get("default"),
-        str(said.get("help", "")) if isinstance(said, dict) else "",
+        str(said.get("help", "")),
     )
 
 

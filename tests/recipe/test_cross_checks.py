@@ -198,3 +198,22 @@ def test_stages_that_hold_are_checked_beside_those_that_do_not(problems):
     )
 
     assert len(found) == 2
+
+
+def test_results_of_one_name_are_refused(problems):
+    twice = "stages.evaluation.models=[stage:teacher, stage:student, stage:teacher]"
+    assert problems(WHOLE, twice)[0].endswith(
+        "stages.evaluation.models.2: stage:teacher is model 0 too; leave one out, or name another"
+    )
+    task = "{kind: exact_match, name: sums, data: {kind: task, num_examples: 5}}"
+    tasks = f"stages.evaluation.suite={{name: s, tasks: [{task}, {task}]}}"
+    assert "suite.tasks.1: sums is task 0 too" in problems(WHOLE, tasks)[0]
+
+
+def test_a_stream_has_to_be_told_its_steps_and_shuffles_itself(problems):
+    data = "stages.student.data={dataset_name: some/rows, streaming: true}"
+    found = problems(
+        WHOLE, data, "stages.student.trainer={train_sampling_strategy: group_by_length}"
+    )
+    assert "data.streaming: a stream has no known length; write trainer.max_steps" in found[0]
+    assert "train_sampling_strategy: a stream is shuffled as it comes; leave it out" in found[1]

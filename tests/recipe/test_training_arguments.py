@@ -90,3 +90,19 @@ def test_two_precisions_exclude_each_other():
     assert list(trainer_problems({"bf16": True, "fp16": True})) == [
         ("fp16", "bf16 is true too, and only one can be; leave one out")
     ]
+
+
+@pytest.mark.parametrize("report_to", ["none", "all", "tensorboard", ["wandb", "trackio"], []])
+def test_trackers_that_transformers_knows_are_taken(report_to):
+    assert list(trainer_problems({"report_to": report_to})) == []
+
+
+@pytest.mark.parametrize("report_to", ["wandbb", ["tensorboard", "wandbb"]])
+def test_a_misspelt_tracker_is_found_before_anything_runs(report_to):
+    ((name, message),) = trainer_problems({"report_to": report_to})
+    assert (name, message) == ("report_to", 'no such tracker "wandbb"; did you mean `wandb`?')
+
+
+def test_words_that_only_the_help_lists_are_known():
+    ((_, message),) = trainer_problems({"train_sampling_strategy": "group_by_len"})
+    assert 'no such choice "group_by_len"; did you mean `group_by_length`?' in message

@@ -1,10 +1,11 @@
 """What is known of an evaluate stage before it runs."""
 
+from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.lengths import prompt_length
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
-from llmkd.check.rows import BadDataError, read_rows
+from llmkd.check.rows import read_rows
 from llmkd.check.stages import Checker
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, NotKnownError, known, value_of
-from llmkd.check.rows import BadDataError, LocalRows, Row, read_rows
+from llmkd.check.rows import LocalRows, Row, read_rows
 from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import AdditionTask, DatasetRows, DatasetSource, Mixture, Sequences

@@ -1,7 +1,7 @@
 """The first rows of a data set on this machine, and how many there are, read in a moment.
 
-The rules for folders, splits and columns are those of llmkd.data.files and llmkd.data.sources, which
-import too much for a check; tests compare the two.
+The rules for columns are those of llmkd.data.sources, which imports too much for a check; tests compare
+the two.
 """
 
 import json
@@ -11,18 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from llmkd.check.data_files import BadDataError, files_of
 from llmkd.check.facts import Exactness, Fact, NotKnownError
 from llmkd.recipe.data import DatasetRows
-from llmkd.recipe.local_paths import expanded
-from llmkd.recipe.yaml_places import Key
 
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
 """A file that is larger is counted by the mean length of the lines in this many bytes."""
 MOST_COUNTED_FILES = 50
-SUFFIXES = (".jsonl", ".parquet", ".txt")
-KNOWN_SPLITS = ("train", "validation", "test")
-STAGE_DATA = "data.jsonl"
 
 Need = Literal["example", "prompt", "scored"]
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
@@ -33,15 +29,6 @@ COLUMNS: dict[Need, list[tuple[str, ...]]] = {
 """What a row may have; the first that is there is taken, or what `columns` names."""
 
 Row = dict[str, Any]
-
-
-class BadDataError(Exception):
-    """A data set that no run could train on: what is wrong, and what to write instead."""
-
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.key: Key = (field,)
-        """The field of `data` to mend."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +52,11 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
         NotKnownError: It is not on this machine, or cannot be read now.
         BadDataError: It is, and it is empty or lacks columns.
     """
-    files = _files(source)
-    num_rows = _num_rows(files)
+    files = files_of(source)
+    try:
+        num_rows = _num_rows(files)
+    except OSError as error:
+        raise NotKnownError(f"{error.filename}: {error.strerror}") from error
     choices = COLUMNS[need]
     names = _names(source, choices)
     rows = (row for path in files for row in _first_rows(path, set(names.values())))
@@ -128,45 +118,6 @@ def _chosen(
     )
 
 
-def _files(source: DatasetRows) -> list[Path]:
-    path = expanded(source.dataset_name)
-    try:
-        if path.is_dir():
-            return _files_of_split(path, source.dataset_split)
-        if not path.is_file():
-            raise NotKnownError(f"{source.dataset_name} is not on this machine")
-    except (OSError, ValueError) as error:
-        raise NotKnownError(f"{source.dataset_name}: cannot be read ({error})") from error
-    if path.suffix not in SUFFIXES:
-        raise NotKnownError(f"{path}: no {', '.join(SUFFIXES)} file; the run itself will tell")
-    if source.dataset_split != "train":
-        raise BadDataError(
-            "dataset_split",
-            f"{path} is a single file and has no split {source.dataset_split}; write "
-            "dataset_split: train, or name another file",
-        )
-    return [path]
-
-
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files named after the split; for `train`, all files where none is named after a split."""
-    if (folder / STAGE_DATA).is_file() and split == "train":
-        return [folder / STAGE_DATA]
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    named = {path: path.stem.split("-")[0] for path in files}
-    chosen = [path for path in files if named[path] == split]
-    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
-        chosen = files
-    if not chosen:
-        there = ", ".join(path.name for path in files) or f"no file that is {', '.join(SUFFIXES)}"
-        raise BadDataError(
-            "dataset_split",
-            f"{folder} has no file of split {split}, but {there}; write another dataset_split, or "
-            "the path of a file",
-        )
-    return chosen
-
-
 def _count(path: Path) -> tuple[int, Exactness]:
     """Rows of a file."""
     counters: Mapping[str, Callable[[Path], tuple[int, Exactness]]] = {
@@ -174,10 +125,7 @@ def _count(path: Path) -> tuple[int, Exactness]:
         ".parquet": lambda path: (_parquet(path).metadata.num_rows, "exact"),
         ".txt": lambda path: (int(path.stat().st_size > 0), "exact"),
     }
-    try:
-        return counters[path.suffix](path)
-    except OSError as error:
-        raise NotKnownError(f"{path}: {error.strerror or error}") from error
+    return counters[path.suffix](path)
 
 
 def _count_lines(path: Path) -> tuple[int, Exactness]:

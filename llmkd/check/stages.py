@@ -7,12 +7,12 @@ from typing import Any
 from llmkd.advice import smaller
 from llmkd.check.architectures import KNOWN
 from llmkd.check.config_fields import unknown_fields
+from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
 from llmkd.check.lengths import DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
-from llmkd.check.rows import BadDataError
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.models.agreement import different_tokens, too_few_embeddings

@@ -5,9 +5,10 @@ import pyarrow.parquet
 import pytest
 
 from llmkd.check import rows
+from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import NotKnownError
-from llmkd.check.rows import BadDataError, read_rows
-from llmkd.data import files, sources
+from llmkd.check.rows import read_rows
+from llmkd.data import sources
 from llmkd.data.sources import iter_rows
 from llmkd.errors import InputError
 from llmkd.recipe.data import DatasetRows
@@ -164,4 +165,3 @@ def test_the_columns_are_those_that_a_run_takes(row, columns, need, tmp_path):
 
 def test_what_a_row_may_have_is_what_a_run_takes():
     assert rows.COLUMNS == sources.COLUMNS
-    assert rows.SUFFIXES == files.SUFFIXES

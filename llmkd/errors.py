@@ -17,3 +17,17 @@ class InputError(LlmkdError, ValueError):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class DataError(InputError):
+    """Data that cannot be used.
+
+    Args:
+        field: The field of a recipe's `data` to mend.
+        message: What is wrong; what to write instead.
+    """
+
+    def __init__(self, field: str, message: str):
+        self.key: tuple[str | int, ...] = (field,)
+        self.message = message
+        super().__init__(f"data.{field}: {message}")

@@ -1,12 +1,12 @@
 """What is known of an evaluate stage before it runs."""
 
-from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.lengths import prompt_length
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.rows import read_rows
 from llmkd.check.stages import Checker
+from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask
@@ -32,9 +32,9 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
             key = (*key, "tasks", index, "data")
         try:
             found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
-        except BadDataError as error:
+        except DataError as error:
             at = key if isinstance(stage.suite, str) else (*key, *error.key)
-            found.problems.append(Problem(at, f"{task.name}: {error}"))
+            found.problems.append(Problem(at, f"{task.name}: {error.message}"))
         lengths += [known(lambda task=task, model=model: _length(task, model)) for model in models]
     found.facts["memory"] = known(lambda: _memory(models, lengths, stage.batch_size))
     checker.judge(found, checker.memory(), stage)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, NotKnownError, known, value_of
 from llmkd.check.rows import LocalRows, Row, read_rows
 from llmkd.check.vocabulary import ADDITION, Tokenizer
+from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import AdditionTask, DatasetRows, DatasetSource, Mixture, Sequences
 
@@ -56,7 +56,7 @@ def data_facts(
         generated: Asked for the data of `stage:NAME`.
 
     Raises:
-        BadDataError: No run could train on it.
+        DataError: No run could train on it.
     """
     if isinstance(source, AdditionTask):
         return _of_task(source, tokenizer)
@@ -71,7 +71,7 @@ def _parts(mixture: Mixture, tokenizer: Tokenizer | str, generated: Lookup) -> l
     for index, source in enumerate(mixture.sources):
         try:
             parts.append(_of_source(source, mixture, tokenizer, generated))
-        except BadDataError as error:
+        except DataError as error:
             error.key = ("sources", index, *error.key)
             raise
     return parts
@@ -167,7 +167,7 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
 def _num_sums(task: AdditionTask) -> Fact:
     most = NUM_SUMS.get(task.digits, {}).get(task.split, MOST_SUMS)
     if task.num_examples > most:
-        raise BadDataError(
+        raise DataError(
             "num_examples",
             f"{task.num_examples} sums of {task.digits} digits were asked for, and split "
             f"{task.split} gives {most} at most; write num_examples: {most} or less",

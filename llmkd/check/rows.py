@@ -1,7 +1,6 @@
 """The first rows of a data set on this machine, and how many there are, read in a moment.
 
-The rules for columns are those of llmkd.data.sources, which imports too much for a check; tests compare
-the two.
+Never more than a few MB are read, which llmkd.data.files does not promise; tests compare the two.
 """
 
 import json
@@ -9,24 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llmkd.check.data_files import BadDataError, files_of
 from llmkd.check.facts import Exactness, Fact, NotKnownError
+from llmkd.data.columns import Need, choose, written_names
+from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.errors import DataError
 from llmkd.recipe.data import DatasetRows
 
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
 """A file that is larger is counted by the mean length of the lines in this many bytes."""
 MOST_COUNTED_FILES = 50
-
-Need = Literal["example", "prompt", "scored"]
-COLUMNS: dict[Need, list[tuple[str, ...]]] = {
-    "example": [("messages",), ("prompt", "completion"), ("text",)],
-    "prompt": [("prompt",)],
-    "scored": [("text",), ("messages",), ("prompt", "completion")],
-}
-"""What a row may have; the first that is there is taken, or what `columns` names."""
 
 Row = dict[str, Any]
 
@@ -46,27 +39,28 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
 
     Args:
         source: A file or a folder; a hub name is not known.
-        need: What the rows are for: training, prompting, or scoring.
+        need: What the rows are for.
 
     Raises:
         NotKnownError: It is not on this machine, or cannot be read now.
-        BadDataError: It is, and it is empty or lacks columns.
+        DataError: It is, and it is empty or lacks columns.
     """
-    files = files_of(source)
+    files = _files(source)
     try:
         num_rows = _num_rows(files)
     except OSError as error:
-        raise NotKnownError(f"{error.filename}: {error.strerror}") from error
-    choices = COLUMNS[need]
-    names = _names(source, choices)
-    rows = (row for path in files for row in _first_rows(path, set(names.values())))
+        raise NotKnownError(f"{error.filename}: {error.strerror or error}") from error
+    columns = written_names(source, need)
+    rows = (row for path in files for row in _first_rows(path, columns))
     sample = list(islice(rows, MOST_SAMPLED_ROWS))
     if not num_rows.value or not sample:
-        raise BadDataError(
+        raise DataError(
             "dataset_name",
-            f"{source.dataset_name}: the data set is empty; write the name of one that has rows",
+            f"{source.dataset_name}: the data set is empty; name one with rows",
         )
-    return LocalRows(num_rows, _chosen(sample, source, choices, names))
+    chosen = choose(sample[0], source, need)
+    kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
+    return LocalRows(num_rows, kept)
 
 
 def _num_rows(files: Sequence[Path]) -> Fact:
@@ -87,35 +81,18 @@ def _num_rows(files: Sequence[Path]) -> Fact:
     return Fact(total, "estimate", f"{how}, by the size of the first rows")
 
 
-def _names(source: DatasetRows, choices: Sequence[tuple[str, ...]]) -> dict[str, str]:
-    """What the data set calls each column."""
-    renamed: Mapping[str, str] = {**source.columns}
-    return {column: renamed.get(column, column) for choice in choices for column in choice}
-
-
-def _chosen(
-    sample: list[Row],
-    source: DatasetRows,
-    choices: Sequence[tuple[str, ...]],
-    names: Mapping[str, str],
-) -> list[Row]:
-    """The rows with the columns that are trained on, under llmkd's names."""
-    there = ", ".join(map(str, sample[0])) or "none"
-    missing = [f"{key}: {name}" for key, name in source.columns.items() if name not in sample[0]]
-    if missing:
-        raise BadDataError(
-            "columns",
-            f"{source.dataset_name} has no column for {', '.join(missing)}; its columns are {there}",
-        )
-    for choice in sorted(choices, key=lambda choice: not source.columns.keys() & set(choice)):
-        if all(names[column] in sample[0] for column in choice):
-            return [{column: row.get(names[column]) for column in choice} for row in sample]
-    wanted = ", or ".join(" and ".join(f"`{column}`" for column in choice) for choice in choices)
-    raise BadDataError(
-        "columns" if source.columns else "dataset_name",
-        f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
-        f"which by columns: {{{choices[0][0]}: NAME}}",
-    )
+def _files(source: DatasetRows) -> list[Path]:
+    try:
+        files = local_files(source)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise NotKnownError(f"{source.dataset_name}: cannot be read ({error})") from error
+    if files is None:
+        raise NotKnownError(f"{source.dataset_name} is not on this machine")
+    if files[0].suffix not in SUFFIXES:
+        raise NotKnownError(f"{files[0]}: no {suffixes()} file; the run itself will tell")
+    return files
 
 
 def _count(path: Path) -> tuple[int, Exactness]:
@@ -157,11 +134,11 @@ def _rows_of_jsonl(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            raise BadDataError(
+            raise DataError(
                 "dataset_name", f"{path}:{number}: no JSON; write one JSON object per line"
             ) from None
         if not isinstance(row, dict):
-            raise BadDataError(
+            raise DataError(
                 "dataset_name", f"{path}:{number}: no JSON object; write one JSON object per line"
             )
         yield row
@@ -186,7 +163,7 @@ def _rows_of_parquet(path: Path, wanted: set[str]) -> Iterator[Row]:
             yield from (blank | row for row in batch.to_pylist())
             return
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadDataError(
+        raise DataError(
             "dataset_name", f"{path}: no Parquet file ({error}); write another file"
         ) from error
 
@@ -199,6 +176,6 @@ def _parquet(path: Path) -> Any:
         # A stream of small reads, lest a row group of gigabytes be fetched for its first rows.
         return pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False)
     except pyarrow.ArrowException as error:
-        raise BadDataError(
+        raise DataError(
             "dataset_name", f"{path}: no Parquet file ({error}); write another file"
         ) from error

@@ -7,7 +7,6 @@ from typing import Any
 from llmkd.advice import smaller
 from llmkd.check.architectures import KNOWN
 from llmkd.check.config_fields import unknown_fields
-from llmkd.check.data_files import BadDataError
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
 from llmkd.check.lengths import DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
@@ -15,6 +14,7 @@ from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
+from llmkd.errors import DataError
 from llmkd.models.agreement import different_tokens, too_few_embeddings
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
@@ -81,8 +81,8 @@ class Checker:
         try:
             rows = known(lambda: prompt_rows(stage.data))
             prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
-        except BadDataError as error:
-            found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
+        except DataError as error:
+            found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
         most = stage.generation.max_completion_length
         length = known(
             lambda: Fact(value_of(prompt) + most, "at most", "longest prompt and completion")
@@ -118,8 +118,8 @@ class Checker:
     ) -> DataFacts:
         try:
             return data_facts(stage.data, tokenizer, self._generated)
-        except BadDataError as error:
-            found.problems.append(Problem(("stages", name, "data", *error.key), str(error)))
+        except DataError as error:
+            found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
         except NotKnownError as error:
             return DataFacts(*[Fact(None, "not known", str(error))] * 4)
         return UNKNOWN_DATA

@@ -10,13 +10,11 @@ import datasets
 import pyarrow.parquet
 from datasets.exceptions import DatasetNotFoundError
 
-from llmkd.errors import InputError
+from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.local_paths import expanded
 from llmkd.run_folder import digest, fingerprint
-
-SUFFIXES = (".jsonl", ".parquet", ".txt")
-STAGE_DATA = "data.jsonl"
-KNOWN_SPLITS = ("train", "validation", "test")
 
 
 def raw_rows(
@@ -32,51 +30,32 @@ def raw_rows(
     Raises:
         InputError: Nothing there, or a file that cannot be read.
     """
-    path = Path(source.dataset_name).expanduser()
-    if path.is_dir():
-        return _rows_of_files(files_of_split(path, source.dataset_split), columns)
-    if path.exists():
-        if source.dataset_split != "train":
-            raise InputError(
-                f"data.dataset_split: {path} is a single file and has no split "
-                f"{source.dataset_split}; write dataset_split: train, or name another file"
-            )
-        return _rows_of_files([path], columns)
-    if is_meant_as_path(source.dataset_name):
-        raise _no_such_path(path)
-    return iter(_load_from_hub(source, is_stream=is_stream))
+    files = _local_files(source)
+    if files is None:
+        return iter(_load_from_hub(source, is_stream=is_stream))
+    return _rows_of_files(files, columns)
 
 
 def content_of(source: DatasetRows) -> str:
     """What identifies the rows of a data set: a hash of its files, or the hub's fingerprint."""
-    path = Path(source.dataset_name).expanduser()
-    if not path.exists():
-        if is_meant_as_path(source.dataset_name):
-            raise _no_such_path(path)
+    files = _local_files(source)
+    if files is None:
         return _load_from_hub(source, is_stream=False)._fingerprint
-    files = files_of_split(path, source.dataset_split) if path.is_dir() else [path]
     return fingerprint({file.name: digest(file) for file in files})
 
 
-def files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files named after the split; for `train`, all files where none is named after a split."""
-    if (folder / STAGE_DATA).is_file() and split == "train":
-        return [folder / STAGE_DATA]
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    named = {path: path.stem.split("-")[0] for path in files}
-    chosen = [path for path in files if named[path] == split]
-    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
-        chosen = files
-    if not chosen:
-        there = ", ".join(path.name for path in files) or f"no file that is {_or(SUFFIXES)}"
-        raise InputError(
-            f"data.dataset_name: {folder} has no file of split {split}, but {there}; write another "
-            "dataset_split, or the path of a file"
+def _local_files(source: DatasetRows) -> list[Path] | None:
+    files = local_files(source)
+    if files is None and _is_meant_as_path(source.dataset_name):
+        path = expanded(source.dataset_name)
+        raise DataError(
+            "dataset_name",
+            f"there is no {path}; {_neighbours(path)}; write the path of a file or folder",
         )
-    return chosen
+    return files
 
 
-def is_meant_as_path(name: str) -> bool:
+def _is_meant_as_path(name: str) -> bool:
     """Whether a name that leads nowhere is no hub name."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in SUFFIXES
 
@@ -91,9 +70,8 @@ def _rows_of_files(files: Iterable[Path], columns: Collection[str]) -> Iterator[
             case ".txt":
                 yield {"text": _decoded(path, path.read_bytes())}
             case _:
-                raise InputError(
-                    f"data.dataset_name: {path} is of no known type; write a file that is "
-                    f"{_or(SUFFIXES)}"
+                raise DataError(
+                    "dataset_name", f"{path} is of no known type; write a file that is {suffixes()}"
                 )
 
 
@@ -146,18 +124,11 @@ def _load_from_hub(source: DatasetRows, *, is_stream: bool) -> Any:
         )
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"data.dataset_name: {source.dataset_name} is no file or folder here, and the hub "
-            f"does not give it ({reason}); write a path, or a hub name with its dataset_config "
-            "and dataset_split"
+        raise DataError(
+            "dataset_name",
+            f"{source.dataset_name} is no file or folder here, and the hub does not give it "
+            f"({reason}); write a path, or a hub name with its dataset_config and dataset_split",
         ) from error
-
-
-def _no_such_path(path: Path) -> InputError:
-    return InputError(
-        f"data.dataset_name: there is no {path}; {_neighbours(path)}; write the path of a file or "
-        "folder"
-    )
 
 
 def _neighbours(path: Path) -> str:
@@ -167,7 +138,3 @@ def _neighbours(path: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
     return f"beside it: {', '.join(close)}" if close else f"the folder {folder} is empty"
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"

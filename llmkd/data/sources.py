@@ -5,23 +5,23 @@ unless the recipe's `columns` name one of them; other columns are dropped.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, Literal
+from itertools import chain, islice
+from typing import Any
 
 import datasets
 
 from llmkd.data.addition import make_rows
+from llmkd.data.columns import Need, choose, written_names
 from llmkd.data.files import raw_rows
-from llmkd.errors import InputError
+from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import AdditionTask, DatasetRows
 
-Need = Literal["example", "prompt", "scored"]
 Row = dict[str, Any]
 
-COLUMNS: dict[Need, list[tuple[str, ...]]] = {
-    "example": [("messages",), ("prompt", "completion"), ("text",)],
-    "prompt": [("prompt",)],
-    "scored": [("text",), ("messages",), ("prompt", "completion")],
+_OF_TASK: dict[Need, dict[str, str]] = {
+    "example": {"prompt": "prompt", "completion": "completion"},
+    "scored": {"prompt": "prompt", "completion": "completion"},
+    "prompt": {"prompt": "prompt"},
 }
 
 
@@ -56,52 +56,21 @@ def iter_rows(
             they are found, or, of bad values, all at once after the last row.
     """
     if isinstance(source, AdditionTask):
-        columns: dict[str, str] = {}
-        rows = iter(make_rows(source, seed))
+        rows, chosen = iter(make_rows(source, seed)), _OF_TASK[need]
+        name = f"task {source.task}"
     else:
-        columns = {**source.columns}
-        wanted = {columns.get(name, name) for choice in COLUMNS[need] for name in choice}
-        rows = islice(raw_rows(source, wanted, is_stream=is_stream), source.num_examples)
-    first = next(rows, None)
-    if first is None:
-        raise InputError(f"{_name(source)}: the data set is empty; name one that has rows")
-    chosen = _choose(first, columns, need, _name(source))
-    problems = _BadValues(_name(source), is_stream)
-    for row in _chain(first, rows):
+        columns, name = written_names(source, need), source.dataset_name
+        rows = islice(raw_rows(source, columns, is_stream=is_stream), source.num_examples)
+        first = next(rows, None)
+        if first is None:
+            raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
+        rows, chosen = chain([first], rows), choose(first, source, need)
+    problems = _BadValues(name, is_stream)
+    for row in rows:
         kept = {name: row.get(written) for name, written in chosen.items()}
         if problems.accepts(kept):
             yield kept
     problems.raise_any()
-
-
-def _name(source: AdditionTask | DatasetRows) -> str:
-    return f"task {source.task}" if isinstance(source, AdditionTask) else source.dataset_name
-
-
-def _chain(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
-def _choose(row: Row, columns: dict[str, str], need: Need, name: str) -> dict[str, str]:
-    """From each column's name here to what the data set calls it."""
-    missing = [f"{key}: {written}" for key, written in columns.items() if written not in row]
-    if missing:
-        raise InputError(
-            f"data.columns: {name} has no column for {', '.join(missing)}; its columns are "
-            f"{', '.join(row) or 'none'}"
-        )
-    choices = sorted(COLUMNS[need], key=lambda choice: not columns.keys() & set(choice))
-    for choice in choices:
-        chosen = {name: columns.get(name, name) for name in choice}
-        if row.keys() >= set(chosen.values()):
-            return chosen
-    wanted = ", or ".join(" and ".join(f"`{c}`" for c in choice) for choice in COLUMNS[need])
-    first = COLUMNS[need][0][0]
-    raise InputError(
-        f"{name}: the columns are {', '.join(row) or 'none'}; rename them to {wanted}, or say which "
-        f"is which by data.columns: {{{first}: NAME}}"
-    )
 
 
 class _BadValues:

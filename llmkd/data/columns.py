@@ -1,0 +1,57 @@
+"""Which columns of a data set are taken, and under which names. Imports no torch."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from llmkd.errors import DataError
+from llmkd.recipe.data import DatasetRows
+
+Need = Literal["example", "prompt", "scored"]
+
+COLUMNS: dict[Need, list[tuple[str, ...]]] = {
+    "example": [("messages",), ("prompt", "completion"), ("text",)],
+    "prompt": [("prompt",)],
+    "scored": [("text",), ("messages",), ("prompt", "completion")],
+}
+"""What a row may have, in order of preference."""
+
+
+def written_names(source: DatasetRows, need: Need) -> set[str]:
+    """What the data set may call the columns that are needed."""
+    renamed = _renamed(source)
+    return {renamed.get(name, name) for choice in COLUMNS[need] for name in choice}
+
+
+def choose(row: Mapping[str, Any], source: DatasetRows, need: Need) -> dict[str, str]:
+    """From llmkd's name of each column that is taken to the data set's.
+
+    Args:
+        row: The first one; it tells which columns there are.
+        source: Its `columns` rename, and are preferred where they name one of a choice.
+        need: What the rows are for.
+
+    Raises:
+        DataError: A column is not there.
+    """
+    renamed = _renamed(source)
+    there = ", ".join(map(str, row)) or "none"
+    missing = [f"{key}: {written}" for key, written in renamed.items() if written not in row]
+    if missing:
+        raise DataError(
+            "columns",
+            f"{source.dataset_name} has no column for {', '.join(missing)}; its columns are {there}",
+        )
+    for choice in sorted(COLUMNS[need], key=lambda choice: not renamed.keys() & set(choice)):
+        chosen = {name: renamed.get(name, name) for name in choice}
+        if row.keys() >= set(chosen.values()):
+            return chosen
+    wanted = ", or ".join(" and ".join(f"`{c}`" for c in choice) for choice in COLUMNS[need])
+    raise DataError(
+        "columns" if renamed else "dataset_name",
+        f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
+        f"which by columns: {{{COLUMNS[need][0][0]}: NAME}}",
+    )
+
+
+def _renamed(source: DatasetRows) -> dict[str, str]:
+    return {**source.columns}

@@ -1,0 +1,57 @@
+"""Which files of a folder hold a split. Imports no torch."""
+
+from pathlib import Path
+
+from llmkd.errors import DataError
+from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.local_paths import expanded
+
+SUFFIXES = (".jsonl", ".parquet", ".txt")
+STAGE_DATA = "data.jsonl"
+"""What a generate stage writes."""
+KNOWN_SPLITS = ("train", "validation", "test")
+
+
+def local_files(source: DatasetRows) -> list[Path] | None:
+    """The files of a data set, in order; None where it is not on this machine.
+
+    Raises:
+        DataError: The split is not there.
+        OSError: The folder cannot be read.
+    """
+    path = expanded(source.dataset_name)
+    if path.is_dir():
+        return _files_of_split(path, source.dataset_split)
+    if not path.exists():
+        return None
+    if source.dataset_split != "train":
+        raise DataError(
+            "dataset_split",
+            f"{path} is a single file and has no split {source.dataset_split}; write "
+            "dataset_split: train, or name another file",
+        )
+    return [path]
+
+
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    """The files named after the split; for `train`, all files where none is named after a split."""
+    if (folder / STAGE_DATA).is_file() and split == "train":
+        return [folder / STAGE_DATA]
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    named = {path: path.stem.split("-")[0] for path in files}
+    chosen = [path for path in files if named[path] == split]
+    if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
+        chosen = files
+    if not chosen:
+        there = ", ".join(path.name for path in files) or f"no file that is {suffixes()}"
+        raise DataError(
+            "dataset_split",
+            f"{folder} has no file of split {split}, but {there}; write another dataset_split, or "
+            "the path of a file",
+        )
+    return chosen
+
+
+def suffixes() -> str:
+    """The types of files that can be read, in words."""
+    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

@@ -19,8 +19,7 @@ CHARACTERS_PER_TOKEN = 16
 TOKENS_PER_MESSAGE = 8
 """What a chat template writes around a message, about."""
 
-# Sums there are in each split, as in llmkd.data.addition; a test counts them. With more digits
-# there are more than anyone may ask for.
+# As llmkd.data.addition splits them; with more digits there are more than one may ask for.
 NUM_SUMS = {
     1: {"train": 41, "unlabelled": 40, "validation": 11, "test": 8},
     2: {"train": 3_994, "unlabelled": 4_105, "validation": 958, "test": 943},

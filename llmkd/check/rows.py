@@ -46,7 +46,10 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
         DataError: It is, and it is empty or lacks columns.
     """
     files = _files(source)
-    num_rows = _num_rows(files)
+    try:
+        num_rows = _num_rows(files)
+    except OSError as error:
+        raise NotKnownError(f"{error.filename}: {error.strerror or error}") from error
     columns = written_names(source, need)
     rows = (row for path in files for row in _first_rows(path, columns))
     sample = list(islice(rows, MOST_SAMPLED_ROWS))
@@ -99,10 +102,7 @@ def _count(path: Path) -> tuple[int, Exactness]:
         ".parquet": lambda path: (_parquet(path).metadata.num_rows, "exact"),
         ".txt": lambda path: (int(path.stat().st_size > 0), "exact"),
     }
-    try:
-        return counters[path.suffix](path)
-    except OSError as error:
-        raise NotKnownError(f"{path}: {error.strerror or error}") from error
+    return counters[path.suffix](path)
 
 
 def _count_lines(path: Path) -> tuple[int, Exactness]:

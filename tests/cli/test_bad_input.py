@@ -58,7 +58,7 @@ def refusal(llmkd, *arguments):
 def test_an_empty_data_set(llmkd, small, content):
     (llmkd.folder / "data.jsonl").write_text(content)
     assert refusal(llmkd, small) == (
-        "data.jsonl: the data set is empty; write the name of one that has rows"
+        "data.dataset_name: data.jsonl: the data set is empty; name one with rows"
     )
 
 

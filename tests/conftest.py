@@ -1,7 +1,9 @@
 """Settings and fixtures for every test: no network, no telemetry, tiny real models."""
 
 import atexit
+import contextlib
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -44,6 +46,22 @@ def tokenizer():
     from llmkd.data.addition import build_tokenizer
 
     return build_tokenizer()
+
+
+@pytest.fixture
+def no_large_files():
+    """A block in which files may have 1,000 bytes, as on a full disk; pytest's own log is outside."""
+
+    @contextlib.contextmanager
+    def limited():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture

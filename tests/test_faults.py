@@ -1,7 +1,6 @@
 """How the libraries that write and allocate say that there is no more, and what llmkd makes of it."""
 
 import errno
-import resource
 import shutil
 from types import SimpleNamespace
 
@@ -14,16 +13,6 @@ from llmkd.errors import InputError, LlmkdError
 from llmkd.faults import explained, explanation
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, TrainStage
 
-
-@pytest.fixture
-def no_large_files():
-    """Files may have 1,000 bytes until the test ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 WRITERS = {
     "text": lambda path: path.write_text("x" * 5000),
     "torch": lambda path: torch.save(torch.zeros(10_000), path),
@@ -35,7 +24,7 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_writer_that_finds_no_room_is_recognised(tmp_path, no_large_files, writer):
     said = r"(ulimit -f|the disk is full).*make room there"
-    with pytest.raises(LlmkdError, match=said), explained(tmp_path):
+    with no_large_files(), pytest.raises(LlmkdError, match=said), explained(tmp_path):
         WRITERS[writer](tmp_path / "file.npy")
 
 

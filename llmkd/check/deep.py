@@ -5,6 +5,7 @@ ones; of one that is not, a stand-in is made in a temporary folder: the student 
 training, or a few rows in the shape of what a teacher would write.
 """
 
+import gc
 import json
 import math
 import tempfile
@@ -101,6 +102,8 @@ def try_stages(job: Run, *, told: Callable[[str], None]) -> Iterator[StageTried]
             stand_ins: list[str] = []
             whole = resolved(job.stage(name), products.rewriting(stand_ins))
             batch = _try(whole, products.folder(name), job.recipe.seed)
+            # A trainer is held by its own callbacks, and its models with it.
+            gc.collect()
             yield StageTried(name, stage.kind, list(dict.fromkeys(stand_ins)), batch)
             if batch is not None and batch.problems:
                 raise LlmkdError(
@@ -164,13 +167,9 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
     loader = iter(trainer.get_train_dataloader())
     num_batches = trainer.args.gradient_accumulation_steps
     batches, counts = trainer.get_batch_samples(loader, num_batches, trainer.args.device)
-    norms = trainer.term_gradient_norms(batches, counts)
-    for batch in batches:
-        with trainer.compute_loss_context_manager():
-            inputs = trainer._prepare_inputs(batch)
-            loss = trainer.compute_loss(model, inputs, num_items_in_batch=counts)
-        loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for batch in batches:
+            trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=counts)
     means = trainer.step_metrics.flush(trainer.accelerator)
     return Batch(
         num_tokens=int(counts.max()),
@@ -178,8 +177,8 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
         losses={
             k: v for k, v in means.items() if k.startswith("loss/") or k in ("kl", "teacher_nll")
         },
-        grad_norm=torch.nn.utils.get_total_norm(gradients).item(),
-        grad_norms=norms,
+        grad_norm=trainer.gradient_norm(trainer.objective, batches, counts),
+        grad_norms=trainer.term_gradient_norms(batches, counts),
         seconds=time.perf_counter() - started,
         peak_memory_gib=peak_memory_gib(trainer.accelerator.device),
     )
@@ -197,7 +196,7 @@ def _with_few_rows(stage: TrainStage) -> TrainStage:
         data = data.model_copy(update=_at_most(data, most))
     # Nothing is tracked, uploaded or measured now and then.
     trainer = {**stage.trainer, "report_to": "none", "push_to_hub": False}
-    update = {"data": data, "trainer": trainer, "term_gradient_steps": None, "resume": "never"}
+    update = {"data": data, "trainer": trainer, "term_gradient_steps": None}
     return stage.model_copy(update=update)
 
 

@@ -28,7 +28,7 @@ from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
 from llmkd.progress import Progress, say
 from llmkd.recipe.data import AdditionTask, DatasetRows, Sequences
 from llmkd.run_folder import fingerprint
-from llmkd.training.checkpoints import publish
+from llmkd.training.checkpoints import publish, removed_on_failure
 
 FORMAT = 1
 """Raised when the same rows and settings give other examples than before."""
@@ -111,6 +111,7 @@ def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "version": tokenizers.__version__,
         "rules": rules,
         "settings": "" if backend else repr(sorted(tokenizer.init_kwargs.items())),
+        "split_special_tokens": getattr(tokenizer, "split_special_tokens", None),
         "special_tokens": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
         "chat_template": str(tokenizer.chat_template),
     }
@@ -150,14 +151,15 @@ def _write(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     examples = tokenize(iter_rows(source, seed=seed))
-    with pyarrow.ipc.new_stream(str(staged / EXAMPLES), SCHEMA) as file:
-        while chunk := list(islice(examples, ROWS_AT_ONCE)):
-            file.write_table(_table(chunk))
-            progress(tokenize.num_rows, source.num_examples)
-    tokenize.refuse_nothing()
-    counts = {"num_rows": tokenize.num_rows, "num_dropped": tokenize.num_dropped}
-    (staged / COUNTS).write_text(json.dumps(counts) + "\n")
-    publish(staged, folder)
+    with removed_on_failure(staged):
+        with pyarrow.ipc.new_stream(str(staged / EXAMPLES), SCHEMA) as file:
+            while chunk := list(islice(examples, ROWS_AT_ONCE)):
+                file.write_table(_table(chunk))
+                progress(tokenize.num_rows, source.num_examples)
+        tokenize.refuse_nothing()
+        counts = {"num_rows": tokenize.num_rows, "num_dropped": tokenize.num_dropped}
+        (staged / COUNTS).write_text(json.dumps(counts) + "\n")
+        publish(staged, folder)
 
 
 def _table(examples: list[Example]) -> pyarrow.Table:

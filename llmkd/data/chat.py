@@ -14,12 +14,15 @@ from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from llmkd.errors import InputError
 
 Messages = list[dict[str, Any]]
 Span = tuple[int, int]
 
+_FAILURES = (jinja2.TemplateError, ValueError, TypeError, KeyError)
+"""What a template may raise."""
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -81,25 +84,43 @@ class ChatEncoder:
         for number, messages in enumerate(conversations, first_row):
             try:
                 encoded.append(self._encode(messages))
-            except (jinja2.TemplateError, InputError) as error:
-                raise InputError(f"data: row {number}, `messages`: {error}") from error
+            except _FAILURES as error:
+                raise InputError(
+                    f"data: row {number}, `messages`: {error or type(error).__name__}"
+                ) from error
         return encoded
 
     def _encode(self, messages: Messages) -> tuple[list[int], list[Span]]:
         if not self.assistant_only_loss:
             ids: Any = self._render(messages, tokenize=True)["input_ids"]
             return ids, [(0, len(ids))]
-        template = self.tokenizer.chat_template
-        if isinstance(template, str) and _GENERATION_MARK.search(template):
-            marked = self._render(messages, tokenize=True, return_assistant_tokens_mask=True)
-            return marked["input_ids"], list(_runs(marked["assistant_masks"]))
-        text = self._render(messages, tokenize=False)
-        encoded = self.tokenizer(
+        template: Any = self.tokenizer.get_chat_template()
+        if _GENERATION_MARK.search(template):
+            text, said = self._marked(messages, template)
+        else:
+            text = self._render(messages, tokenize=False)
+            said = list(self._turns(messages, text))
+        encoded: Any = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        said = list(self._turns(messages, text))
-        mask = [any(a <= start < b for a, b in said) for start, _ in encoded["offset_mapping"]]
+        # A token that reaches over the edge, such as a space with the first letter, belongs to it.
+        mask = [
+            any(a < end and start < b for a, b in said) for start, end in encoded["offset_mapping"]
+        ]
         return encoded["input_ids"], list(_runs(mask))
+
+    def _marked(self, messages: Messages, template: str) -> tuple[str, list[Span]]:
+        """The text, and where the template's marks say that the assistant speaks."""
+        # Not by apply_chat_template's mask, which runs on where a turn ends in no token of its own.
+        special_tokens: Any = self.tokenizer.special_tokens_map
+        rendered: Any = render_jinja_template(
+            [messages],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **special_tokens,
+        )
+        (text,), (spans,) = rendered
+        return text, [(start, start + len(text[start:end].rstrip())) for start, end in spans]
 
     def _render(self, messages: Messages, **settings: Any) -> Any:
         return self.tokenizer.apply_chat_template(messages, return_dict=True, **settings)
@@ -109,8 +130,12 @@ class ChatEncoder:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._render(messages[:index], tokenize=False, add_generation_prompt=True)
             upto = self._render(messages[: index + 1], tokenize=False).rstrip()
+            if index:
+                before = self._render(messages[:index], tokenize=False, add_generation_prompt=True)
+            else:
+                # No template writes an empty conversation: what is before is not the message.
+                before = upto[: max(0, upto.find(message["content"].strip()))]
             if not (text.startswith(upto) and upto.startswith(before)):
                 raise InputError(
                     "the chat template writes earlier turns differently once later ones follow, so "
@@ -124,15 +149,18 @@ class ChatEncoder:
 def last_answer(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The text before the assistant's last turn, and what the assistant then says.
 
-    Both are empty where it says nothing, or there is no chat template. The text is without the begin-of-text token that the
+    Both are empty where it says nothing, or no template writes what is before. The text is without the begin-of-text token that the
     tokenizer would put before it once more.
     """
     said = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not said or not tokenizer.chat_template:
+    if not said:
         return "", ""
-    before: Any = tokenizer.apply_chat_template(
-        messages[: said[-1]], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        before: Any = tokenizer.apply_chat_template(
+            messages[: said[-1]], tokenize=False, add_generation_prompt=True
+        )
+    except _FAILURES:
+        return "", ""
     if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
         before = before.removeprefix(str(tokenizer.bos_token))
     return before, messages[said[-1]]["content"]

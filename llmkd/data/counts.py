@@ -70,9 +70,10 @@ class DataCounts:
         """One line on what was cut or left out; None where nothing was."""
         if not (self.num_truncated or self.num_dropped):
             return None
-        num_all = self.num_rows + self.num_dropped
+        # A mixture takes its rows from those that are left.
+        there = sum(source.num_available for source in self.sources) or self.num_rows
         return (
-            f"data: of {num_all} rows {self.num_truncated} were cut to max_length {max_length} "
-            f"({self.num_tokens_cut} tokens), {self.num_dropped} had nothing to train on and were "
-            "dropped"
+            f"data: {self.num_truncated} of {self.num_rows} rows were cut to max_length {max_length} "
+            f"({self.num_tokens_cut} tokens); {self.num_dropped} of {there + self.num_dropped} had "
+            "nothing to train on and were dropped"
         )

@@ -82,10 +82,13 @@ def _rows_of_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(_decoded(f"{path}:{number}", line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, InputError):
+                    raise
+                is_told = isinstance(error, json.JSONDecodeError)
+                why = f"{error.msg} at column {error.colno}" if is_told else str(error)
                 raise InputError(
-                    f"{path}:{number}: no JSON ({error.msg} at column {error.colno}); write one "
-                    "JSON object per line"
+                    f"{path}:{number}: no JSON ({why}); write one JSON object per line"
                 ) from None
             if not isinstance(row, dict):
                 raise InputError(
@@ -103,7 +106,7 @@ def _rows_of_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str,
             for batch in file.iter_batches(columns=wanted):
                 blank = dict.fromkeys(names)
                 yield from (blank | row for row in batch.to_pylist())
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: no Parquet file ({error}); write another file") from None
 
 

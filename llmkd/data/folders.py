@@ -1,5 +1,6 @@
 """Which files of a folder hold a split. Imports no torch."""
 
+import re
 from pathlib import Path
 
 from llmkd.errors import DataError
@@ -9,7 +10,7 @@ from llmkd.recipe.local_paths import expanded
 SUFFIXES = (".jsonl", ".parquet", ".txt")
 STAGE_DATA = "data.jsonl"
 """What a generate stage writes."""
-KNOWN_SPLITS = ("train", "validation", "test")
+KNOWN_SPLITS = ("train", "validation", "valid", "val", "dev", "eval", "test")
 
 
 def local_files(source: DatasetRows) -> list[Path] | None:
@@ -37,8 +38,8 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     """The files named after the split; for `train`, all files where none is named after a split."""
     if (folder / STAGE_DATA).is_file() and split == "train":
         return [folder / STAGE_DATA]
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    named = {path: path.stem.split("-")[0] for path in files}
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    named = {path: re.split(r"[-_.]", path.stem)[0] for path in files}
     chosen = [path for path in files if named[path] == split]
     if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
         chosen = files

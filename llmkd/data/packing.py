@@ -52,7 +52,7 @@ def joined(examples: Sequence[Mapping[str, Any]]) -> Packed:
     for example in examples:
         start = len(packed["input_ids"])
         packed["trained_spans"] += [start + edge for edge in example["trained_spans"]]
-        packed["input_ids"] += example["input_ids"]
+        packed["input_ids"].extend(map(int, example["input_ids"]))
         packed["document_lengths"].append(len(example["input_ids"]))
     return packed
 

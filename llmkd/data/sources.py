@@ -4,6 +4,7 @@ Of what a data set holds, `messages` are taken first, then `prompt` and `complet
 unless the recipe's `columns` name one of them; other columns are dropped.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -17,6 +18,7 @@ from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import AdditionTask, DatasetRows
 
 Row = dict[str, Any]
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 _OF_TASK: dict[Need, dict[str, str]] = {
     "example": {"prompt": "prompt", "completion": "completion"},
@@ -111,7 +113,12 @@ def _shortened(value: Any, limit: int = 80) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and _is_unicode(value)
+
+
+def _is_unicode(text: str) -> bool:
+    # Half a surrogate pair, as JSON may hold, is no character, and no tokenizer takes it.
+    return _HALF_A_PAIR.search(text) is None
 
 
 def _is_conversation(value: Any) -> bool:
@@ -123,6 +130,7 @@ def _is_message(value: Any) -> bool:
         isinstance(value, dict)
         and _is_text(value.get("role"))
         and isinstance(value.get("content"), str)
+        and _is_unicode(value["content"])
     )
 
 

@@ -1,7 +1,6 @@
 """Examples read while training: for data that is too large to prepare."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import count, islice
 from typing import Any, TypeVar
 
@@ -28,8 +27,8 @@ class ExampleStream(IterableDataset):
 
     Args:
         sources: Per source, what begins a new pass over its examples.
-        weights: The chance with which the next example is drawn from each source. A pass ends when
-            the first of them has no more.
+        weights: The chance with which the next example is drawn from each source. A source among
+            several that has no more begins again by itself.
         seed: Of the order.
         packed_length: Most tokens of a packed sequence; None packs nothing.
         counts: Counts what is read.
@@ -52,37 +51,47 @@ class ExampleStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number in count():
-            yield from self._one_pass(np.random.default_rng([self.seed, number]))
-
-    def _one_pass(self, draw: np.random.Generator) -> Iterator[dict[str, Any]]:
-        rows = map(asdict, _shuffled(self._counted(self._drawn(draw)), draw))
-        return rows if self.packed_length is None else self._packed(rows, self.packed_length, draw)
+            draw = np.random.default_rng([self.seed, number])
+            rows = self._counted(_shuffled(map(_compact, self._drawn(draw)), draw))
+            yield from rows if self.packed_length is None else self._packed(rows, draw)
 
     def _drawn(self, draw: np.random.Generator) -> Iterator[Example]:
+        """One pass over a single source; of several there is no end."""
         passes = [begin() for begin in self.sources]
         while True:
             chosen = int(draw.choice(len(passes), p=self.shares)) if len(passes) > 1 else 0
             example = next(passes[chosen], None)
             if example is None:
-                return
+                if len(passes) == 1:
+                    return
+                # Only the source that has no more begins again: the others go on where they are.
+                passes[chosen] = self.sources[chosen]()
+                example = next(passes[chosen])
             yield example
 
-    def _counted(self, examples: Iterator[Example]) -> Iterator[Example]:
-        for example in examples:
-            length, num_trained, num_cut = example.length, example.num_trained, example.num_cut
+    def _counted(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            length, num_trained, num_cut = row["length"], row["num_trained"], row["num_cut"]
             self.counts.add(np.array([length]), np.array([num_trained]), np.array([num_cut]))
             if self.packed_length is None:
                 self.counts.num_sequences += 1
-            yield example
+            yield row
 
     def _packed(
-        self, rows: Iterator[dict[str, Any]], max_length: int, draw: np.random.Generator
+        self, rows: Iterator[dict[str, Any]], draw: np.random.Generator
     ) -> Iterator[dict[str, Any]]:
+        assert self.packed_length is not None
         while window := list(islice(rows, PACKED_AT_ONCE)):
-            sequences = best_fit([row["length"] for row in window], max_length)
+            sequences = best_fit([row["length"] for row in window], self.packed_length)
             self.counts.num_sequences += len(sequences)
             for index in draw.permutation(len(sequences)):
                 yield joined([window[i] for i in sequences[index]])
+
+
+def _compact(example: Example) -> dict[str, Any]:
+    """The example in a tenth of the memory: thousands are held while they are shuffled."""
+    ids = np.asarray(example.input_ids, dtype=np.int32)
+    return {**vars(example), "input_ids": ids}
 
 
 def _shuffled(items: Iterator[Item], draw: np.random.Generator) -> Iterator[Item]:

@@ -48,7 +48,11 @@ def beginnings(
     source = task.data.model_copy(update={"num_examples": most})
     rows = iter_rows(source, seed=seed, need="scored")
     cut = [(i, *_halves(row, tokenizer)) for i, row in enumerate(rows)]
-    return [Beginning(i, prompt, rest) for i, prompt, rest in cut if prompt and rest]
+    whole = [Beginning(i, prompt, rest) for i, prompt, rest in cut if prompt and rest]
+    lengths = map(len, encode_prompts([text.prompt for text in whole], tokenizer)) if whole else ()
+    return [
+        text for text, length in zip(whole, lengths, strict=True) if length < task.data.max_length
+    ]
 
 
 def _halves(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -87,7 +87,8 @@ def _of_answers(
             f"tasks.{task.name}.join_rows: only rows of text can be joined; leave it out, or say "
             "which column is the text by data.columns: {text: NAME}"
         )
-    tokenize = Tokenize(tokenizer, Sequences(max_length=task.data.max_length))
+    shape = task.data.model_dump(include={"max_length", "append_eos", "assistant_only_loss"})
+    tokenize = Tokenize(tokenizer, Sequences(**shape))
     examples = list(tokenize(rows))
     tokenize.refuse_nothing()
     num_cut = sum(example.num_cut > 0 for example in examples)

@@ -59,6 +59,10 @@ class TextSource(DatasetRows):
     max_length: int = Field(default=1024, gt=1)
     """Most tokens that the model reads at once. A longer text is read in several windows; a longer
     completion is cut, which is reported."""
+    append_eos: bool = True
+    """Score the end-of-text token after a completion too; false where it was not trained on."""
+    assistant_only_loss: bool = True
+    """Of `messages`, score what the assistant says; false scores every token."""
 
 
 class AdditionTask(RecipePart):

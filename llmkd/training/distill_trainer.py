@@ -88,8 +88,10 @@ class DistillTrainer(Trainer):
         counts = self.accelerator.reduce(counts.to(device), reduction="sum")
         assert isinstance(counts, Tensor)
         every = self.term_gradient_steps
-        if every and batches and self.state.global_step % every == 0:
-            self.step_metrics.latest |= self.term_gradient_norms(batches, counts)
+        is_due = every and self.state.global_step % every == 0
+        # Once per log line, which has room for one.
+        if is_due and batches and not self.step_metrics.latest:
+            self.step_metrics.latest = self.term_gradient_norms(batches, counts)
         self.step_metrics.begin_step(counts)
         return batches, counts
 
@@ -127,31 +129,42 @@ class DistillTrainer(Trainer):
     ) -> dict[str, float]:
         """The norm of each term's own gradient, weight included: `grad_norm/TERM`.
 
-        One forward and backward pass per term; gradients and random state are left as they were
-        before, which is without any gradient.
-
         Args:
             batches: The micro-batches of a step.
             counts: What each term is divided by, [num_terms].
         """
-        model, norms = self.model_wrapped, {}
+        return {
+            f"grad_norm/{term.head_term.name}": self.gradient_norm(
+                self.objective.only(index), batches, counts[index, None]
+            )
+            for index, term in enumerate(self.objective.terms)
+        }
+
+    def gradient_norm(
+        self, objective: Objective, batches: list[dict[str, Tensor]], counts: Tensor
+    ) -> float:
+        """The norm of an objective's gradient on a step's batches.
+
+        A forward and backward pass of its own. Random state is left as it was, gradients as they
+        are between steps: there are none. Dropout is drawn from the seed and the step.
+        """
+        model, device = self.model_wrapped, self.accelerator.device
         assert model is not None
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        device = self.accelerator.device
-        with torch.random.fork_rng(
-            [] if device.type == "cpu" else [device], device_type=device.type
-        ):
-            for index, term in enumerate(self.objective.terms):
-                objective = self.objective.only(index)
-                for batch in batches:
-                    with self.compute_loss_context_manager():
-                        inputs = self._prepare_inputs(batch)
-                        loss = self._share(objective, model, inputs, counts[index, None]).loss
-                    (loss * self.accelerator.num_processes).backward()
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                norms[f"grad_norm/{term.head_term.name}"] = get_total_norm(gradients).item()
-                model.zero_grad()
-        return norms
+        model.train()
+        # Float16 would round gradients of a mean over many tokens to 0; those of a sum it does not.
+        scale = float(counts.max().clamp(min=1))
+        devices = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(devices, device_type=device.type):
+            torch.manual_seed(self.args.seed + self.state.global_step)
+            for batch in batches:
+                with self.compute_loss_context_manager():
+                    loss = self._share(objective, model, self._prepare_inputs(batch), counts).loss
+                # DDP averages over ranks what is to be added.
+                (loss * scale * self.accelerator.num_processes).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients).item() / scale
+        model.zero_grad()
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the objective's metrics to what is logged."""

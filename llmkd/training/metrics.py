@@ -86,7 +86,7 @@ class StepMetrics:
         """Takes back what `save` wrote."""
         state = json.loads((checkpoint / STATE_FILE).read_text())
         self.tokens, self.num_steps = state["tokens"], state["num_steps"]
-        self.sums, self.latest = state["sums"], state["latest"]
+        self.sums, self.latest = state["sums"], state.get("latest", {})
 
 
 class MetricsFile(TrainerCallback):

@@ -84,13 +84,14 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     tokenizer = build_tokenizer_for(stage)
     student = build_student(stage, tokenizer)
     vocab_size = shared_vocab_size(tokenizer)
-    _check_model(student, vocab_size, "student")
+    _check_model(student, vocab_size, "student", arguments)
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
     with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
         data = prepare(stage.data, tokenizer, seed=seed, progress=moved)
     # Padding is masked, so without a token of its own any id will do.
     pad_token_id: Any = tokenizer.pad_token_id or 0
-    collate = Collator(pad_token_id, is_flat=is_flash(student))
+    is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
+    collate = Collator(pad_token_id, is_flat=is_flat)
     for name, model in (("student", student), ("teacher", teacher and teacher.model)):
         if model is not None:
             check_positions(model, data.longest, f"data.max_length ({name})")
@@ -152,11 +153,15 @@ def _build_teacher(
 ) -> InProcessTeacher:
     check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
     model, vocab_size = load_model(source), shared_vocab_size(tokenizer)
-    _check_model(model, vocab_size, "teacher")
+    _check_model(model, vocab_size, "teacher", arguments)
     return InProcessTeacher(model, vocab_size=vocab_size, compute_dtype=compute_dtype(arguments))
 
 
-def _check_model(model: PreTrainedModel, vocab_size: int, name: str) -> None:
+def _check_model(
+    model: PreTrainedModel, vocab_size: int, name: str, arguments: TrainingArguments
+) -> None:
+    # Some kernels, flash attention among them, run on the accelerator only.
+    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
     check_head(model, name)
     check_covers(model, vocab_size, name)
 

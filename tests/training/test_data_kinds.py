@@ -179,10 +179,10 @@ def test_truncation_is_counted_and_said(train_stage, sums, tmp_path, capsys):
     cut = [p + c - 16 for p, c in lengths if p < 16 < p + c]
     assert (found["num_dropped"], found["num_truncated"]) == (len(dropped), len(cut))
     assert found["num_tokens_cut"] == sum(cut)
-    said = (
-        f"of 40 rows {len(cut)} were cut to max_length 16 ({sum(cut)} tokens), {len(dropped)} had"
-    )
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr().err
+    kept = 40 - len(dropped)
+    assert f"data: {len(cut)} of {kept} rows were cut to max_length 16 ({sum(cut)} tokens)" in said
+    assert f"{len(dropped)} of 40 had nothing to train on and were dropped" in said
     # Of the rows trained on, by their length before they were cut.
     assert sum(num_rows for _, num_rows in found["lengths"]) == 40 - len(dropped)
 

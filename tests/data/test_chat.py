@@ -1,8 +1,10 @@
 """Which tokens of a conversation are the assistant's."""
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from llmkd.data.chat import ChatEncoder, read_chat_template
+from llmkd.data.chat import ChatEncoder, last_answer, read_chat_template
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import InputError
 from llmkd.recipe.data import Sequences
@@ -77,6 +79,51 @@ def test_a_template_that_refuses_a_conversation_names_the_row(chat_tokenizer):
     chat_tokenizer.chat_template = "{% for %}"
     with pytest.raises(InputError, match="row 1, `messages`: "):
         ChatEncoder(chat_tokenizer, False).encode([TWO_TURNS], 1)
+
+
+def test_a_token_that_reaches_over_the_edge_belongs_to_the_answer(chat_tokenizer):
+    # The generation prompt ends in a space, which this tokenizer joins to the letter behind it.
+    chat_tokenizer.add_tokens([" P"])
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Paris"}]
+    assert said(chat_tokenizer, turns, assistant_only_loss=True) == [" Paris<|im_end|>"]
+
+
+def test_marks_that_end_in_no_token_do_not_run_on():
+    """This tokenizer drops white space, so the last character of each marked turn is in no token."""
+    words = ["<|im_start|>", "<|im_end|>", "user", "assistant", "a", "b", "c", "d", "[UNK]"]
+    vocab = {word: i for i, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|> {{ m.role }} {% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }} <|im_end|>{{ '\n' }}{% endgeneration %}"
+        "{% else %}{{ m.content }} <|im_end|>{{ '\n' }}{% endif %}{% endfor %}"
+    )
+    roles = ["user", "assistant"] * 2
+    turns = [{"role": role, "content": word} for role, word in zip(roles, "abcd", strict=True)]
+    assert said(tokenizer, turns, assistant_only_loss=True) == ["b <|im_end|>", "d <|im_end|>"]
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_a_conversation_may_begin_with_the_assistant(chat_tokenizer, is_marked):
+    if is_marked:
+        chat_tokenizer.chat_template = MARKED
+    turns = [{"role": "assistant", "content": "Hello."}, *TWO_TURNS[1:3]]
+    expected = ["Hello.<|im_end|>", "Yes — naïve 🙂.<|im_end|>"]
+    assert said(chat_tokenizer, turns, assistant_only_loss=True) == expected
+    assert last_answer(turns[:1], chat_tokenizer) == ("", "")
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", {"tools": "{{ messages }}"}])
+def test_whatever_a_template_raises_names_the_row(chat_tokenizer, template):
+    chat_tokenizer.chat_template = template
+    with pytest.raises(InputError, match="row 5, `messages`: "):
+        ChatEncoder(chat_tokenizer, False).encode([TWO_TURNS], 5)
 
 
 def test_no_template_says_what_to_write(chat_tokenizer, tmp_path):

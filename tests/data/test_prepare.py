@@ -75,6 +75,14 @@ def test_whatever_changes_the_examples_makes_another_entry(file, tokenizer, fres
     assert changed.counts.num_tokens != 5 + 15 + 5
 
 
+def test_how_special_tokens_in_text_are_read_makes_another_entry(file, tokenizer, fresh_cache):
+    data = {"dataset_name": str(file("a.jsonl", 1, 5))}
+    read(data, tokenizer)
+    tokenizer.split_special_tokens = True
+    read(data, tokenizer)
+    assert len(entries(fresh_cache)) == 2
+
+
 def test_changed_rows_and_another_tokenizer_make_another_entry(file, tokenizer, fresh_cache):
     path = file("a.jsonl", 1, 5)
     read({"dataset_name": str(path)}, tokenizer)
@@ -112,6 +120,7 @@ def test_bad_rows_leave_no_entry(tmp_path, tokenizer, fresh_cache):
     for _ in range(2):
         with pytest.raises(InputError, match="in 1 of 2 rows, first in row 2: 7"):
             read({"dataset_name": str(tmp_path / "a.jsonl")}, tokenizer)
+    assert [path.suffix for path in fresh_cache.iterdir()] == [".lock"]
 
 
 @given(
@@ -179,14 +188,17 @@ def test_a_stream_gives_every_row_once_a_pass_in_an_order_of_the_seed():
     assert rows != list(islice(streamed([numbered(0, 50)], [1.0], seed=1), 150))
 
 
-def test_a_streamed_mixture_draws_by_weight_until_one_source_ends():
+def test_a_streamed_mixture_draws_by_weight_and_only_what_ends_begins_again():
     counts = DataCounts()
-    rows = streamed([numbered(0, 3000), numbered(9000, 9100)], [9.0, 1.0], counts=counts)
-    taken = list(islice(rows, 900))
-    share = sum(n >= 9000 for n in taken) / 900
-    assert 0.06 < share < 0.14
-    # A pass ends with the hundred of the second source, after about a thousand rows.
-    assert 700 < counts.num_rows < 1300
+    rows = streamed([numbered(0, 30_000), numbered(90_000, 90_100)], [9.0, 1.0], counts=counts)
+    taken = list(islice(rows, 15_000))
+    small = [n for n in taken if n >= 90_000]
+    assert 0.09 < len(small) / 15_000 < 0.11
+    # The small source came round some fifteen times, the large one has not repeated a row.
+    assert len(set(small)) == 100
+    large = [n for n in taken if n < 90_000]
+    assert len(set(large)) == len(large)
+    assert counts.num_rows == 15_000
 
 
 def test_shuffling_holds_no_more_than_it_says(monkeypatch):

@@ -222,3 +222,41 @@ def test_a_stream_stops_at_the_first_bad_row(tmp_path):
         next(rows)
     with pytest.raises(InputError, match="in 1 of 11 rows"):
         list(iter_rows(source, seed=0))
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud83d half"}\n')
+    with pytest.raises(InputError, match="no text in 1 of 2 rows, first in row 2"):
+        load(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_python_gives_up_on_names_its_line(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line + "\n")
+    with pytest.raises(InputError, match=r"a\.jsonl:2: no JSON"):
+        load(tmp_path / "a.jsonl")
+
+
+def test_a_parquet_file_with_a_broken_page_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = {"text": [f"row {i}" * 50 for i in range(500)]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    content = bytearray(path.read_bytes())
+    content[200:400] = b"\xff" * 200
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.parquet: no Parquet file"):
+        load(path)
+
+
+def test_a_folder_named_like_a_file_is_passed_over(tmp_path):
+    (tmp_path / "b.parquet").mkdir()
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    assert load(tmp_path).to_list() == TEXTS
+
+
+@pytest.mark.parametrize("name", ["val.jsonl", "dev_1.jsonl", "valid-0.jsonl", "eval.x.jsonl"])
+def test_what_is_named_after_another_split_is_not_trained_on(tmp_path, name):
+    write_jsonl(tmp_path / name, TEXTS)
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    with pytest.raises(InputError, match="no file of split train"):
+        load(tmp_path)

@@ -151,6 +151,14 @@ def test_of_prompt_and_completion_only_the_completion_and_its_end_are_scored(
     _, counts = score(model, tokenizer, task(tmp_path / "a.jsonl", 8))
     np.testing.assert_array_equal(counts, [3, 1, 2])
     assert "of 3 rows 1 were cut to max_length 8, 0 had nothing to score" in capsys.readouterr().err
+    without = task(tmp_path / "a.jsonl", 100)
+    data = without.data.model_copy(update={"append_eos": False})
+    _, counts = score(model, tokenizer, without.model_copy(update={"data": data}))
+    np.testing.assert_array_equal(counts, [len(completion) for _, completion in ANSWERS])
+    # A prompt that fills the window is not handed to generation either.
+    assert [t.prompt for t in beginnings(task(tmp_path / "a.jsonl", 5), tokenizer, seed=0)] == [
+        "9="
+    ]
     with pytest.raises(InputError, match="join_rows: only rows of text can be joined"):
         score(model, tokenizer, task(tmp_path / "a.jsonl", 8, join_rows=True))
 

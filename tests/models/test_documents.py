@@ -104,3 +104,19 @@ def test_weights_as_they_are_initialised_are_enough_to_see_it():
     )
     with pytest.raises(InputError, match="sees the one before"):
         check_documents_apart(model, Collator(0), "student")
+
+
+def test_a_kernel_that_tells_documents_apart_in_a_single_row_only_is_found():
+    """As flash attention does: several rows at once are read as if each were one document."""
+    model = make("llama")
+    forward = model.forward
+
+    def flash(input_ids=None, position_ids=None, **inputs):
+        if len(input_ids) > 1:
+            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        return forward(input_ids=input_ids, position_ids=position_ids, **inputs)
+
+    model.forward = flash
+    with pytest.raises(InputError, match="sees the one before"):
+        check_documents_apart(model, Collator(0), "teacher")
+    check_documents_apart(model, Collator(0, is_flat=True), "teacher")

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmkd.errors import InputError
 from llmkd.training.checkpoints import checkpoint_steps
+from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.train import _check_engine, build_trainer, run_train
 
 
@@ -300,28 +301,60 @@ def test_engines_that_shard_the_head_are_refused(stage, is_fsdp):
         _check_engine(trainer)
 
 
-def test_each_terms_gradient_norm_is_its_own_and_measuring_changes_nothing(train_stage, tmp_path):
-    losses = [
-        {"kind": "forward_kl", "temperature": 2.0, "weight": 0.5},
-        {"kind": "cross_entropy", "weight": 2.0},
-    ]
-    plain = train_stage(losses=losses)
-    measured = train_stage(losses=losses, term_gradient_steps=2)
-    run_train(plain, tmp_path / "plain", name="s", seed=0)
-    run_train(measured, tmp_path / "measured", name="s", seed=0)
+DROPPING = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.5}
+TWO_LOSSES = [
+    {"kind": "forward_kl", "temperature": 2.0, "weight": 0.5},
+    {"kind": "cross_entropy", "weight": 2.0},
+]
+NORMS = ("grad_norm/forward_kl", "grad_norm/cross_entropy")
+
+
+def test_measuring_each_terms_gradient_changes_nothing_though_there_is_dropout(
+    train_stage, tmp_path
+):
+    student = {"kind": "scratch", "config": DROPPING}
+    for name, every in (("plain", None), ("measured", 2)):
+        stage = train_stage(losses=TWO_LOSSES, student=student, term_gradient_steps=every)
+        run_train(stage, tmp_path / name, name="s", seed=0)
     one, other = weights(tmp_path / "plain"), weights(tmp_path / "measured")
     assert all(torch.equal(one[name], other[name]) for name in one)
-
     log = metrics(tmp_path / "measured")
-    names = ("grad_norm/forward_kl", "grad_norm/cross_entropy")
-    assert [names[0] in line for line in log] == [True, False] * 3
-    assert not any(names[0] in line for line in metrics(tmp_path / "plain"))
-    # A term alone has the gradient of a training on that term alone.
-    for name, loss in zip(names, losses, strict=True):
-        alone = train_stage({"max_steps": 1}, losses=[{**losses[0], "weight": 0.0}, loss]
-                            if loss is losses[1] else [loss, {**losses[1], "weight": 0.0}])  # fmt: skip
-        run_train(alone, tmp_path / loss["kind"], name="s", seed=0)
-        assert metrics(tmp_path / loss["kind"])[0]["grad_norm"] == pytest.approx(log[0][name])
+    assert [NORMS[0] in line for line in log] == [True, False] * 3
+    assert not any(NORMS[0] in line for line in metrics(tmp_path / "plain"))
+
+    # Resumed in the middle, it measures the same, the first time too.
+    back = str(tmp_path / "measured" / "checkpoints" / "checkpoint-4")
+    stage = train_stage(losses=TWO_LOSSES, student=student, term_gradient_steps=2, resume=back)
+    run_train(stage, tmp_path / "measured", name="s", seed=0)
+    again = metrics(tmp_path / "measured")
+    assert [line.get(NORMS[1]) for line in again] == [line.get(NORMS[1]) for line in log]
+
+
+def test_each_terms_gradient_norm_is_that_of_a_training_on_it_alone(train_stage, tmp_path):
+    one_step = {"max_steps": 1}
+    stage = train_stage(one_step, losses=TWO_LOSSES, term_gradient_steps=1)
+    run_train(stage, tmp_path / "both", name="s", seed=0)
+    (log,) = metrics(tmp_path / "both")
+    for chosen, name in enumerate(NORMS):
+        losses = [
+            loss if index == chosen else {**loss, "weight": 0.0}
+            for index, loss in enumerate(TWO_LOSSES)
+        ]
+        run_train(train_stage(one_step, losses=losses), tmp_path / name, name="s", seed=0)
+        assert metrics(tmp_path / name)[0]["grad_norm"] == pytest.approx(log[name])
+
+
+def test_a_norm_is_measured_once_per_log_line(train_stage, tmp_path, monkeypatch):
+    measured = []
+    norms = DistillTrainer.term_gradient_norms
+    monkeypatch.setattr(
+        DistillTrainer,
+        "term_gradient_norms",
+        lambda self, *args: measured.append(self.state.global_step) or norms(self, *args),
+    )
+    stage = train_stage({"logging_steps": 3}, term_gradient_steps=1)
+    run_train(stage, tmp_path / "s", name="s", seed=0)
+    assert measured == [0, 3]
 
 
 def test_a_measured_norm_survives_a_crash_before_it_is_logged(train_stage, tmp_path):

@@ -147,6 +147,12 @@ def test_two_processes_read_a_packed_stream_as_one(recipe, tmp_path):
     rows = [{"prompt": "1+2=" * (1 + i % 5), "completion": "3" * (1 + i % 7)} for i in range(300)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = f"data={{dataset_name: {tmp_path}/sums.jsonl, max_length: 64, packing: true, streaming: true}}"  # fmt: skip
-    one = train(recipe, "one", data)
+    settings = [data, "term_gradient_steps=2"]
+    one = train(recipe, "one", *settings)
     half = "trainer.per_device_train_batch_size=4"
-    assert_same(train(recipe, "ddp", data, half, num_processes=2), one)
+    two = train(recipe, "ddp", *settings, half, num_processes=2)
+    assert_same(two, one)
+    for name in ("grad_norm/forward_kl", "grad_norm/cross_entropy"):
+        norms = [[line[name] for line in log if name in line] for log in (two[0], one[0])]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        assert len(norms[0]) == 3

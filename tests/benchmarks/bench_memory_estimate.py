@@ -43,6 +43,10 @@ CASES = {
         "trainer.gradient_checkpointing=true",
         f"{BATCH}=256",
     ],
+    "float32, gradient_checkpointing, batch 256": [
+        "trainer.gradient_checkpointing=true",
+        f"{BATCH}=256",
+    ],
     "hidden size 512": [
         "student.config.hidden_size=512",
         "student.config.intermediate_size=2048",

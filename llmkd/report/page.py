@@ -17,13 +17,14 @@ from llmkd.report.curves import curves, group_size
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
 from llmkd.report.roles import find_roles, teachers_of
-from llmkd.report.run_files import RESOLVED_RECIPE, RunFiles
+from llmkd.report.run_files import RunFiles
 from llmkd.report.samples import cards
 from llmkd.report.sections import answer_figures, data_sections, verdict_chart
 from llmkd.report.stage_files import Details
 from llmkd.report.symptoms import result_notices, stage_notices
 from llmkd.report.verdict import Group, groups_of_records
 from llmkd.run_folder import now
+from llmkd.run_plan import RESOLVED_RECIPE
 
 ASSETS = Path(__file__).parent / "assets"
 MARK = "<!-- made by llmkd report -->"

@@ -5,7 +5,7 @@ Only the recipe has to be there, for without it nothing says what the other file
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -20,8 +20,7 @@ from llmkd.recipe.yaml_places import read_file
 from llmkd.report.axes import LARGEST
 from llmkd.report.stage_files import DataCounts, Details
 from llmkd.run_folder import StageState, read_stage
-
-RESOLVED_RECIPE = "recipe.resolved.yaml"
+from llmkd.run_plan import RESOLVED_RECIPE, RESULTS
 
 Read = TypeVar("Read")
 Line = dict[str, float]
@@ -82,7 +81,7 @@ def read_run(folder: Path) -> RunFiles:
     }
     environment = _tolerant(folder / "environment.json", _read_object, {}, problems)
     text = path.read_text(encoding="utf-8")
-    records = _read_records(folder, recipe, problems)
+    records = _read_records(folder, stages, problems)
     return RunFiles(folder, recipe, text, environment, stages, records, problems)
 
 
@@ -128,12 +127,17 @@ def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) 
     )
 
 
-def _read_records(folder: Path, recipe: Recipe, problems: list[str]) -> list[Record]:
-    """The run's results; where they are not gathered yet, those of its finished stages."""
-    names = [name for name, stage in recipe.stages.items() if stage.kind == "evaluate"]
-    paths = [folder / "stages" / name / "results.json" for name in names]
-    if (folder / "results.json").exists():
-        paths = [folder / "results.json"]
+def _read_records(
+    folder: Path, stages: Mapping[str, StageRun], problems: list[str]
+) -> list[Record]:
+    """The results of the finished stages; the gathered ones where only they were kept."""
+    paths = [
+        folder / "stages" / name / RESULTS
+        for name, run in stages.items()
+        if run.stage.kind == "evaluate" and run.status == "finished"
+    ]
+    if not (folder / "stages").is_dir():
+        paths = [folder / RESULTS]
     found = (_tolerant(path, read_results, [], problems) for path in paths)
     return [record for records in found for record in records]
 

@@ -86,7 +86,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(make_run, stages):
     records = json.loads((folder / "results.json").read_text())
     for key in ("model", "task", "metric"):
         records.append({**records[0], key: HOSTILE})
-    (folder / "results.json").write_text(json.dumps(records))
+    (folder / "stages/evaluation/results.json").write_text(json.dumps(records))
     lines = (folder / "stages/student/metrics.jsonl").read_text()
     (folder / "stages/student/metrics.jsonl").write_text(
         lines.replace("grad_norm", f"loss/{HOSTILE[:9]}")

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_a_broken_recipe_is_refused_by_name(make_run, text):
     [
         ("environment.json", "{"),
         ("environment.json", "[]"),
-        ("results.json", "[1]"),
+        ("stages/evaluation/results.json", "[1]"),
         ("stages/twin/stage.json", "{}"),
         ("stages/student/data.json", '{"num_rows": "many"}'),
         ("stages/evaluation/details.json", '{"samples": [{"task": 1}]}'),
@@ -78,9 +79,21 @@ def test_another_broken_file_is_left_out_and_told(make_run, name, text):
     assert name in problem
 
 
-def test_results_that_are_not_gathered_yet_are_those_of_the_stages(make_run):
+def test_results_are_those_of_the_finished_stages_whatever_was_gathered_before(make_run):
     folder = make_run()
-    (folder / "results.json").rename(folder / "stages/evaluation/results.json")
+    (folder / "results.json").unlink()
+    assert len(read_run(folder).records) == 3
+    run = make_run("again")
+    path = run / "stages/evaluation/stage.json"
+    path.write_text(path.read_text().replace('"is_finished": true', '"is_finished": false'))
+    assert read_run(run).records == []
+    path.unlink()
+    assert read_run(run).records == []
+
+
+def test_where_only_the_gathered_results_were_kept_they_are_read(make_run):
+    folder = make_run()
+    shutil.rmtree(folder / "stages")
     assert len(read_run(folder).records) == 3
 
 

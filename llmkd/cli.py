@@ -178,7 +178,7 @@ def compare(
         list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
     ],
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+        str | None, typer.Option("--baseline", help="Default: the only twin of the recipe.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -186,12 +186,16 @@ def compare(
 ) -> None:
     """Put runs with different seeds into one table: means, intervals, paired differences."""
     with _command(quiet, debug):
-        from llmkd.evaluation.compare import compare_runs, markdown
+        from llmkd.evaluation.compare import compare_records, markdown
+        from llmkd.evaluation.results import read_results
+        from llmkd.report.run_files import default_baseline
 
         if len(runs) == 1:
             _print_records(_results_of(runs[0], baseline), json, {})
             return
-        rows = compare_runs(runs, baseline)
+        records = {run: read_results(run / "results.json") for run in runs}
+        models = [record.model for of_run in records.values() for record in of_run]
+        rows = compare_records(records, baseline or default_baseline(runs, models))
         _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
 
 
@@ -284,7 +288,9 @@ def _print_products(job: Any) -> None:
 
 
 def _dumped(value: Any) -> str:
-    return json_format.dumps(value, indent=2)
+    from llmkd.evaluation.results import without_nan
+
+    return json_format.dumps(without_nan(value), indent=2)
 
 
 def _print(text: str) -> None:

@@ -73,6 +73,8 @@ def page(
         differing=differing,
         notices=told(runs, groups),
         problems=[problem for run in runs for problem in run.problems],
+        has_evidence=bool(groups)
+        or any(s.has_evidence for run in runs for s in run.stages.values()),
         group_size=group_size(runs),
         **_content(runs, groups),
     )
@@ -149,8 +151,9 @@ def teachers(run: RunFiles) -> dict[str, list[str]]:
 
 def repeat_command(run: RunFiles) -> str:
     """What to type to do the run again, beside the old one."""
-    again = f"{run.folder.name or run.recipe.name}-again"
-    recipe = str(run.folder / RESOLVED_RECIPE)
+    folder = run.folder.resolve()
+    again = f"{folder.name or run.recipe.name}-again"
+    recipe = str(folder / RESOLVED_RECIPE)
     return shlex.join(["llmkd", "train", recipe, f"output_dir=runs/{again}"])
 
 

@@ -1,11 +1,13 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
 from llmkd.errors import InputError
 from llmkd.report.run_files import read_metrics, read_run
+from llmkd.report.write import write_report
 
 
 def test_a_finished_run_is_read_whole(make_run):
@@ -37,6 +39,10 @@ def test_a_stage_file_from_before_times_were_kept_is_read(make_run):
     state = run.stages["twin"].state
     assert state is not None
     assert state.seconds is None
+
+
+STATE = '{"fingerprint": "f", "inputs": {}, "is_finished": true, "seconds": 61, "ended": "now"}'
+DETAILS = '{"lengths": [{"task": "t", "model": "m", "counts": [[9, 1]]}]}'
 
 
 @pytest.mark.parametrize("make", ["nothing", "file", "empty"])
@@ -77,6 +83,52 @@ def test_another_broken_file_is_left_out_and_told(make_run, name, text):
     (folder / name).write_text(text)
     (problem,) = read_run(folder).problems
     assert name in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("stages/twin/stage.json", STATE.replace("61", '"61"')),
+        ("stages/twin/stage.json", STATE.replace("61", "1e400")),
+        ("stages/twin/stage.json", STATE.replace('"now"', "5")),
+        ("stages/twin/stage.json", STATE.replace("true", '"yes"')),
+        ("environment.json", "[" * 200_000),
+        ("stages/twin/stage.json", "[" * 200_000),
+        ("stages/student/metrics.jsonl", "[" * 200_000),
+        ("stages/student/metrics.jsonl", '{"step": 1%s}' % ("0" * 400)),
+        ("stages/student/metrics.jsonl", '{"step": 1e308}'),
+        ("stages/student/data.json", '{"lengths": [[1%s, 1]]}' % ("0" * 400)),
+        ("stages/student/data.json", '{"num_rows": 1%s}' % ("0" * 400)),
+        ("stages/evaluation/details.json", DETAILS.replace("9", "1" + "0" * 400)),
+        ("stages/texts/generation.json", '{"num_prompts": 1%s, "num_kept": 1}' % ("0" * 400)),
+        ("stages/evaluation/results.json", '[{"value": "1.0"}]'),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_on_the_page_and_left_out(make_run, name, text):
+    folder = make_run()
+    (folder / name).write_text(text)
+    page = write_report([folder]).read_text(encoding="utf-8")
+    assert f"<b>files</b> {folder / name}" in page
+
+
+def test_what_may_not_be_entered_is_named_and_left_out(make_run, monkeypatch):
+    folder = make_run()
+    exists = Path.exists
+
+    def guarded(path):
+        if path.parent.name == "twin":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    assert len(read_run(folder).problems) == 5
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(InputError, match=r"Permission denied.*write a folder that you may enter"):
+        read_run(folder)
 
 
 def test_results_are_those_of_the_finished_stages_whatever_was_gathered_before(make_run):

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from llmkd import __version__
-from llmkd.errors import InputError
-from llmkd.failure import DEBUG, reported
+from llmkd.errors import InputError, LlmkdError
+from llmkd.failure import DEBUG, printing, reported
 from llmkd.progress import QUIET
 
 app = typer.Typer(
@@ -158,18 +158,20 @@ def evaluate(
         from llmkd.evaluation.suites import find_suite, with_data
 
         chosen = with_data(find_suite(suite), data or [])
+        if output:
+            _check_output(output)
 
         from llmkd.evaluation.evaluate import evaluate as run
-        from llmkd.evaluation.results import write_results
         from llmkd.progress import progress
 
         with progress("eval") as moved:
             records = run(
                 [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
             ).records
-        if output:
-            write_results(output, records)
+        # Printed first: what cannot be written is not lost.
         _print_records(records, json, {})
+        if output:
+            _write_output(output, records)
 
 
 @app.command()
@@ -253,7 +255,8 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
 
         from llmkd.evaluation.results import results_table
 
-        Console().print(results_table(records))
+        with printing():
+            Console().print(results_table(records))
 
 
 def _print_report(report: Any, quiet: bool) -> None:
@@ -280,6 +283,26 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
     return read_results(run / "results.json")
 
 
+def _check_output(path: Path) -> None:
+    from llmkd.evaluation.results import check_replaceable
+
+    try:
+        check_replaceable(path)
+    except (InputError, OSError) as error:
+        raise InputError(f"--output: {error}") from error
+
+
+def _write_output(path: Path, records: list[Any]) -> None:
+    from llmkd.evaluation.results import write_results
+
+    try:
+        write_results(path, records)
+    except OSError as error:
+        raise LlmkdError(
+            f"--output: {path} cannot be written ({error.strerror}); the results are on stdout"
+        ) from error
+
+
 def _print_products(job: Any) -> None:
     names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
     lines = [f"{name}: {job.product(name)}" for name in names]
@@ -294,4 +317,5 @@ def _dumped(value: Any) -> str:
 
 
 def _print(text: str) -> None:
-    typer.echo(text)
+    with printing():
+        typer.echo(text)

@@ -50,7 +50,14 @@ class StageState:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Puts a file in place whole, or leaves the old one."""
+    """Puts a file in place whole, or leaves the old one; a link leads to the file.
+
+    Raises:
+        InputError: What is there is no file: a folder, a device, a pipe.
+    """
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path}: is there already and is no file; write another path, or move it")
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

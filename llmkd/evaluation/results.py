@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,28 @@ def read_results(path: Path) -> list[Record]:
             f"{path}: no results ({error}); write the path of a results.json, or make one with "
             "`llmkd eval`"
         ) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Results may replace results, and no other file.
+
+    Raises:
+        InputError: Something else is there, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; write a file, such as {path / 'results.json'}")
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path}: is there already and is no file; write another path")
+    if path.exists():
+        try:
+            read_results(path)
+        except InputError as error:
+            raise InputError(
+                f"{path}: is there already and is no results.json of llmkd; write another file"
+            ) from error
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: nothing can be written in {folder}; write another path")
 
 
 def _record(content: Any) -> Record:

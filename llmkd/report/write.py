@@ -122,6 +122,8 @@ def _check_output(path: Path) -> None:
         raise InputError(f"--output: {path} is a folder; write a file, such as {path / REPORT}")
     if not path.exists():
         return
+    if not path.is_file():
+        raise InputError(f"--output: {path} is a device or a pipe; write a file")
     with path.open("rb") as file:
         begin = file.read(200)
     if begin and MARK.encode() not in begin:

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from llmkd.errors import InputError
 from llmkd.evaluation.results import (
     Record,
+    check_replaceable,
     read_results,
     results_table,
     shown,
@@ -100,3 +102,17 @@ def test_plain_data_has_null_in_place_of_what_is_not_finite():
     assert without_nan({"a": [1.0, float("nan")], "b": (float("inf"),), "c": "nan"}) == {
         "a": [1.0, None], "b": [None], "c": "nan",
     }  # fmt: skip
+
+
+def test_results_may_replace_results_and_nothing_else(tmp_path):
+    path = tmp_path / "results.json"
+    check_replaceable(path)
+    check_replaceable(tmp_path / "new" / "folder" / "results.json")
+    write_results(path, [RECORD])
+    check_replaceable(path)
+    path.write_text("precious")
+    with pytest.raises(InputError, match=r"is no results\.json of llmkd; write another file"):
+        check_replaceable(path)
+    for other in (tmp_path, Path("/dev/null"), path / "results.json"):
+        with pytest.raises(InputError, match="write a"):
+            check_replaceable(other)

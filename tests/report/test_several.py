@@ -1,6 +1,7 @@
 """Runs of one recipe with different seeds on one page."""
 
 import html
+import os
 import re
 
 import pytest
@@ -143,3 +144,15 @@ def test_the_report_and_compare_choose_the_same_twin(three, tmp_path, stages, ma
     stages["other_twin"] = stages["twin"]
     assert default_baseline([make_run("two", stages=stages)], [*models, "other_twin"]) is None
     assert default_baseline([*three, tmp_path], models) is None
+
+
+def test_a_report_does_not_replace_a_pipe_or_a_link(make_run, tmp_path):
+    folder = make_run()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a device or a pipe; write a file"):
+        write_report([folder], tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("all.html")
+    write_report([folder], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "all.html").exists()

@@ -87,3 +87,17 @@ def test_results_that_cannot_be_written_are_printed_all_the_same(tmp_path, measu
     assert done.exit_code == 1
     assert "50.0 %" in done.output
     assert "cannot be written (No space left on device)" in done.output
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("value", "1.0"), ("num_examples", "x"), ("model", [1])]
+)
+def test_damaged_results_are_refused_by_name(tmp_path, key, value):
+    # In a process of its own: under the tests' type checks, a record refuses by itself.
+    run = Path(make_results(tmp_path / "run"))
+    (record,) = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps([{**record, key: value}]))
+    done = shell(f"llmkd compare {run}", tmp_path)
+    assert done.returncode == 2
+    assert "results.json: no results" in done.stderr
+    assert "Traceback" not in done.stderr

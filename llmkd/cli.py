@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from llmkd import __version__
-from llmkd.errors import InputError
-from llmkd.failure import DEBUG, reported
+from llmkd.errors import InputError, LlmkdError
+from llmkd.failure import DEBUG, printing, reported
 from llmkd.progress import QUIET
 
 app = typer.Typer(
@@ -158,18 +158,20 @@ def evaluate(
         from llmkd.evaluation.suites import find_suite, with_data
 
         chosen = with_data(find_suite(suite), data or [])
+        if output:
+            _check_output(output)
 
         from llmkd.evaluation.evaluate import evaluate as run
-        from llmkd.evaluation.results import write_results
         from llmkd.progress import progress
 
         with progress("eval") as moved:
             records = run(
                 [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
             ).records
-        if output:
-            write_results(output, records)
+        # Printed first: what cannot be written is not lost.
         _print_records(records, json, {})
+        if output:
+            _write_output(output, records)
 
 
 @app.command()
@@ -178,7 +180,7 @@ def compare(
         list[Path], typer.Argument(help="A run's folder, or several of one recipe, a seed each.")
     ],
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The model that others are compared with.")
+        str | None, typer.Option("--baseline", help="Default: the only twin of the recipe.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -186,12 +188,16 @@ def compare(
 ) -> None:
     """Put runs with different seeds into one table: means, intervals, paired differences."""
     with _command(quiet, debug):
-        from llmkd.evaluation.compare import compare_runs, markdown
+        from llmkd.evaluation.compare import compare_records, markdown
+        from llmkd.evaluation.results import read_results
+        from llmkd.report.run_files import default_baseline
 
         if len(runs) == 1:
             _print_records(_results_of(runs[0], baseline), json, {})
             return
-        rows = compare_runs(runs, baseline)
+        records = {run: read_results(run / "results.json") for run in runs}
+        models = [record.model for of_run in records.values() for record in of_run]
+        rows = compare_records(records, baseline or default_baseline(runs, models))
         _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
 
 
@@ -249,7 +255,8 @@ def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> 
 
         from llmkd.evaluation.results import results_table
 
-        Console().print(results_table(records))
+        with printing():
+            Console().print(results_table(records))
 
 
 def _print_report(report: Any, quiet: bool) -> None:
@@ -276,6 +283,26 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
     return read_results(run / "results.json")
 
 
+def _check_output(path: Path) -> None:
+    from llmkd.evaluation.results import check_replaceable
+
+    try:
+        check_replaceable(path)
+    except (InputError, OSError) as error:
+        raise InputError(f"--output: {error}") from error
+
+
+def _write_output(path: Path, records: list[Any]) -> None:
+    from llmkd.evaluation.results import write_results
+
+    try:
+        write_results(path, records)
+    except OSError as error:
+        raise LlmkdError(
+            f"--output: {path} cannot be written ({error.strerror}); the results are on stdout"
+        ) from error
+
+
 def _print_products(job: Any) -> None:
     names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
     lines = [f"{name}: {job.product(name)}" for name in names]
@@ -284,8 +311,11 @@ def _print_products(job: Any) -> None:
 
 
 def _dumped(value: Any) -> str:
-    return json_format.dumps(value, indent=2)
+    from llmkd.evaluation.results import without_nan
+
+    return json_format.dumps(without_nan(value), indent=2)
 
 
 def _print(text: str) -> None:
-    typer.echo(text)
+    with printing():
+        typer.echo(text)

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmkd.errors import InputError, LlmkdError
@@ -28,16 +28,54 @@ def reported(log: Path | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from what was saved", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    except BrokenPipeError as error:
+        if log is not None:
+            _show_unforeseen(error, log)
+        else:
+            # Who read has read enough, as `head` does: no message, and nothing left to flush.
+            _discard_output()
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever comes is reported.
         _show_unforeseen(error, log)
         sys.exit(1)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Tells of a stdout that takes nothing more; the block writes results to it.
+
+    Raises:
+        LlmkdError: It is a file on a full disk, say.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise LlmkdError(
+            f"stdout: cannot be written ({error.strerror}); send it to another file"
+        ) from error
+
+
+def _discard_output() -> None:
+    """What is left in the buffers goes nowhere, for the interpreter would try it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+            continue
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _show_unforeseen(error: Exception, log: Path | None) -> None:
     # Imported here: only a failure needs it, and `--help` is to be quick.
     from llmkd.faults import explanation
 
-    message = explanation(error, Path.cwd())
+    message = explanation(error, None if log is None else log.parent)
     if os.environ.get(DEBUG) or (log is None and message is None):
         traceback.print_exception(error)
     elif message is None and log is not None:

@@ -59,24 +59,28 @@ def explained(folder: Path, stage: Stage | None = None) -> Iterator[None]:
         raise LlmkdError(message) from error
 
 
-def explanation(error: Exception, folder: Path, stage: Stage | None = None) -> str | None:
+def explanation(error: Exception, folder: Path | None, stage: Stage | None = None) -> str | None:
     """What to say of an error if disk or memory ran out, else None.
 
     Args:
         error: Looked at together with what led to it.
-        folder: Where was written.
+        folder: Where the run was written; None for work that writes no run, where nothing was saved.
         stage: What was done; None for work that is no stage's.
     """
     return _disk_message(error, folder, stage) or _memory_message(error, stage)
 
 
-def _disk_message(error: Exception, folder: Path, stage: Stage | None) -> str | None:
+def _disk_message(error: Exception, folder: Path | None, stage: Stage | None) -> str | None:
     found = [(link, reason) for link in _chain(error) if (reason := _disk_reason(link))]
-    if not found and isinstance(error, OSError | RuntimeError) and _is_full(folder):
-        found = [] if _is_memory(error) else [(error, DISK[errno.ENOSPC])]
+    is_vague = not found and isinstance(error, OSError | RuntimeError) and not _is_memory(error)
+    if is_vague and folder is not None and _is_full(folder):
+        found = [(error, DISK[errno.ENOSPC])]
     if not found:
         return None
     link, reason = found[0]
+    if folder is None:
+        place = _place(link, Path.cwd())
+        return f"{place}: {reason} ({_first_line(link)}); make room there, and run it again"
     next_step = goes_on(stage, folder) if stage else "goes on from what was saved"
     return (
         f"{_place(link, folder)}: {reason} ({_first_line(link)}); what was saved before is kept; "

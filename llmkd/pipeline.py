@@ -13,6 +13,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llmkd.advice import how_it_ended
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
@@ -21,6 +23,7 @@ from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.schema import EvaluateStage, Recipe, TrainStage
+from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import is_launched, is_main, run_stage
@@ -60,7 +63,11 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
         return []
     with explained(job.folder), held(job.folder) as lock:
         unfinished = _unfinished(job, overwrite=overwrite)
-        _describe(job)
+        if unfinished:
+            _set_results_aside(job)
+            _describe(job)
+        elif not _has_same_stages(job):
+            _describe_recipe(job)
         for number, name in enumerate(recipe.stages, start=1):
             position = f"[{number}/{len(recipe.stages)}] {name}"
             if name not in unfinished:
@@ -75,10 +82,29 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
         return records
 
 
+def _has_same_stages(job: Run) -> bool:
+    """Whether the folder's recipe has this one's stages: one of them may be left out by now."""
+    try:
+        content = read_file(job.folder / RESOLVED_RECIPE).value
+        return list(content["stages"]) == list(job.recipe.stages)
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return False
+
+
+def _set_results_aside(job: Run) -> None:
+    """Takes gathered results out of the way: they are of what the folder held before."""
+    if (job.folder / RESULTS).exists():
+        _set_aside(job.folder / RESULTS)
+
+
 def _describe(job: Run) -> None:
-    write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(job.recipe))
+    _describe_recipe(job)
     content = json.dumps(environment(), indent=2) + "\n"
     write_atomically(job.folder / "environment.json", content)
+
+
+def _describe_recipe(job: Run) -> None:
+    write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(job.recipe))
 
 
 def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
@@ -103,12 +129,12 @@ def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
     return names
 
 
-def _set_aside(folder: Path) -> None:
-    """Takes a stage's folder out of the way, so that nothing of it is mistaken for the new."""
+def _set_aside(path: Path) -> None:
+    """Takes a file or folder out of the way, so that nothing of it is mistaken for the new."""
     number = 1
-    while (target := folder.with_name(f".{folder.name}.old-{number}")).exists():
+    while (target := path.with_name(f".{path.name}.old-{number}")).exists():
         number += 1
-    folder.rename(target)
+    path.rename(target)
 
 
 def _what_changed(old: Any, new: Any, key: str = "") -> str:
@@ -158,6 +184,7 @@ def _run_in_place(job: Run) -> None:
         return
     name = unfinished[0]
     if is_main():
+        _set_results_aside(job)
         _describe(job)
     if job.recipe.stages[name].kind != "train":
         raise InputError(
@@ -175,6 +202,8 @@ def _gather_results(job: Run) -> list[Record]:
     if records:
         write_results(job.folder / RESULTS, records)
         _add_to_model_cards(job, records)
+    else:
+        _set_results_aside(job)
     return records
 
 

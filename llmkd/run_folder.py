@@ -25,6 +25,9 @@ STAGE_FILE = "stage.json"
 HASHED_BYTES = 64 * 2**20
 """Files up to this size are known by their content, larger ones by size and modification time."""
 
+LONGEST_S = 1e12
+"""More seconds than any stage takes."""
+
 
 @dataclass(frozen=True)
 class StageState:
@@ -47,7 +50,14 @@ class StageState:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Puts a file in place whole, or leaves the old one."""
+    """Puts a file in place whole, or leaves the old one; a link leads to the file.
+
+    Raises:
+        InputError: What is there is no file: a folder, a device, a pipe.
+    """
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path}: is there already and is no file; write another path, or move it")
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -67,11 +77,28 @@ def read_stage(folder: Path) -> StageState | None:
     if not path.exists():
         return None
     try:
-        return StageState(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        return _checked(StageState(**json.loads(path.read_text(encoding="utf-8"))))
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: not written by this version of llmkd ({error}); write another output_dir"
         ) from error
+
+
+def _checked(state: StageState) -> StageState:
+    """The state, if its fields have their types."""
+    kinds = {
+        "fingerprint": str,
+        "inputs": dict,
+        "is_finished": bool,
+        "seconds": int | float | None,
+        "ended": str | None,
+    }
+    for key, kind in kinds.items():
+        if not isinstance(getattr(state, key), kind):
+            raise TypeError(f"{key}: {type(getattr(state, key)).__name__}")
+    if state.seconds is not None and not 0 <= state.seconds < LONGEST_S:
+        raise ValueError("seconds: out of range")
+    return state
 
 
 def write_stage(folder: Path, state: StageState) -> None:

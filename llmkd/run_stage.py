@@ -5,13 +5,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from llmkd.errors import InputError
 from llmkd.evaluation.results import write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.faults import explained
 from llmkd.recipe.base import STAGE_REFERENCE
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
-from llmkd.run_folder import StageState, fingerprint, now, read_stage, write_stage
+from llmkd.run_folder import STAGE_FILE, StageState, fingerprint, now, read_stage, write_stage
 from llmkd.run_plan import DETAILS, RESULTS, Run
+from llmkd.training.checkpoints import newest_checkpoint
 
 ERROR_LOG = "error.log"
 
@@ -37,11 +39,25 @@ def run_stage(job: Run, name: str) -> None:
         note(is_finished=False)
         try:
             _do(job, stage, folder, name)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):  # What went wrong is what is to be told.
                 note(is_finished=False)
+                if isinstance(error, InputError) and is_main() and not _has_begun(job, name):
+                    # Nothing depends on the inputs yet, so they may be mended as the message says.
+                    (folder / STAGE_FILE).unlink()
             raise
         note(is_finished=True)
+
+
+def _has_begun(job: Run, name: str) -> bool:
+    """Whether anything is there that the next attempt would go on from."""
+    folder = job.stage_folder(name)
+    progress = folder / "progress.jsonl"
+    return (
+        job.has_product(name)
+        or newest_checkpoint(folder / "checkpoints") is not None
+        or (progress.is_file() and progress.stat().st_size > 0)
+    )
 
 
 def is_launched() -> bool:

@@ -135,3 +135,12 @@ def test_an_error_that_does_not_say_why_is_a_full_disk_where_the_disk_is_full(
     assert message.startswith(f"{tmp_path}: the disk is full (could not write)")
     memory = explanation(torch.OutOfMemoryError("CUDA out of memory"), tmp_path) or ""
     assert memory.startswith("out of memory")
+
+
+def test_where_no_run_is_written_nothing_is_said_to_be_saved(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache/file")
+    message = explanation(error, None)
+    assert message is not None
+    assert message.startswith("/elsewhere/cache: the disk is full (")
+    assert message.endswith("; make room there, and run it again")
+    assert "saved" not in message

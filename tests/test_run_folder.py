@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from llmkd.errors import InputError
@@ -52,3 +54,24 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
         write_atomically(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_written_through_and_stays_a_link(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("new")
+    write_atomically(tmp_path / "link", "text")
+    write_atomically(tmp_path / "dangling", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "dangling").is_symlink()
+    assert (tmp_path / "file").read_text() == (tmp_path / "new").read_text() == "text"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "folder", "loop"):
+        with pytest.raises(InputError, match="is no file; write another path"):
+            write_atomically(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()

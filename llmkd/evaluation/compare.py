@@ -1,6 +1,6 @@
 """Runs of one recipe with different seeds, side by side: what holds over seeds, and what does not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,8 @@ class Row:
     """Lower end of the 95 % t-interval of the mean over runs."""
     ci_high: float
     difference: float | None = None
-    """Mean paired difference to the baseline; None for the baseline itself, or without one."""
+    """Mean paired difference to the baseline; None for the baseline itself, without one, or where
+    it was not measured."""
     difference_low: float | None = None
     difference_high: float | None = None
     is_claim: bool | None = None
@@ -43,7 +44,15 @@ def compare_runs(folders: Sequence[Path], baseline: str | None = None) -> list[R
     Raises:
         InputError: Fewer than two runs, a seed twice, or runs that measured different things.
     """
-    runs = {folder: read_results(folder / "results.json") for folder in folders}
+    return compare_records(
+        {folder: read_results(folder / "results.json") for folder in folders}, baseline
+    )
+
+
+def compare_records(
+    runs: Mapping[Path, Sequence[Record]], baseline: str | None = None
+) -> list[Row]:
+    """As `compare_runs`, of results that are read already."""
     seeds = [_seed_of(folder, records) for folder, records in runs.items()]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise InputError(
@@ -53,14 +62,14 @@ def compare_runs(folders: Sequence[Path], baseline: str | None = None) -> list[R
     tables = [{_key(record): record.value for record in records} for records in runs.values()]
     if any(table.keys() != tables[0].keys() for table in tables):
         raise InputError("RUNS: they measured different models or tasks; name runs of one recipe")
-    models = {model for *_, model in tables[0]}
+    models = dict.fromkeys(model for *_, model in tables[0])
     if baseline is not None and baseline not in models:
         raise InputError(f"--baseline: no model {baseline}; write one of {', '.join(models)}")
     return [_row(key, tables, seeds, baseline) for key in tables[0]]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, shares in percent."""
+    """The rows as a Markdown table, shares in percent and their differences in percentage points."""
     has_difference = any(row.difference is not None for row in rows)
     header = ["task", "metric", "model", "each run", "mean [95 % over seeds]"]
     lines = [header + ["difference to baseline"] * has_difference]
@@ -83,7 +92,7 @@ def _row(
     mean = t_interval(values)
     ends = (mean.value, mean.low, mean.high)
     row = Row(task, metric, model, values, seeds, *ends, suite=suite)
-    if baseline is None or baseline == model:
+    if baseline is None or baseline == model or (suite, task, metric, baseline) not in tables[0]:
         return row
     others = [table[suite, task, metric, baseline] for table in tables]
     found = paired_difference(values, others)
@@ -112,9 +121,9 @@ def _each(row: Row) -> str:
     return ", ".join(f"{factor * value:.4g}" for value in row.values)
 
 
-def _shown(interval: Interval, metric: str, sign: str = "") -> str:
+def _shown(interval: Interval, metric: str, sign: str = "", share_unit: str = " %") -> str:
     is_share = metric in PERCENT_METRICS
-    factor, unit, form = (100, " %", f"{sign}.1f") if is_share else (1, "", f"{sign}.4g")
+    factor, unit, form = (100, share_unit, f"{sign}.1f") if is_share else (1, "", f"{sign}.4g")
     numbers = (f"{factor * x:{form}}" for x in (interval.value, interval.low, interval.high))
     return "{}{unit} [{}, {}]".format(*numbers, unit=unit)
 
@@ -124,4 +133,5 @@ def _difference(row: Row) -> str:
         return "-"
     interval = Interval(row.difference, row.difference_low, row.difference_high)
     verdict = "" if row.is_claim else " (not a claim)"
-    return _shown(interval, row.metric, "+") + verdict
+    # Points, for 60 % is 50 % more than 40 %.
+    return _shown(interval, row.metric, "+", " points") + verdict

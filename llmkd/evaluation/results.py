@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,14 +41,17 @@ class Record:
 
 def write_results(path: Path, records: Sequence[Record]) -> None:
     """Writes results.json, whole or not at all; a number that is not finite is null."""
-    content = [
-        {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(record).items()
-        }
-        for record in records
-    ]
+    content = without_nan([asdict(record) for record in records])
     write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data as JSON can hold it: null in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_results(path: Path) -> list[Record]:
@@ -58,16 +62,53 @@ def read_results(path: Path) -> list[Record]:
     """
     try:
         return [_record(content) for content in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: no results ({error}); write the path of a results.json, or make one with "
             "`llmkd eval`"
         ) from error
 
 
-def _record(content: dict[str, Any]) -> Record:
-    numbers: dict[str, Any] = {key: math.nan for key, value in content.items() if value is None}
-    return Record(**{**content, **numbers})
+def check_replaceable(path: Path) -> None:
+    """Results may replace results, and no other file.
+
+    Raises:
+        InputError: Something else is there, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; write a file, such as {path / 'results.json'}")
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{path}: is there already and is no file; write another path")
+    if path.exists():
+        try:
+            read_results(path)
+        except InputError as error:
+            raise InputError(
+                f"{path}: is there already and is no results.json of llmkd; write another file"
+            ) from error
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: nothing can be written in {folder}; write another path")
+
+
+def _record(content: Any) -> Record:
+    if not isinstance(content, dict):
+        raise TypeError("a record is no object")
+    return Record(**{key: _as_field(key, value) for key, value in content.items()})
+
+
+def _as_field(key: str, value: Any) -> Any:
+    """The value in its field's type; null is a number that was not finite."""
+    if key in ("value", "ci_low", "ci_high"):
+        if value is None:
+            return math.nan
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        raise TypeError(f"{key}: no number")
+    kind = int if key in ("num_examples", "seed") else str
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{key}: no {'whole number' if kind is int else 'text'}")
+    return value
 
 
 def results_table(records: Sequence[Record]) -> Table:

@@ -17,11 +17,18 @@ def number(value: float | None, *, sign: str = "") -> str:
     return _exponent(f"{value:{sign}.4g}")
 
 
-def measured(value: float, metric: str, *, sign: str = "") -> str:
+def measured(value: float, metric: str) -> str:
     """A metric's value, a share in percent: `98.2 %`, `4.547`."""
     if metric not in PERCENT_METRICS:
-        return number(value, sign=sign)
-    return f"{100 * value:{sign}.1f} %" if math.isfinite(value) else "not finite"
+        return number(value)
+    return f"{100 * value:.1f} %" if math.isfinite(value) else "not finite"
+
+
+def difference(value: float, metric: str) -> str:
+    """A difference of two values, of shares in percentage points: `+45.0 points`, `-2.4`."""
+    if metric not in PERCENT_METRICS:
+        return number(value, sign="+")
+    return f"{100 * value:+.1f} points" if math.isfinite(value) else "not finite"
 
 
 def bounds(low: float, high: float, metric: str, *, sign: str = "") -> str:

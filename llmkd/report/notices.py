@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmkd.evaluation.results import LOWER_IS_BETTER
 from llmkd.report.formats import bounds, measured, number
+from llmkd.report.formats import difference as difference_of
 
 SMALLEST_FALL = 0.10
 """A term that fell by a smaller share of itself taught the student little."""
@@ -83,7 +85,9 @@ def unfelt_term(stage: str, term: str, norms: Mapping[str, Sequence[float]]) -> 
         term: The teacher term in question.
         norms: `grad_norm/<term>` of every term, per log line.
     """
-    means = {name: _mean(list(filter(math.isfinite, values))) for name, values in norms.items()}
+    finite = {name: list(filter(math.isfinite, values)) for name, values in norms.items()}
+    # A term that was never finite has no share; `not_finite` tells of it.
+    means = {name: _mean(values) for name, values in finite.items() if values}
     total = sum(means.values())
     if term not in means or len(means) < 2 or not total or means[term] >= SMALLEST_SHARE * total:
         return None
@@ -151,6 +155,8 @@ def overlapping(
     metric: str,
     of_student: tuple[float, float],
     of_twin: tuple[float, float],
+    *,
+    is_twin: bool = True,
 ) -> Notice | None:
     """The student's interval overlaps the twin's.
 
@@ -161,16 +167,53 @@ def overlapping(
         metric: How.
         of_student: Lower and upper end.
         of_twin: Lower and upper end.
+        is_twin: Whether the other had no teacher; a baseline may be any model.
     """
+    other = "a student without a teacher" if is_twin else twin
     if not (of_student[0] <= of_twin[1] and of_twin[0] <= of_student[1]):
         return None
     return Notice(
         f"overlapping {twin} {task} {metric}",
         student,
         f"on {task}, {metric} {bounds(*of_student, metric)} overlaps {twin}'s "
-        f"{bounds(*of_twin, metric)}: no difference to a student without a teacher is shown",
+        f"{bounds(*of_twin, metric)}: no difference to {other} is shown",
         "measure more examples, run more seeds and compare them, or give the teacher more to do: "
         "unlabelled prompts, more steps",
+    )
+
+
+def worse_student(
+    student: str,
+    twin: str,
+    task: str,
+    metric: str,
+    of_student: float,
+    of_twin: float,
+    *,
+    is_clear: bool,
+) -> Notice | None:
+    """The student is worse than the twin, and not by chance: the teacher does harm.
+
+    Args:
+        student: The model's name.
+        twin: The other's.
+        task: What both were measured on.
+        metric: How.
+        of_student: What was measured, or its mean over runs.
+        of_twin: The same of the other.
+        is_clear: The intervals do not overlap; over runs, the difference is a claim.
+    """
+    gain = of_twin - of_student if metric in LOWER_IS_BETTER else of_student - of_twin
+    if not is_clear or not gain < 0:
+        return None
+    return Notice(
+        f"worse than {twin} {task} {metric}",
+        student,
+        f"on {task}, {metric} {measured(of_student, metric)} is worse than {twin}'s "
+        f"{measured(of_twin, metric)}",
+        "see that both had the same shape, data and steps and each a fair "
+        "trainer.learning_rate; lower the teacher term's weight, or take a teacher that is better "
+        "on this task",
     )
 
 
@@ -198,7 +241,7 @@ def no_claim(
     return Notice(
         f"no claim {twin} {task} {metric}",
         student,
-        f"on {task}, {metric} differs from {twin}'s by {measured(mean, metric, sign='+')} "
+        f"on {task}, {metric} differs from {twin}'s by {difference_of(mean, metric)} "
         f"{bounds(low, high, metric, sign='+')} over runs, which is no claim",
         "run more seeds (an interval from three is wide), or give the teacher more to do: "
         "unlabelled prompts, more steps",

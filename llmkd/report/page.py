@@ -17,13 +17,14 @@ from llmkd.report.curves import curves, group_size
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
 from llmkd.report.roles import find_roles, teachers_of
-from llmkd.report.run_files import RESOLVED_RECIPE, RunFiles
+from llmkd.report.run_files import RunFiles
 from llmkd.report.samples import cards
 from llmkd.report.sections import answer_figures, data_sections, verdict_chart
 from llmkd.report.stage_files import Details
 from llmkd.report.symptoms import result_notices, stage_notices
 from llmkd.report.verdict import Group, groups_of_records
 from llmkd.run_folder import now
+from llmkd.run_plan import RESOLVED_RECIPE
 
 ASSETS = Path(__file__).parent / "assets"
 MARK = "<!-- made by llmkd report -->"
@@ -72,6 +73,8 @@ def page(
         differing=differing,
         notices=told(runs, groups),
         problems=[problem for run in runs for problem in run.problems],
+        has_evidence=bool(groups)
+        or any(s.has_evidence for run in runs for s in run.stages.values()),
         group_size=group_size(runs),
         **_content(runs, groups),
     )
@@ -148,8 +151,9 @@ def teachers(run: RunFiles) -> dict[str, list[str]]:
 
 def repeat_command(run: RunFiles) -> str:
     """What to type to do the run again, beside the old one."""
-    again = f"{run.folder.name or run.recipe.name}-again"
-    recipe = str(run.folder / RESOLVED_RECIPE)
+    folder = run.folder.resolve()
+    again = f"{folder.name or run.recipe.name}-again"
+    recipe = str(folder / RESOLVED_RECIPE)
     return shlex.join(["llmkd", "train", recipe, f"output_dir=runs/{again}"])
 
 

@@ -1,9 +1,10 @@
 """Who is who in a recipe: the students, the teachers, and the twins that had no teacher."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
+from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.references import references
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, TrainStage
 
@@ -13,12 +14,14 @@ Role = Literal["student", "twin", "teacher", "other"]
 def find_roles(recipe: Recipe) -> dict[str, Role]:
     """The role of every model, by what results call it: the stage's name, or the path given.
 
-    A train stage with a teacher, or whose data a teacher wrote, is a student. A model that a
-    teacher field names is a teacher. Other train stages are twins, and other models that are
-    measured have no role.
+    A train stage with a teacher, or whose data a teacher wrote, is a student, and so is one that
+    trains a student on. A model that a teacher field names is a teacher. What a teacher or a student
+    was trained on from has no role, nor have other models that are measured. Other train stages are
+    twins.
     """
     taught = {name for name in recipe.stages if teachers_of(recipe, name)}
-    teachers = set(_all_teachers(recipe))
+    teachers = list(dict.fromkeys(_all_teachers(recipe)))
+    begun_from = {before for name in (*taught, *teachers) for before in _ancestors(recipe, name)}
     roles: dict[str, Role] = {}
     for name in [*_measured(recipe), *_trained(recipe), *teachers]:
         if name in taught:
@@ -26,12 +29,30 @@ def find_roles(recipe: Recipe) -> dict[str, Role]:
         elif name in teachers:
             roles[name] = "teacher"
         else:
-            roles[name] = "twin" if _is_trained(recipe, name) else "other"
+            is_twin = _is_trained(recipe, name) and name not in begun_from
+            roles[name] = "twin" if is_twin else "other"
     return roles
 
 
+def only_twin(recipe: Recipe, measured: Collection[str]) -> str | None:
+    """The twin that students are compared with over runs, where there is no choice."""
+    roles = find_roles(recipe)
+    twins = [model for model, role in roles.items() if role == "twin" and model in measured]
+    return twins[0] if len(twins) == 1 else None
+
+
 def teachers_of(recipe: Recipe, name: str) -> list[str]:
-    """The models that a train stage learns from: its teacher's, and who wrote its data."""
+    """The models that a train stage learns from, or that the student did that it trains on.
+
+    They are its teacher's, and who wrote its data.
+    """
+    stages = (name, *_ancestors(recipe, name))
+    return list(
+        dict.fromkeys(teacher for each in stages for teacher in _own_teachers(recipe, each))
+    )
+
+
+def _own_teachers(recipe: Recipe, name: str) -> list[str]:
     stage = recipe.stages.get(name)
     if not isinstance(stage, TrainStage):
         return []
@@ -40,7 +61,20 @@ def teachers_of(recipe: Recipe, name: str) -> list[str]:
         source = recipe.stages.get(referenced_stage(value) or "")
         if isinstance(source, GenerateStage):
             found += references(source.teacher)
-    return list(dict.fromkeys(_label(value) for value in found))
+    return [_label(value) for value in found]
+
+
+def _ancestors(recipe: Recipe, name: str) -> list[str]:
+    """The stages whose models a train stage trains on, from the nearest to the first."""
+    found: list[str] = []
+    stage = recipe.stages.get(name)
+    while isinstance(stage, TrainStage) and isinstance(stage.student, PretrainedStudent):
+        before = referenced_stage(stage.student.model_name_or_path)
+        if before is None or before in (name, *found):
+            break
+        found.append(before)
+        stage = recipe.stages.get(before)
+    return found
 
 
 def _all_teachers(recipe: Recipe) -> Iterator[str]:

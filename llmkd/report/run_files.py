@@ -5,7 +5,7 @@ Only the recipe has to be there, for without it nothing says what the other file
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -18,10 +18,10 @@ from llmkd.evaluation.results import Record, read_results
 from llmkd.recipe.schema import Recipe, Stage
 from llmkd.recipe.yaml_places import read_file
 from llmkd.report.axes import LARGEST
-from llmkd.report.stage_files import DataCounts, Details
+from llmkd.report.roles import only_twin
+from llmkd.report.stage_files import DataCounts, Details, Generation
 from llmkd.run_folder import StageState, read_stage
-
-RESOLVED_RECIPE = "recipe.resolved.yaml"
+from llmkd.run_plan import RESOLVED_RECIPE, RESULTS
 
 Read = TypeVar("Read")
 Line = dict[str, float]
@@ -38,7 +38,7 @@ class StageRun:
     metrics: list[Line] = field(default_factory=list)
     data: DataCounts = field(default_factory=DataCounts)
     details: Details = field(default_factory=Details)
-    generation: dict[str, Any] = field(default_factory=dict)
+    generation: Generation = field(default_factory=Generation)
 
     @property
     def status(self) -> str:
@@ -46,6 +46,11 @@ class StageRun:
         if self.state is None:
             return "not begun"
         return "finished" if self.state.is_finished else "unfinished"
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether anything was logged or counted that notices look at."""
+        return bool(self.metrics) or self.data != DataCounts() or self.generation != Generation()
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def read_run(folder: Path) -> RunFiles:
         InputError: The folder is no run of llmkd, or of another version.
     """
     path = folder / RESOLVED_RECIPE
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(
             f"{folder}: no run of llmkd, for it has no {RESOLVED_RECIPE}; write the output_dir of "
             "an `llmkd train`"
@@ -82,8 +87,29 @@ def read_run(folder: Path) -> RunFiles:
     }
     environment = _tolerant(folder / "environment.json", _read_object, {}, problems)
     text = path.read_text(encoding="utf-8")
-    records = _read_records(folder, recipe, problems)
+    records = _read_records(folder, stages, problems)
     return RunFiles(folder, recipe, text, environment, stages, records, problems)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); write a folder that you may enter"
+        ) from error
+
+
+def default_baseline(folders: Sequence[Path], measured: Collection[str]) -> str | None:
+    """The model that several runs are compared with unless one is named: the report's choice.
+
+    None where the runs' recipes do not tell, as where only their results were kept.
+    """
+    try:
+        twins = {only_twin(_read_recipe(folder / RESOLVED_RECIPE), measured) for folder in folders}
+    except (OSError, ValueError, RecursionError):
+        return None
+    return twins.pop() if len(twins) == 1 else None
 
 
 def read_metrics(path: Path) -> tuple[list[Line], int]:
@@ -103,7 +129,13 @@ def _read_recipe(path: Path) -> Recipe:
     try:
         # Not `llmkd.recipe.load`: it also looks for what the run needed, which may be gone by now.
         return Recipe.model_validate_json(json.dumps(read_file(path).value))
-    except (ValidationError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (
+        ValidationError,
+        TypeError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: not a recipe of this version of llmkd ({reason}); use the version that "
@@ -124,26 +156,30 @@ def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) 
         metrics,
         _tolerant(folder / "data.json", _reader(DataCounts), DataCounts(), problems),
         _tolerant(folder / "details.json", _reader(Details), Details(), problems),
-        _tolerant(folder / "generation.json", _read_object, {}, problems),
+        _tolerant(folder / "generation.json", _reader(Generation), Generation(), problems),
     )
 
 
-def _read_records(folder: Path, recipe: Recipe, problems: list[str]) -> list[Record]:
-    """The run's results; where they are not gathered yet, those of its finished stages."""
-    names = [name for name, stage in recipe.stages.items() if stage.kind == "evaluate"]
-    paths = [folder / "stages" / name / "results.json" for name in names]
-    if (folder / "results.json").exists():
-        paths = [folder / "results.json"]
+def _read_records(
+    folder: Path, stages: Mapping[str, StageRun], problems: list[str]
+) -> list[Record]:
+    """The results of the finished stages; the gathered ones where only they were kept."""
+    paths = [
+        folder / "stages" / name / RESULTS
+        for name, run in stages.items()
+        if run.stage.kind == "evaluate" and run.status == "finished"
+    ]
+    if not (folder / "stages").is_dir():
+        paths = [folder / RESULTS]
     found = (_tolerant(path, read_results, [], problems) for path in paths)
     return [record for records in found for record in records]
 
 
 def _tolerant(path: Path, read: Callable[[Path], Read], missing: Read, problems: list[str]) -> Read:
-    if not path.exists():
-        return missing
     try:
-        return read(path)
-    except (OSError, ValueError) as error:  # InputError and ValidationError are ValueErrors.
+        return read(path) if path.exists() else missing
+    # InputError and ValidationError are ValueErrors.
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         problems.append(reason if str(path) in reason else f"{path}: left out ({reason})")
         return missing
@@ -169,10 +205,10 @@ def _reader(model: type[Any]) -> Callable[[Path], Any]:
 def _read_line(text: str) -> Line | None:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     step = content.get("step") if isinstance(content, dict) else None
-    if not _is_number(step) or not math.isfinite(step):
+    if not _is_number(step) or not abs(step) < LARGEST:
         return None
     return {
         key: math.nan if value is None or not abs(value) < LARGEST else float(value)

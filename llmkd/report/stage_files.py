@@ -4,8 +4,12 @@ Every field may be missing, so that the report reads what older and newer versio
 """
 
 import math
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, le=2**62)]
+"""No more than floats and charts can take."""
 
 
 class Part(BaseModel):
@@ -18,7 +22,7 @@ class Answer(Part):
     """What one model answered."""
 
     text: str = ""
-    num_tokens: int | None = None
+    num_tokens: Count | None = None
     is_right: bool | None = None
     """None where a task has no right and wrong."""
 
@@ -38,7 +42,7 @@ class Lengths(Part):
 
     task: str
     model: str
-    counts: list[tuple[NonNegativeInt, NonNegativeInt]] = []
+    counts: list[tuple[Count, Count]] = []
     """Tokens, and how many answers have so many."""
 
 
@@ -47,7 +51,7 @@ class Bin(Part):
 
     confidence: float | None = None
     accuracy: float | None = None
-    count: NonNegativeInt = 0
+    count: Count = 0
 
 
 class Reliability(Part):
@@ -91,23 +95,30 @@ class Source(Part):
     """One data set of a mixture."""
 
     name: str
-    num_rows: int | None = None
-    num_available: int | None = None
+    num_rows: Count | None = None
+    num_available: Count | None = None
 
 
 class DataCounts(Part):
     """`data.json`: what became of a train stage's rows."""
 
-    num_rows: int | None = None
+    num_rows: Count | None = None
     """Kept rows."""
-    num_tokens: int | None = None
-    num_trained_tokens: int | None = None
-    longest: int | None = None
-    num_truncated: int | None = None
-    num_dropped: int | None = None
-    num_tokens_cut: int | None = None
-    num_sequences: int | None = None
+    num_tokens: Count | None = None
+    num_trained_tokens: Count | None = None
+    longest: Count | None = None
+    num_truncated: Count | None = None
+    num_dropped: Count | None = None
+    num_tokens_cut: Count | None = None
+    num_sequences: Count | None = None
     """After packing."""
-    lengths: list[tuple[NonNegativeInt, NonNegativeInt]] = []
+    lengths: list[tuple[Count, Count]] = []
     """Upper edge in tokens, and rows up to it: lengths before cutting."""
     sources: list[Source] = []
+
+
+class Generation(Part):
+    """`generation.json`: what became of a generate stage's prompts."""
+
+    num_prompts: Count | None = None
+    num_kept: Count | None = None

@@ -7,7 +7,7 @@ from llmkd.recipe.schema import TrainStage
 from llmkd.report import notices
 from llmkd.report.notices import Notice
 from llmkd.report.run_files import Line, RunFiles, StageRun
-from llmkd.report.verdict import Group
+from llmkd.report.verdict import Group, Row, is_clear
 
 
 def stage_notices(run: RunFiles) -> list[Notice]:
@@ -26,17 +26,20 @@ def result_notices(groups: Sequence[Group]) -> list[Notice]:
     found: list[Notice | None] = []
     for group in groups:
         for row in group.rows:
-            found.append(notices.not_measured(row.model, group.task, group.metric, row.value))
-            twin = group.twin
-            if row.role != "student" or twin is None:
-                continue
-            names = (row.model, twin.model, group.task, group.metric)
-            if row.difference is not None and row.is_claim is not None:
-                found.append(notices.no_claim(*names, row.difference, row.is_claim))
-                continue
-            of_student, of_twin = (row.low, row.high), (twin.low, twin.high)
-            found.append(notices.overlapping(*names, of_student, of_twin))
+            found.append(notices.not_measured(row.model, group.place, group.metric, row.value))
+            if row.role == "student" and group.twin is not None and row is not group.twin:
+                found += _beside_twin(row, group.twin, group)
     return [notice for notice in found if notice is not None]
+
+
+def _beside_twin(student: Row, twin: Row, group: Group) -> Iterator[Notice | None]:
+    names = (student.model, twin.model, group.place, group.metric)
+    yield notices.worse_student(*names, student.value, twin.value, is_clear=is_clear(student, twin))
+    if student.difference is not None and student.is_claim is not None:
+        yield notices.no_claim(*names, student.difference, student.is_claim)
+        return
+    ends = (student.low, student.high), (twin.low, twin.high)
+    yield notices.overlapping(*names, *ends, is_twin=twin.role == "twin")
 
 
 def column(lines: Sequence[Line], metric: str) -> list[float]:
@@ -58,8 +61,8 @@ def _of_counts(run: StageRun) -> Iterator[Notice | None]:
         yield notices.lost_rows(
             run.name, data.num_rows, data.num_truncated or 0, data.num_dropped or 0
         )
-    asked, kept = (run.generation.get(key) for key in ("num_prompts", "num_kept"))
-    if isinstance(asked, int) and isinstance(kept, int):
+    asked, kept = run.generation.num_prompts, run.generation.num_kept
+    if asked is not None and kept is not None:
         yield notices.lost_completions(run.name, asked, kept)
 
 

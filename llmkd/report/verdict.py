@@ -49,6 +49,7 @@ class Group:
         rows: In the order of the evaluate stage.
         teachers: Which models a student learnt from.
         baseline: The twin to compare with; default the best one.
+        suite: What the task belongs to.
     """
 
     task: str
@@ -56,6 +57,12 @@ class Group:
     rows: Sequence[Row]
     teachers: Mapping[str, Sequence[str]]
     baseline: str | None = None
+    suite: str = ""
+
+    @property
+    def place(self) -> str:
+        """What was measured on; suites may have tasks of one name."""
+        return f"{self.task} of {self.suite}" if self.suite else self.task
 
     @property
     def is_lower_better(self) -> bool:
@@ -102,7 +109,8 @@ def groups_of_records(
         ends = (record.value, record.ci_low, record.ci_high)
         rows.append(Row(record.model, role, *ends, num_examples=record.num_examples))
     return [
-        Group(task, metric, rows, teachers, baseline) for (_, task, metric), rows in grouped.items()
+        Group(task, metric, rows, teachers, baseline, suite)
+        for (suite, task, metric), rows in grouped.items()
     ]
 
 
@@ -129,7 +137,8 @@ def groups_of_runs(
             )
         )
     return [
-        Group(task, metric, rows, teachers, baseline) for (_, task, metric), rows in grouped.items()
+        Group(task, metric, rows, teachers, baseline, suite)
+        for (suite, task, metric), rows in grouped.items()
     ]
 
 
@@ -139,6 +148,8 @@ def sentence(student: Row, twin: Row | None, teacher: Row | None, metric: str) -
     The share is (student - twin) / (teacher - twin). It is left out where it would mislead: where
     the teacher is no better than the twin, or the difference to the twin may be chance.
     """
+    if teacher is twin:
+        teacher = None  # Asked for as the baseline.
     parts = [f"{student.model} {_with_interval(student, metric)}"]
     parts += [f"{row.model} {measured(row.value, metric)}" for row in (twin, teacher) if row]
     return Sentence("; ".join(parts), _conclusion(student, twin, teacher, metric))
@@ -175,6 +186,11 @@ def _conclusion(student: Row, twin: Row | None, teacher: Row | None, metric: str
         return f"the student is {'level with' if is_level else 'past'} its teacher"
     share = gap_closed(student.value, twin.value, teacher.value)
     return f"the student closes {100 * share:.0f} % of the gap from {twin.model} to {teacher.model}"
+
+
+def is_clear(student: Row, twin: Row) -> bool:
+    """Whether the difference is more than chance, as far as the intervals or the seeds tell."""
+    return math.isfinite(student.value - twin.value) and _doubt(student, twin) is None
 
 
 def _doubt(student: Row, twin: Row) -> str | None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.errors import InputError
-from llmkd.evaluation.compare import compare_runs
+from llmkd.evaluation.compare import compare_records
 from llmkd.report.page import MARK, groups_of_one, page, teachers
-from llmkd.report.roles import find_roles
+from llmkd.report.roles import find_roles, only_twin
 from llmkd.report.run_files import RunFiles, read_run
 from llmkd.report.verdict import Group, groups_of_runs
 from llmkd.run_folder import write_atomically
@@ -64,12 +64,10 @@ def _page_of_several(runs: Sequence[RunFiles], baseline: str | None) -> str:
 
 
 def _compared(runs: Sequence[RunFiles], baseline: str | None) -> list[Group]:
-    roles = find_roles(runs[0].recipe)
-    measured = {record.model for record in runs[0].records}
-    twins = [model for model, role in roles.items() if role == "twin" and model in measured]
-    chosen = baseline or (twins[0] if len(twins) == 1 else None)
-    compared = compare_runs([run.folder for run in runs], chosen)
-    return groups_of_runs(compared, roles, teachers(runs[0]), chosen)
+    recipe = runs[0].recipe
+    chosen = baseline or only_twin(recipe, [record.model for record in runs[0].records])
+    compared = compare_records({run.folder: run.records for run in runs}, chosen)
+    return groups_of_runs(compared, find_roles(recipe), teachers(runs[0]), chosen)
 
 
 def differences(runs: Sequence[RunFiles]) -> list[str]:
@@ -124,6 +122,8 @@ def _check_output(path: Path) -> None:
         raise InputError(f"--output: {path} is a folder; write a file, such as {path / REPORT}")
     if not path.exists():
         return
+    if not path.is_file():
+        raise InputError(f"--output: {path} is a device or a pipe; write a file")
     with path.open("rb") as file:
         begin = file.read(200)
     if begin and MARK.encode() not in begin:

@@ -1,12 +1,21 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from llmkd.errors import InputError
-from llmkd.evaluation.results import Record, read_results, results_table, shown, write_results
+from llmkd.evaluation.results import (
+    Record,
+    check_replaceable,
+    read_results,
+    results_table,
+    shown,
+    without_nan,
+    write_results,
+)
 
 RECORD = Record("student", "procedural", "addition", "exact_match", 0.912, 0.886, 0.936, 500, 0)
 
@@ -72,3 +81,38 @@ def test_the_table_groups_models_by_task_in_the_order_given():
     assert "teacher [big]" in lines[1]
     assert "91.2 % [88.6, 93.6]" in lines[1]
     assert "500" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("value", "1.0"), ("value", True), ("value", 10**400), ("ci_low", [1]),
+        ("model", ["x"]), ("model", None), ("task", 1), ("num_examples", "x"),
+        ("num_examples", None), ("seed", 1.5), ("seed", None), ("more", 1),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_refused(tmp_path, key, value):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{**vars(RECORD), key: value}]))
+    with pytest.raises(InputError, match=r"results\.json: no results"):
+        read_results(path)
+
+
+def test_plain_data_has_null_in_place_of_what_is_not_finite():
+    assert without_nan({"a": [1.0, float("nan")], "b": (float("inf"),), "c": "nan"}) == {
+        "a": [1.0, None], "b": [None], "c": "nan",
+    }  # fmt: skip
+
+
+def test_results_may_replace_results_and_nothing_else(tmp_path):
+    path = tmp_path / "results.json"
+    check_replaceable(path)
+    check_replaceable(tmp_path / "new" / "folder" / "results.json")
+    write_results(path, [RECORD])
+    check_replaceable(path)
+    path.write_text("precious")
+    with pytest.raises(InputError, match=r"is no results\.json of llmkd; write another file"):
+        check_replaceable(path)
+    for other in (tmp_path, Path("/dev/null"), path / "results.json"):
+        with pytest.raises(InputError, match="write a"):
+            check_replaceable(other)

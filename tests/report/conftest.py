@@ -109,7 +109,8 @@ def make_run(tmp_path):
                 for model, value in zip(models, values, strict=True)
             ]
         if records:
-            write_results(folder / "results.json", records)
+            for path in (folder, folder / "stages/evaluation"):
+                write_results(path / "results.json", records)
         return folder
 
     return make

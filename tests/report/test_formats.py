@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from llmkd.report.formats import bounds, duration, measured, moment, number, shortened, tick
+from llmkd.report.formats import (
+    bounds,
+    difference,
+    duration,
+    measured,
+    moment,
+    number,
+    shortened,
+    tick,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +27,8 @@ def test_numbers_have_four_digits_at_most(value, text):
 
 def test_shares_are_in_percent_and_signs_are_shown_where_asked():
     assert measured(0.982, "exact_match") == "98.2 %"
-    assert measured(0.1, "exact_match", sign="+") == "+10.0 %"
+    assert difference(0.1, "exact_match") == "+10.0 points"
+    assert difference(-2.4, "perplexity") == "-2.4"
     assert measured(4.5467, "perplexity") == "4.547"
     assert bounds(-0.1, 0.2, "exact_match", sign="+") == "[-10.0, +20.0]"
     assert bounds(1.5, math.nan, "perplexity") == "[1.5, not finite]"

@@ -50,6 +50,15 @@ def test_a_term_without_weight_in_the_gradient_is_told():
     assert notices.unfelt_term("student", "forward_kl", {}) is None
 
 
+def test_a_term_whose_gradient_was_never_finite_has_no_share_of_it():
+    nan = [math.nan]
+    assert notices.unfelt_term("s", "kl", {"kl": nan, "ce": [1.0]}) is None
+    assert notices.unfelt_term("s", "kl", {"kl": nan, "ce": nan}) is None
+    assert notices.unfelt_term("s", "kl", {"kl": [1.0], "ce": nan}) is None
+    felt_least = {"kl": [0.001], "ce": [1.0], "mse": nan}
+    assert notices.unfelt_term("s", "kl", felt_least) is not None
+
+
 def test_a_teacher_that_is_worse_on_the_text_at_the_end_is_told():
     found = notices.worse_teacher("student", [1.5] * 20, FALLING)
     assert found is not None
@@ -84,6 +93,34 @@ def test_overlapping_intervals_are_told_whichever_is_higher():
     assert notices.overlapping(*names, (0.5, 0.6), (0.7, 0.8)) is None
     assert notices.overlapping(*names, (0.7, 0.8), (0.5, 0.6)) is None
     assert notices.overlapping(*names, (math.nan, math.nan), (0.5, 0.6)) is None
+
+
+def test_a_baseline_that_had_a_teacher_is_not_called_one_without():
+    names = ("student", "other", "sums", "exact_match")
+    found = notices.overlapping(*names, (0.5, 0.7), (0.6, 0.8), is_twin=False)
+    assert found is not None
+    assert found.found.endswith("no difference to other is shown")
+    of_twin = notices.overlapping(*names, (0.5, 0.7), (0.6, 0.8))
+    assert of_twin is not None
+    assert of_twin.found.endswith("no difference to a student without a teacher is shown")
+
+
+def test_a_student_that_is_clearly_worse_than_the_twin_is_told():
+    names = ("student", "twin", "sums")
+    found = notices.worse_student(*names, "exact_match", 0.2, 0.6, is_clear=True)
+    assert found is not None
+    assert found.found == "on sums, exact_match 20.0 % is worse than twin's 60.0 %"
+    assert notices.worse_student(*names, "perplexity", 6.0, 4.0, is_clear=True) is not None
+    assert notices.worse_student(*names, "perplexity", 4.0, 6.0, is_clear=True) is None
+    assert notices.worse_student(*names, "exact_match", 0.6, 0.2, is_clear=True) is None
+    assert notices.worse_student(*names, "exact_match", 0.2, 0.6, is_clear=False) is None
+    assert notices.worse_student(*names, "exact_match", math.nan, 0.6, is_clear=True) is None
+
+
+def test_a_difference_of_shares_is_in_points():
+    found = notices.no_claim("s", "twin", "sums", "exact_match", (0.1, -0.1, 0.3), is_claim=False)
+    assert found is not None
+    assert "differs from twin's by +10.0 points [-10.0, +30.0] over runs" in found.found
 
 
 def test_a_difference_that_is_no_claim_is_told():

@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -86,7 +88,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(make_run, stages):
     records = json.loads((folder / "results.json").read_text())
     for key in ("model", "task", "metric"):
         records.append({**records[0], key: HOSTILE})
-    (folder / "results.json").write_text(json.dumps(records))
+    (folder / "stages/evaluation/results.json").write_text(json.dumps(records))
     lines = (folder / "stages/student/metrics.jsonl").read_text()
     (folder / "stages/student/metrics.jsonl").write_text(
         lines.replace("grad_norm", f"loss/{HOSTILE[:9]}")
@@ -164,7 +166,7 @@ def test_numbers_that_are_not_finite_are_gaps_and_told(
     write_metrics(folder, "student", lines)
     html, page = report_of(folder)
     assert "loss is not finite in 4 of 20 log lines, first at step 90" in page.text
-    assert "exact_match on sums is not finite" in page.text
+    assert "exact_match on sums of suite is not finite" in page.text
     loss = html[html.index("Loss: the weighted") :]
     assert loss[: loss.index("</svg>")].count("<path") == 2
     assert "nan" not in re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL).lower()
@@ -249,3 +251,52 @@ def test_each_model_has_one_colour_that_the_style_sheet_knows(make_run, stages, 
     used = set(re.findall(r'class="key ([a-z]+-\d)"', html))
     assert used
     assert all(f".{name} {{" in html for name in used)
+
+
+def test_a_student_worse_than_its_twin_is_told(make_run):
+    _, page = report_of(make_run(values=(1.0, 0.9, 0.4)))
+    assert "exact_match 40.0 % is worse than twin's 90.0 %" in page.text
+    assert "None of the signs" not in page.text
+
+
+def test_over_seeds_a_claim_that_the_student_is_worse_is_told(make_run, tmp_path):
+    values = ((1.0, 0.9, 0.4), (1.0, 0.9, 0.41), (1.0, 0.9, 0.39))
+    runs = [make_run(f"r{i}", seed=i, values=each) for i, each in enumerate(values)]
+    text = Elements(write_report(runs, tmp_path / "all.html").read_text(encoding="utf-8")).text
+    assert "exact_match 40.0 % is worse than twin's 90.0 %" in text
+
+
+def test_no_sign_of_harm_is_claimed_where_nothing_was_logged(make_run):
+    folder = make_run(records=[])
+    for file in folder.glob("stages/student/*"):
+        file.unlink()
+    _, page = report_of(folder)
+    assert "None of the signs" not in page.text
+    assert "Nothing was logged or measured yet" in page.text
+
+
+def test_a_student_is_not_compared_with_itself(make_run):
+    _, page = report_of(make_run(), baseline="student")
+    assert "overlaps" not in page.text
+
+
+def test_a_teacher_as_the_baseline_is_named_once(make_run):
+    _, page = report_of(make_run(), baseline="teacher")
+    assert page.text.count("teacher 100.0 %;") == 0
+    assert "student 90.0 % [88.0, 92.0]; teacher 100.0 %: the student is worse" in page.text
+
+
+def test_tasks_of_one_name_in_two_suites_are_told_apart(make_run, record):
+    records = [record(m, 0.5, 0.4, 0.6) for m in ("twin", "student")]
+    records += [replace(one, suite="other") for one in records]
+    _, page = report_of(make_run(records=records))
+    for suite in ("suite", "other"):
+        assert f"{suite} · sums · exact_match" in page.text
+        assert f"on sums of {suite}, exact_match" in page.text
+
+
+def test_the_run_is_repeated_from_any_folder(make_run, monkeypatch):
+    folder = make_run()
+    monkeypatch.chdir(folder)
+    _, page = report_of(Path())
+    assert f"llmkd train {folder}/recipe.resolved.yaml output_dir=runs/run-again" in page.text

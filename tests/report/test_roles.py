@@ -1,4 +1,4 @@
-from llmkd.report.roles import find_roles, teachers_of
+from llmkd.report.roles import find_roles, only_twin, teachers_of
 
 
 def test_each_model_has_the_role_that_the_recipe_gives_it(make_recipe):
@@ -30,3 +30,32 @@ def test_a_teacher_that_had_a_teacher_is_a_student_too(make_recipe, stages):
     recipe = make_recipe({"teacher": stages["teacher"], "assistant": assistant, "small": student})
     assert find_roles(recipe) == {"teacher": "teacher", "assistant": "student", "small": "student"}
     assert teachers_of(recipe, "small") == ["assistant"]
+
+
+def trained_on(stage, name):
+    return {**stage, "student": {"model_name_or_path": f"stage:{name}"}}
+
+
+def test_a_student_that_is_trained_on_stays_a_student_with_its_teacher(make_recipe, stages):
+    del stages["evaluation"]
+    stages["tuned"] = trained_on(stages["twin"], "student")
+    stages["again"] = trained_on(stages["twin"], "tuned")
+    roles = find_roles(make_recipe(stages))
+    assert (roles["tuned"], roles["again"], roles["twin"]) == ("student", "student", "twin")
+    assert teachers_of(make_recipe(stages), "again") == ["teacher"]
+    assert only_twin(make_recipe(stages), ["tuned", "again", "twin"]) == "twin"
+
+
+def test_what_students_twins_and_teachers_begin_from_is_no_twin(make_recipe, stages):
+    twin, student = stages["twin"], stages["student"]
+    parts = {
+        "big": twin,
+        "teacher": trained_on(twin, "big"),
+        "base": twin,
+        "twin": trained_on(twin, "base"),
+        "texts": stages["texts"],
+        "student": trained_on(student, "base"),
+    }
+    assert find_roles(make_recipe(parts)) == {
+        "big": "other", "teacher": "teacher", "base": "other", "twin": "twin", "student": "student",
+    }  # fmt: skip

@@ -1,10 +1,13 @@
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
 from llmkd.errors import InputError
 from llmkd.report.run_files import read_metrics, read_run
+from llmkd.report.write import write_report
 
 
 def test_a_finished_run_is_read_whole(make_run):
@@ -38,6 +41,10 @@ def test_a_stage_file_from_before_times_were_kept_is_read(make_run):
     assert state.seconds is None
 
 
+STATE = '{"fingerprint": "f", "inputs": {}, "is_finished": true, "seconds": 61, "ended": "now"}'
+DETAILS = '{"lengths": [{"task": "t", "model": "m", "counts": [[9, 1]]}]}'
+
+
 @pytest.mark.parametrize("make", ["nothing", "file", "empty"])
 def test_what_is_no_run_is_refused_with_what_to_write(tmp_path, make):
     path = tmp_path / "here"
@@ -64,7 +71,7 @@ def test_a_broken_recipe_is_refused_by_name(make_run, text):
     [
         ("environment.json", "{"),
         ("environment.json", "[]"),
-        ("results.json", "[1]"),
+        ("stages/evaluation/results.json", "[1]"),
         ("stages/twin/stage.json", "{}"),
         ("stages/student/data.json", '{"num_rows": "many"}'),
         ("stages/evaluation/details.json", '{"samples": [{"task": 1}]}'),
@@ -78,9 +85,67 @@ def test_another_broken_file_is_left_out_and_told(make_run, name, text):
     assert name in problem
 
 
-def test_results_that_are_not_gathered_yet_are_those_of_the_stages(make_run):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("stages/twin/stage.json", STATE.replace("61", '"61"')),
+        ("stages/twin/stage.json", STATE.replace("61", "1e400")),
+        ("stages/twin/stage.json", STATE.replace('"now"', "5")),
+        ("stages/twin/stage.json", STATE.replace("true", '"yes"')),
+        ("environment.json", "[" * 200_000),
+        ("stages/twin/stage.json", "[" * 200_000),
+        ("stages/student/metrics.jsonl", "[" * 200_000),
+        ("stages/student/metrics.jsonl", '{"step": 1%s}' % ("0" * 400)),
+        ("stages/student/metrics.jsonl", '{"step": 1e308}'),
+        ("stages/student/data.json", '{"lengths": [[1%s, 1]]}' % ("0" * 400)),
+        ("stages/student/data.json", '{"num_rows": 1%s}' % ("0" * 400)),
+        ("stages/evaluation/details.json", DETAILS.replace("9", "1" + "0" * 400)),
+        ("stages/texts/generation.json", '{"num_prompts": 1%s, "num_kept": 1}' % ("0" * 400)),
+        ("stages/evaluation/results.json", '[{"value": "1.0"}]'),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_on_the_page_and_left_out(make_run, name, text):
     folder = make_run()
-    (folder / "results.json").rename(folder / "stages/evaluation/results.json")
+    (folder / name).write_text(text)
+    page = write_report([folder]).read_text(encoding="utf-8")
+    assert f"<b>files</b> {folder / name}" in page
+
+
+def test_what_may_not_be_entered_is_named_and_left_out(make_run, monkeypatch):
+    folder = make_run()
+    exists = Path.exists
+
+    def guarded(path):
+        if path.parent.name == "twin":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    assert len(read_run(folder).problems) == 5
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(InputError, match=r"Permission denied.*write a folder that you may enter"):
+        read_run(folder)
+
+
+def test_results_are_those_of_the_finished_stages_whatever_was_gathered_before(make_run):
+    folder = make_run()
+    (folder / "results.json").unlink()
+    assert len(read_run(folder).records) == 3
+    run = make_run("again")
+    path = run / "stages/evaluation/stage.json"
+    path.write_text(path.read_text().replace('"is_finished": true', '"is_finished": false'))
+    assert read_run(run).records == []
+    path.unlink()
+    assert read_run(run).records == []
+
+
+def test_where_only_the_gathered_results_were_kept_they_are_read(make_run):
+    folder = make_run()
+    shutil.rmtree(folder / "stages")
     assert len(read_run(folder).records) == 3
 
 

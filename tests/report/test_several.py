@@ -1,12 +1,14 @@
 """Runs of one recipe with different seeds on one page."""
 
 import html
+import os
 import re
 
 import pytest
 
 from llmkd.errors import InputError
 from llmkd.evaluation.compare import compare_runs
+from llmkd.report.run_files import default_baseline
 from llmkd.report.write import write_report
 
 VALUES = ((1.0, 0.4, 0.9), (0.99, 0.5, 0.95), (1.0, 0.45, 0.85))
@@ -36,7 +38,7 @@ def test_the_numbers_are_those_of_compare(three, tmp_path):
     )
     assert "90.0, 95.0, 85.0" in text
     # Differences to the twin, which is the only one: 50, 45 and 40.
-    assert f"+45.0 % [{100 * student.difference_low:+.1f}, {100 * student.difference_high:+.1f}] claim" in text  # fmt: skip
+    assert f"+45.0 points [{100 * student.difference_low:+.1f}, {100 * student.difference_high:+.1f}] claim" in text  # fmt: skip
     assert "runs, seeds 0, 1, 2" in text
 
 
@@ -46,7 +48,9 @@ def test_a_difference_that_is_no_claim_is_marked_and_told(make_run, tmp_path):
     text = text_of(write_report(runs, tmp_path / "all.html"))
     assert "no claim over these seeds" in text
     # It is about all runs together, so no seeds are named.
-    assert re.search(r"student on sums, exact_match differs from twin's by [^;]* no claim", text)
+    assert re.search(
+        r"student on sums of suite, exact_match differs from twin's by [^;]* no claim", text
+    )
 
 
 def test_among_several_twins_none_is_chosen_but_by_name(make_run, stages, tmp_path, record):
@@ -61,7 +65,7 @@ def test_among_several_twins_none_is_chosen_but_by_name(make_run, stages, tmp_pa
     assert "from other_twin to teacher" in text
     text = text_of(write_report(runs, tmp_path / "all.html", "twin"))
     assert "--baseline NAME" not in text
-    assert "+50.0 %" in text
+    assert "+50.0 points" in text
     with pytest.raises(InputError, match="--baseline: no model nobody; write one of teacher, twin"):
         write_report(runs, tmp_path / "all.html", "nobody")
 
@@ -117,3 +121,38 @@ def test_several_runs_go_to_the_current_folder(three, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_report(three)
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_baseline_that_was_not_measured_on_every_task_has_no_difference_there(
+    make_run, tmp_path, record
+):
+    runs = []
+    for seed in range(2):
+        records = [record("twin", 0.4, 0.3, 0.5, seed=seed)]
+        records += [record("student", 0.9 - 0.1 * seed, 0.8, 1.0, seed=seed)]
+        records += [record("student", 0.7, 0.6, 0.8, seed=seed, task="more")]
+        runs.append(make_run(f"r{seed}", seed=seed, records=records))
+    text = text_of(write_report(runs, tmp_path / "all.html", "twin"))
+    assert "+45.0 points" in text
+    assert "suite · more · exact_match" in text
+
+
+def test_the_report_and_compare_choose_the_same_twin(three, tmp_path, stages, make_run):
+    models = ["teacher", "twin", "student"]
+    assert default_baseline(three, models) == "twin"
+    assert default_baseline(three, ["teacher", "student"]) is None
+    stages["other_twin"] = stages["twin"]
+    assert default_baseline([make_run("two", stages=stages)], [*models, "other_twin"]) is None
+    assert default_baseline([*three, tmp_path], models) is None
+
+
+def test_a_report_does_not_replace_a_pipe_or_a_link(make_run, tmp_path):
+    folder = make_run()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a device or a pipe; write a file"):
+        write_report([folder], tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("all.html")
+    write_report([folder], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "all.html").exists()

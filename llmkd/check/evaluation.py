@@ -21,7 +21,9 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
     found = StageFacts(stage.kind)
     suite = find_suite(stage.suite)
     models = [
-        checker.models.of(PretrainedModel(model_name_or_path=value)) for value in stage.models
+        # As llmkd.evaluation.evaluate loads them.
+        checker.models.of(PretrainedModel(model_name_or_path=value, dtype="auto"))
+        for value in stage.models
     ]
     for model in models:
         found.facts[f"{model.name.removeprefix('stage:')} parameters"] = model.parameters

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llmkd.check.facts import Fact, known, value_of
+from llmkd.check.facts import Exactness, Fact, known, value_of
 from llmkd.check.lengths import DataFacts
 from llmkd.check.memory import optimizer_of
 from llmkd.check.models import Model
@@ -77,10 +77,10 @@ def _counted(number: float, what: str) -> str:
 def _epochs(steps: Fact, per_epoch: Fact, arguments: Mapping[str, Any]) -> Fact:
     passed = round(value_of(steps) / value_of(per_epoch), 2)
     if arguments["max_steps"] <= 0:
-        how, exactness = "trainer.num_train_epochs, in whole steps", "exact"
+        how = "trainer.num_train_epochs, in whole steps"
         # Where they are a whole number, they are so for any number of rows.
         is_whole = arguments["num_train_epochs"] == int(arguments["num_train_epochs"])
-        return Fact(passed, exactness if is_whole else per_epoch.exactness, how)
+        return Fact(passed, "exact" if is_whole else per_epoch.exactness, how)
     exactness = "at least" if per_epoch.exactness == "at most" else per_epoch.exactness
     return Fact(passed, exactness, f"{_counted(value_of(per_epoch), 'step')} per epoch")
 
@@ -105,7 +105,8 @@ def _tokens(steps: Fact, per_epoch: Fact, batch: int, sequences: Fact, length: F
     total = whole * round(sequences.value * value_of(length)) + round(in_rest)
     # Part of an epoch takes some of the rows, and which ones is drawn.
     kinds = ["estimate" if rest else "exact", sequences.exactness, length.exactness]
-    exactness = next((kind for kind in ("at most", "estimate") if kind in kinds), "exact")
+    looser: tuple[Exactness, ...] = ("at most", "estimate")
+    exactness = next((kind for kind in looser if kind in kinds), "exact")
     return Fact(total, exactness, "sequences read times tokens of one")
 
 

@@ -109,12 +109,35 @@ def test_a_source_of_a_mixture_is_named_by_its_place(local, checked):
 
     with pytest.raises(InputError, match=r"data.sources.1.dataset_name: .*the data set is empty"):
         checked(local / "local.yaml", mixture)
+    with pytest.raises(InputError) as caught:
+        checked(local / "local.yaml", mixture.replace(f"{{{rows}}}", f"{{{empty}}}"))
+    assert len(caught.value.problems) == 2
 
 
 def test_more_sums_than_there_are_are_refused(checked):
     key = "stages.twin.data.num_examples"
     with pytest.raises(InputError, match=r"399539 sums of 3 digits .* gives 399538 at most"):
         checked("quickstart", f"{key}=399539")
+
+
+def test_more_sums_to_evaluate_on_than_there_are_are_refused(local, checked):
+    data = "{kind: task, digits: 1, split: test, num_examples: 9}"
+    task = f"{{kind: exact_match, name: sums, data: {data}}}"
+    (local / "e.yaml").write_text(
+        f"name: e\nkind: evaluate\nmodels: [hub/a]\nsuite: {{name: s, tasks: [{task}]}}\n"
+    )
+    with pytest.raises(InputError, match=r"tasks.0.data.num_examples: .* gives 8 at most"):
+        checked(local / "e.yaml")
+
+
+def test_too_many_digits_for_the_positions_are_told_without_max_length(tmp_path, checked):
+    config = "{model_type: gpt2, n_embd: 8, n_head: 2, n_layer: 1, n_positions: 6}"
+    (tmp_path / "a.yaml").write_text(
+        f"name: a\nkind: train\nstudent: {{kind: scratch, config: {config}}}\n"
+        "data: {kind: task, digits: 1, num_examples: 5}\nlosses: [{kind: cross_entropy}]\n"
+    )
+    with pytest.raises(InputError, match=r"data.digits: .* write fewer digits, or n_positions: "):
+        checked(tmp_path / "a.yaml")
 
 
 def test_learned_positions_must_reach(local, checked):
@@ -134,6 +157,15 @@ def test_rows_beyond_the_longest_are_counted_and_warned_of(local, checked):
         "train: 10 % of the rows looked at are longer than max_length and would be cut; change "
         "stages.train.data.max_length"
     ]
+
+
+def test_rows_that_training_drops_are_warned_of(local, checked):
+    rows = [{"prompt": "1" * n, "completion": "2"} for n in (1, 1, 1, 60)]
+    (local / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = checked(local / "local.yaml")
+
+    assert (facts(report)["rows"].value, facts(report)["rows dropped"].value) == (3, 0.25)
+    assert "25 % of the rows looked at have no token to train on" in report.warnings[0]
 
 
 def test_packing_makes_fewer_sequences(local, checked):

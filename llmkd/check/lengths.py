@@ -191,7 +191,7 @@ def _nothing_left(max_length: int, how: str, *, is_sure: bool) -> DataFacts:
             f"no row has a token to train on within {max_length} tokens; write a larger max_length",
         )
     unknown = Fact(None, "not known", f"{how}, and none has a token to train on")
-    return DataFacts(*[unknown] * 4, Fact(1.0, "estimate", how, "share"))
+    return DataFacts(unknown, unknown, unknown, unknown, Fact(1.0, "estimate", how, "share"))
 
 
 def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:

@@ -106,7 +106,9 @@ def _tokens(steps: Fact, per_epoch: Fact, batch: int, sequences: Fact, length: F
     # Part of an epoch takes some of the rows, and which ones is drawn.
     kinds = ["estimate" if rest else "exact", sequences.exactness, length.exactness]
     looser: tuple[Exactness, ...] = ("at most", "estimate")
-    exactness = next((kind for kind in looser if kind in kinds), "exact")
+    exactness: Exactness = "exact"
+    for kind in reversed(looser):
+        exactness = kind if kind in kinds else exactness
     return Fact(total, exactness, "sequences read times tokens of one")
 
 

@@ -172,16 +172,20 @@ def _known_fields(stage: dict[str, Any], error: ValidationError) -> dict[str, An
         return None
     known = copy.deepcopy(stage)
     for details in wrong:
-        inside: Any = known
-        for part in details["loc"][:-1]:
-            # The tags of unions stand in pydantic's places, but not in a recipe.
-            if (isinstance(inside, list) and isinstance(part, int)) or (
-                isinstance(inside, dict) and part in inside
-            ):
-                inside = inside[part]
-        if isinstance(inside, dict):
-            inside.pop(details["loc"][-1], None)
+        *around, name = details["loc"]
+        _inside(known, around).pop(name, None)
     return known
+
+
+def _inside(value: Any, around: Sequence[int | str]) -> dict[int | str, Any]:
+    """The mapping at one of pydantic's places, which hold the tags of unions too."""
+    for part in around:
+        match value:
+            case list() if isinstance(part, int):
+                value = value[part]
+            case dict() if part in value:
+                value = value[part]
+    return value if isinstance(value, dict) else {}
 
 
 def _trainer_problems(data: Mapping[str, Any]) -> list[Problem]:

@@ -48,7 +48,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """`output_dir`, or `runs/NAME`."""
-        return Path(self.recipe.output_dir or f"runs/{self.recipe.name}").expanduser()
+        return Path(expanded(self.recipe.output_dir or f"runs/{self.recipe.name}"))
 
     def stage_folder(self, name: str) -> Path:
         """Where a stage writes."""

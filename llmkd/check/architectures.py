@@ -9,8 +9,11 @@ from typing import Any
 
 from llmkd.check.config_fields import with_defaults
 from llmkd.check.facts import NotKnownError
+from llmkd.recipe.values import shown
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+LARGEST_SIZE = 2**40
+"""Beyond any model, and small enough to multiply as a float."""
 KNOWN = (*LLAMA_FAMILY, "gpt2")
 
 
@@ -150,6 +153,6 @@ def _gpt2(config: Mapping[str, Any]) -> Shape:
 def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = config.get(name)
     value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise NotKnownError(f"{name} of its configuration is {value!r}; write a whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < LARGEST_SIZE:
+        raise NotKnownError(f"{name} of its configuration is {shown(value)}; write a whole number")
     return value

@@ -1,7 +1,7 @@
 """How many rows a stage trains on, and how long they are in tokens."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -31,6 +31,17 @@ Lookup = Callable[[str], "DataFacts"]
 """From the name of a generate stage to what its data set will be."""
 
 
+NOT_LOOKED_AT = Fact(None, "not known", "the rows were not looked at")
+
+
+class BadSourcesError(Exception):
+    """Sources of a mixture that no run could train on, with one error for each."""
+
+    def __init__(self, errors: list[DataError]):
+        self.errors = errors
+        super().__init__("; ".join(map(str, errors)))
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What is known of the rows that a stage reads."""
@@ -42,6 +53,8 @@ class DataFacts:
     """Tokens of the longest, after it was cut."""
     truncated: Fact
     """The share of rows that are cut."""
+    dropped: Fact = NOT_LOOKED_AT
+    """The share of rows left out: cut, they would have no token to train on."""
 
 
 def data_facts(
@@ -56,6 +69,7 @@ def data_facts(
 
     Raises:
         DataError: No run could train on it.
+        BadSourcesError: No run could train on some sources of a mixture.
     """
     if isinstance(source, AdditionTask):
         return _of_task(source, tokenizer)
@@ -67,12 +81,15 @@ def data_facts(
 
 def _parts(mixture: Mixture, tokenizer: Tokenizer | str, generated: Lookup) -> list[DataFacts]:
     parts: list[DataFacts] = []
+    errors: list[DataError] = []
     for index, source in enumerate(mixture.sources):
         try:
             parts.append(_of_source(source, mixture, tokenizer, generated))
         except DataError as error:
             error.key = ("sources", index, *error.key)
-            raise
+            errors.append(error)
+    if errors:
+        raise BadSourcesError(errors)
     return parts
 
 
@@ -93,7 +110,7 @@ def prompt_length(source: AdditionTask | DatasetRows, tokenizer: Tokenizer | str
 def prompt_rows(source: AdditionTask | DatasetRows) -> Fact:
     """How many prompts a generate stage reads."""
     if isinstance(source, AdditionTask):
-        return _num_sums(source)
+        return num_sums(source)
     return _first(read_rows(source, "prompt").num_rows, source.num_examples)
 
 
@@ -127,43 +144,75 @@ def _measured(
     local: LocalRows, rows: Fact, sequences: Sequences, tokenizer: Tokenizer
 ) -> DataFacts:
     lengths: list[int] = []
-    num_characters = 0
+    num_read = num_characters = 0
     for row in islice(local.sample, int(value_of(rows))):
         texts = _shortened(row, sequences.max_length * CHARACTERS_PER_TOKEN)
         num_characters += sum(map(len, texts.values()))
-        if lengths and num_characters > MOST_CHARACTERS:
+        if num_read and num_characters > MOST_CHARACTERS:
             break
-        lengths.append(_length(texts, row, tokenizer) + sequences.append_eos)
-    cut = [min(length, sequences.max_length) for length in lengths]
-    share = sum(length > sequences.max_length for length in lengths) / len(lengths)
-    is_all = rows.exactness == "exact" and rows.value == len(lengths)
+        num_read += 1
+        start, length = _length(texts, row, tokenizer)
+        length += sequences.append_eos
+        # As llmkd.data.tokenize: a row stays where a token that is predicted does.
+        if max(start, 1) < min(length, sequences.max_length):
+            lengths.append(length)
+    is_all = rows.exactness == "exact" and rows.value == num_read
     has_messages = "messages" in local.sample[0]
     exactness = "exact" if is_all and not has_messages else "estimate"
-    how = "all rows tokenized" if is_all else f"the first {len(lengths)} rows tokenized"
+    how = "all rows tokenized" if is_all else f"the first {num_read} rows tokenized"
     if has_messages:
         how += ", without their chat template"
+    if not lengths:
+        return _nothing_left(sequences.max_length, how, is_sure=exactness == "exact")
+    return _kept(lengths, num_read, rows, sequences.max_length, Fact(None, exactness, how))
+
+
+def _kept(lengths: list[int], num_read: int, rows: Fact, max_length: int, known: Fact) -> DataFacts:
+    """By the lengths, before they are cut, of the rows that stay of those read."""
+    cut = [min(length, max_length) for length in lengths]
+    num_cut = sum(length > max_length for length in lengths)
+    if len(lengths) < num_read:
+        left = round(value_of(rows) * len(lengths) / num_read)
+        exactness = rows.exactness if known.exactness == "exact" else "estimate"
+        rows = Fact(left, exactness, f"{rows.how}, without those dropped")
     return DataFacts(
         rows,
-        Fact(round(sum(cut) / len(cut), 1), exactness, how),
-        Fact(sequences.max_length if share else max(cut), exactness, how),
-        Fact(round(share, 4), exactness, how, "share"),
+        replace(known, value=round(sum(cut) / len(cut), 4)),
+        replace(known, value=max(cut)),
+        replace(known, value=round(num_cut / num_read, 4), unit="share"),
+        replace(known, value=round(1 - len(lengths) / num_read, 4), unit="share"),
     )
+
+
+def _nothing_left(max_length: int, how: str, *, is_sure: bool) -> DataFacts:
+    if is_sure:
+        raise DataError(
+            "max_length",
+            f"no row has a token to train on within {max_length} tokens; write a larger max_length",
+        )
+    unknown = Fact(None, "not known", f"{how}, and none has a token to train on")
+    return DataFacts(unknown, unknown, unknown, unknown, Fact(1.0, "estimate", how, "share"))
 
 
 def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     if isinstance(tokenizer, str):
         unknown = Fact(None, "not known", tokenizer)
-        return DataFacts(_num_sums(task), unknown, unknown, unknown)
+        return DataFacts(num_sums(task), unknown, unknown, unknown)
     length = tokenizer.length_of_example(*_sum(task.digits)) + 1
     is_own = tokenizer is ADDITION
     how = "every sum has as many" if is_own else "by one sum; others may differ"
     tokens = Fact(length, "exact" if is_own else "estimate", how)
     return DataFacts(
-        _num_sums(task), tokens, tokens, Fact(0.0, "exact", "a task is not cut", "share")
+        num_sums(task), tokens, tokens, Fact(0.0, "exact", "a task is not cut", "share")
     )
 
 
-def _num_sums(task: AdditionTask) -> Fact:
+def num_sums(task: AdditionTask) -> Fact:
+    """How many sums a task makes.
+
+    Raises:
+        DataError: More are asked for than there are.
+    """
     most = NUM_SUMS.get(task.digits, {}).get(task.split, MOST_SUMS)
     if task.num_examples > most:
         raise DataError(
@@ -208,6 +257,7 @@ def _mixed(mixture: Mixture, parts: Sequence[DataFacts]) -> DataFacts:
         known(lambda: mean([part.tokens_per_row for part in parts])),
         known(longest),
         known(lambda: mean([part.truncated for part in parts], "share")),
+        known(lambda: mean([part.dropped for part in parts], "share")),
     )
 
 
@@ -229,13 +279,15 @@ def _cut(length: Fact, max_length: int) -> Fact:
     return length
 
 
-def _length(texts: dict[str, str], row: Row, tokenizer: Tokenizer) -> int:
+def _length(texts: dict[str, str], row: Row, tokenizer: Tokenizer) -> tuple[int, int]:
+    """The token where training begins, and all tokens."""
     if "text" in texts:
-        return tokenizer.length_of_text(texts["text"])
+        return 0, tokenizer.length_of_text(texts["text"])
     if "prompt" in texts:
-        return tokenizer.length_of_example(texts["prompt"], texts["completion"])
+        start = tokenizer.length_of_prompt(texts["prompt"])
+        return start, start + tokenizer.count(texts["completion"], False)
     num_messages = len(row["messages"]) if isinstance(row["messages"], list) else 1
-    return tokenizer.count(texts["messages"], False) + TOKENS_PER_MESSAGE * num_messages
+    return 0, tokenizer.count(texts["messages"], False) + TOKENS_PER_MESSAGE * num_messages
 
 
 def _shortened(row: Row, longest: int) -> dict[str, str]:

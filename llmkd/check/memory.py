@@ -5,6 +5,7 @@ or `fp16`, else those of the weights; T tokens of one micro-batch, padding inclu
 feed-forward size, q and k widths of all query and key heads, L layers, V vocabulary):
 
     weights         P times the weights' own bytes
+    adapters        with LoRA, their parameters times 4: peft keeps them in float32
     gradients       trainable parameters times their bytes
     optimizer       trainable parameters times their bytes times the optimizer's states per
                     parameter: AdamW 2
@@ -115,6 +116,8 @@ def train_memory(
         "gradients": num_trainable * trained_width,
         "optimizer": round(num_trainable * optimizer.bytes_per_parameter),
     }
+    if is_adapter:
+        parts["adapters"] = num_trainable * trained_width
     if is_half and student.bytes_per_parameter == 4:
         parts["half copies"] = 2 * num_parameters
     how, exactness = f"estimate with {optimizer.how}", "estimate"

@@ -47,7 +47,7 @@ class Models:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self._students: dict[str, Model] = {}
-        self._tokenizers: dict[str, Tokenizer | str] = {}
+        self._tokenizers: dict[tuple[str, str | None], Tokenizer | str] = {}
         self._folders: dict[tuple[str, str | None], Model] = {}
 
     def student_of(self, stage_name: str) -> Model:
@@ -76,9 +76,10 @@ class Models:
         stage_name = referenced_stage(name)
         if stage_name is not None:
             return self.student_of(stage_name).tokenizer
-        if name not in self._tokenizers:
-            self._tokenizers[name] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))
-        return self._tokenizers[name]
+        key = (name, revision)
+        if key not in self._tokenizers:
+            self._tokenizers[key] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))
+        return self._tokenizers[key]
 
     def _tokenizer_for(self, stage: TrainStage, student: ScratchStudent) -> Tokenizer | str:
         if student.tokenizer_name_or_path is not None:
@@ -98,7 +99,7 @@ class Models:
         else:
             shape = _or_why(lambda: shape_of(config))
         parameters = _by_formula(shape, f"by formula for {config.get('model_type')}")
-        dtype = config.get("dtype") or config.get("torch_dtype")
+        dtype = config.get("dtype")
         width = DTYPE_BYTES.get(dtype, 4) if isinstance(dtype, str) else 4
         return Model(
             "from scratch", parameters, parameters, shape, tokenizer,

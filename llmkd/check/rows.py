@@ -43,7 +43,7 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
 
     Raises:
         NotKnownError: It is not on this machine, or cannot be read now.
-        DataError: It is, and it is empty or lacks columns.
+        DataError: It is, and it is empty, lacks columns, or is of a type that is not read.
     """
     files = _files(source)
     try:
@@ -60,7 +60,35 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
         )
     chosen = choose(sample[0], source, need)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
+    _refuse_bad_values(source.dataset_name, kept[: source.num_examples])
     return LocalRows(num_rows, kept)
+
+
+def _refuse_bad_values(name: str, rows: Sequence[Row]) -> None:
+    for number, row in enumerate(rows, 1):
+        for column, value in row.items():
+            # As llmkd.data.sources, whose import takes seconds; a test compares the two.
+            is_good = _is_conversation(value) if column == "messages" else _is_text(value)
+            if not is_good:
+                wanted = "a list of {role: ..., content: text}" if column == "messages" else "text"
+                raise DataError(
+                    "dataset_name",
+                    f"{name}: `{column}` of row {number} is not {wanted}; write it there, or leave "
+                    "the row out",
+                )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_is_message, value))
+
+
+def _is_message(value: Any) -> bool:
+    is_mapping = isinstance(value, dict)
+    return is_mapping and _is_text(value.get("role")) and isinstance(value.get("content"), str)
 
 
 def _num_rows(files: Sequence[Path]) -> Fact:
@@ -90,8 +118,11 @@ def _files(source: DatasetRows) -> list[Path]:
         raise NotKnownError(f"{source.dataset_name}: cannot be read ({error})") from error
     if files is None:
         raise NotKnownError(f"{source.dataset_name} is not on this machine")
-    if files[0].suffix not in SUFFIXES:
-        raise NotKnownError(f"{files[0]}: no {suffixes()} file; the run itself will tell")
+    unknown = next((path for path in files if path.suffix not in SUFFIXES), None)
+    if unknown is not None:
+        raise DataError(
+            "dataset_name", f"{unknown} is of no known type; write a file that is {suffixes()}"
+        )
     return files
 
 

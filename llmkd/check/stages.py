@@ -8,7 +8,7 @@ from llmkd.advice import smaller
 from llmkd.check.architectures import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
-from llmkd.check.lengths import DataFacts, data_facts, prompt_length, prompt_rows
+from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
@@ -16,6 +16,7 @@ from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, tra
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import different_tokens, too_few_embeddings
+from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
@@ -65,11 +66,13 @@ class Checker:
             "rows": data.rows, "tokens per row": data.tokens_per_row,
             "longest row": data.longest, "rows cut": data.truncated,
         }  # fmt: skip
+        if data.dropped.value:
+            found.facts["rows dropped"] = data.dropped
         arguments = effective(stage.trainer)
         found.facts |= step_facts(stage, data, arguments)
         self._train_memory(found, stage, student, teacher, data, arguments)
         found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
-        _position_problems(found, student, teacher, data, name)
+        _position_problems(found, student, teacher, stage.data, data, name)
         _cut_warning(found, data, name)
         return found
 
@@ -119,9 +122,13 @@ class Checker:
         try:
             return data_facts(stage.data, tokenizer, self._generated)
         except DataError as error:
-            found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
+            errors = [error]
+        except BadSourcesError as error:
+            errors = error.errors
         except NotKnownError as error:
             return DataFacts(*[Fact(None, "not known", str(error))] * 4)
+        key = ("stages", name, "data")
+        found.problems += [Problem((*key, *error.key), error.message) for error in errors]
         return UNKNOWN_DATA
 
     def _generated(self, stage_name: str) -> DataFacts:
@@ -196,9 +203,14 @@ def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: K
 
 
 def _position_problems(
-    found: StageFacts, student: Model, teacher: Model | None, data: DataFacts, name: str
+    found: StageFacts,
+    student: Model,
+    teacher: Model | None,
+    source: object,
+    data: DataFacts,
+    name: str,
 ) -> None:
-    longest = data.longest
+    longest, is_task = data.longest, isinstance(source, AdditionTask)
     if longest.value is None or longest.exactness == "at most":
         return
     for role, model in (("student", student), ("teacher", teacher)):
@@ -206,11 +218,15 @@ def _position_problems(
             continue
         limit = model.shape.num_positions
         if longest.value > limit:
+            instead = "fewer digits" if is_task else f"max_length: {limit}"
+            if is_task and role == "student":
+                instead += f", or n_positions: {longest.value} in student.config"
             message = (
                 f"{longest.value} tokens are read at once, and the {role} has {limit} positions; "
-                f"write max_length: {limit}"
+                f"write {instead}"
             )
-            found.problems.append(Problem(("stages", name, "data", "max_length"), message))
+            key = ("stages", name, "data", "digits" if is_task else "max_length")
+            found.problems.append(Problem(key, message))
 
 
 def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:
@@ -218,6 +234,11 @@ def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:
         found.warnings.append(
             f"{100 * data.truncated.value:.3g} % of the rows looked at are longer than "
             f"max_length and would be cut; change stages.{name}.data.max_length"
+        )
+    if data.dropped.value:
+        found.warnings.append(
+            f"{100 * data.dropped.value:.3g} % of the rows looked at have no token to train on "
+            f"within max_length and would be left out; change stages.{name}.data.max_length"
         )
 
 

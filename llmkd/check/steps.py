@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llmkd.check.facts import Fact, known, value_of
+from llmkd.check.facts import Exactness, Fact, known, value_of
 from llmkd.check.lengths import DataFacts
 from llmkd.check.memory import optimizer_of
 from llmkd.check.models import Model
@@ -47,37 +47,69 @@ def step_facts(stage: TrainStage, data: DataFacts, arguments: Mapping[str, Any])
     )
     batch = micro * accumulation
 
+    def per_epoch() -> Fact:
+        # As llmkd.training.train counts them.
+        num_batches = -(-value_of(sequences) // micro)
+        return Fact(-(-num_batches // accumulation), sequences.exactness)
+
+    each, num_epochs = known(per_epoch), arguments["num_train_epochs"]
+
     def steps() -> Fact:
         if arguments["max_steps"] > 0:
             return Fact(arguments["max_steps"], "exact", "trainer.max_steps")
-        # As llmkd.training.train counts them.
-        num_batches = -(-value_of(sequences) // micro)
-        per_epoch = -(-num_batches // accumulation)
-        total = max(1, math.ceil(per_epoch * arguments["num_train_epochs"]))
-        how = f"{arguments['num_train_epochs']:g} epochs of {per_epoch} steps"
-        return Fact(total, sequences.exactness, how)
+        total = max(1, math.ceil(value_of(each) * num_epochs))
+        how = f"{_counted(num_epochs, 'epoch')} of {_counted(value_of(each), 'step')}"
+        return Fact(total, each.exactness, how)
 
-    def tokens_per_step() -> Fact:
-        how = f"{batch} sequences of {value_of(length):g} tokens"
-        return Fact(round(batch * value_of(length)), length.exactness, how)
-
-    def tokens(steps: Fact, per_step: Fact) -> Fact:
-        total = value_of(steps) * value_of(per_step)
-        exactness = per_step.exactness if steps.exactness == "exact" else steps.exactness
-        return Fact(total, exactness, "steps times tokens per step")
-
-    def epochs(steps: Fact) -> Fact:
-        passed = value_of(steps) * batch / value_of(sequences)
-        exactness = "at least" if sequences.exactness == "at most" else sequences.exactness
-        return Fact(round(passed, 2), exactness, "steps times sequences per step, of all there are")
-
-    found, per_step = known(steps), known(tokens_per_step)
+    found = known(steps)
     return {
         "steps": found,
-        "epochs": known(lambda: epochs(found)),
-        "tokens per step": per_step,
-        "tokens": known(lambda: tokens(found, per_step)),
+        "epochs": known(lambda: _epochs(found, each, arguments)),
+        "tokens per step": known(lambda: _tokens_per_step(batch, sequences, length)),
+        "tokens": known(lambda: _tokens(found, each, batch, sequences, length)),
     }
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
+
+
+def _epochs(steps: Fact, per_epoch: Fact, arguments: Mapping[str, Any]) -> Fact:
+    passed = round(value_of(steps) / value_of(per_epoch), 2)
+    if arguments["max_steps"] <= 0:
+        how = "trainer.num_train_epochs, in whole steps"
+        # Where they are a whole number, they are so for any number of rows.
+        is_whole = arguments["num_train_epochs"] == int(arguments["num_train_epochs"])
+        return Fact(passed, "exact" if is_whole else per_epoch.exactness, how)
+    exactness = "at least" if per_epoch.exactness == "at most" else per_epoch.exactness
+    return Fact(passed, exactness, f"{_counted(value_of(per_epoch), 'step')} per epoch")
+
+
+def _tokens_per_step(batch: int, sequences: Fact, length: Fact) -> Fact:
+    num_all = sequences.value
+    full = batch if num_all is None else min(batch, int(num_all))
+    # The last step of an epoch takes what is left.
+    is_even = num_all is not None and sequences.exactness == "exact" and num_all % full == 0
+    exactness = "estimate" if length.exactness == "exact" and not is_even else length.exactness
+    how = f"{_counted(full, 'sequence')} of {value_of(length):g} tokens"
+    return Fact(round(full * value_of(length)), exactness, how)
+
+
+def _tokens(steps: Fact, per_epoch: Fact, batch: int, sequences: Fact, length: Fact) -> Fact:
+    if sequences.value is None:
+        total = value_of(steps) * batch * value_of(length)
+        exactness = "at most" if length.exactness == "exact" else length.exactness
+        return Fact(round(total), exactness, "steps times sequences per step and their tokens")
+    whole, rest = divmod(value_of(steps), value_of(per_epoch))
+    in_rest = min(rest * batch, sequences.value) * value_of(length)
+    total = whole * round(sequences.value * value_of(length)) + round(in_rest)
+    # Part of an epoch takes some of the rows, and which ones is drawn.
+    kinds = ["estimate" if rest else "exact", sequences.exactness, length.exactness]
+    looser: tuple[Exactness, ...] = ("at most", "estimate")
+    exactness: Exactness = "exact"
+    for kind in reversed(looser):
+        exactness = kind if kind in kinds else exactness
+    return Fact(total, exactness, "sequences read times tokens of one")
 
 
 def train_disk(
@@ -113,10 +145,12 @@ def _num_checkpoints(facts: Mapping[str, Fact], arguments: Mapping[str, Any]) ->
             return 0
         case "epoch":
             made = facts["epochs"].value
-        case _ if every < 1:
-            made = 1 / every
+        case _ if facts["steps"].value is not None:
+            steps = facts["steps"].value
+            # transformers takes a share of all steps for so many whole steps.
+            made = steps / (math.ceil(steps * every) if every < 1 else every)
         case _:
-            made = None if facts["steps"].value is None else facts["steps"].value / every
+            made = 1 / every if every < 1 else None
     if made is None:
         return limit or 1
     made = max(1, math.ceil(made))

@@ -50,7 +50,11 @@ class Tokenizer:
 
     def length_of_example(self, prompt: str, completion: str) -> int:
         """Tokens of a `prompt` and its `completion`."""
-        return self.count(prompt, True) - self.frame().adds_eos + self.count(completion, False)
+        return self.length_of_prompt(prompt) + self.count(completion, False)
+
+    def length_of_prompt(self, prompt: str) -> int:
+        """Tokens of a `prompt`, without an end-of-text token."""
+        return self.count(prompt, True) - self.frame().adds_eos
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import datasets
 import pyarrow.parquet
 from datasets.exceptions import DatasetNotFoundError
 
-from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.data.folders import local_files, suffixes
 from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import DatasetRows
-from llmkd.recipe.local_paths import expanded
+from llmkd.recipe.local_paths import expanded, looks_like_path
 from llmkd.run_folder import digest, fingerprint
 
 
@@ -46,18 +46,13 @@ def content_of(source: DatasetRows) -> str:
 
 def _local_files(source: DatasetRows) -> list[Path] | None:
     files = local_files(source)
-    if files is None and _is_meant_as_path(source.dataset_name):
+    if files is None and looks_like_path(source.dataset_name):
         path = expanded(source.dataset_name)
         raise DataError(
             "dataset_name",
             f"there is no {path}; {_neighbours(path)}; write the path of a file or folder",
         )
     return files
-
-
-def _is_meant_as_path(name: str) -> bool:
-    """Whether a name that leads nowhere is no hub name."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in SUFFIXES
 
 
 def _rows_of_files(files: Iterable[Path], columns: Collection[str]) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import AdditionTask, Mixture
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import DivergenceTerm, Loss, LossTerm
@@ -37,12 +37,40 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
     return problems
 
 
+def results_problems(suites: Mapping[str, tuple[list[str], Suite]]) -> Iterator[Problem]:
+    """Tasks that two evaluate stages measure of one model, whose results are one to a reader.
+
+    Args:
+        suites: Stage name to its models and its suite.
+    """
+    seen: dict[tuple[str, str, str], str] = {}
+    for name, (models, suite) in suites.items():
+        shared = [
+            (seen[found], task.name, model)
+            for task in suite.tasks
+            for model in models
+            if (found := (model, suite.name, task.name)) in seen
+        ]
+        if shared:
+            other, task_name, model = shared[0]
+            message = (
+                f"stage `{other}` measures task {task_name} of a suite {suite.name} for {model} "
+                "too, and the results could not be told apart; give the suite another name, or "
+                "leave one out"
+            )
+            yield Problem(("stages", name, "suite"), message)
+        for model in models:
+            for task in suite.tasks:
+                seen.setdefault((model, suite.name, task.name), name)
+
+
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     """Paths in a part of a recipe that lead nowhere, and tasks of one name."""
     found = [
         (place, missing_path(value))
         for place, _, value in _references(part, key)
-        if referenced_stage(value) is None and looks_like_path(value)
+        if referenced_stage(value) is None
+        and (looks_like_path(value) or place[-1:] == ("deepspeed",))
     ]
     problems = [Problem(place, message) for place, message in found if message]
     suite = part.suite if isinstance(part, EvaluateStage) else part
@@ -81,6 +109,10 @@ def _references(value: object, key: Key, field: str = "") -> Iterator[tuple[Key,
     if isinstance(value, RecipePart):
         for name in type(value).model_fields:
             yield from _references(getattr(value, name), (*key, name), name)
+    elif isinstance(value, dict):
+        if field == "trainer":
+            for name, item in value.items():
+                yield from _references(item, (*key, name), name)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _references(item, (*key, index), field)
@@ -129,6 +161,18 @@ def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
         yield Problem(
             (*key, "data", "streaming"),
             "a stream has no known length; write trainer.max_steps, or streaming: false",
+        )
+    if isinstance(stage.data, Mixture) and stage.data.num_examples is not None:
+        yield Problem(
+            (*key, "data", "num_examples"),
+            "a stream draws from its sources by weight without end; leave it out, and say how "
+            "long by trainer.max_steps",
+        )
+    num_workers = stage.trainer.get("dataloader_num_workers")
+    if isinstance(num_workers, int) and num_workers > 0:
+        yield Problem(
+            (*key, "trainer", "dataloader_num_workers"),
+            "each worker would read the whole stream; write 0, or data.streaming: false",
         )
     if stage.trainer.get("train_sampling_strategy", "random") != "random":
         yield Problem(

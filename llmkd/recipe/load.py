@@ -1,5 +1,7 @@
 """From a recipe's file and overrides to a checked Recipe, or to all that is wrong with it."""
 
+import contextlib
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmkd.errors import InputError
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.cross_checks import part_problems, reference_problems, stage_problems
+from llmkd.recipe.cross_checks import (
+    part_problems,
+    reference_problems,
+    results_problems,
+    stage_problems,
+)
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.overrides import apply_overrides
 from llmkd.recipe.places import Problem, Source
@@ -53,13 +60,20 @@ def load_with_source(
     problems += _trainer_problems(data)
     problems += stage_problems(stages, _kinds(data))
     others: list[str] = []
+    suites = {
+        name: (stage.models, stage.suite)
+        for name, stage in stages.items()
+        if isinstance(stage, EvaluateStage) and isinstance(stage.suite, Suite)
+    }
     for name, stage in stages.items():
         if isinstance(stage, EvaluateStage) and isinstance(stage.suite, str):
             key = ("stages", name, "suite")
             suite = _suite(stage.suite, key, problems, others)
             if suite is not None:
+                suites[name] = (stage.models, suite)
                 found = reference_problems(suite, (), name, _kinds(data))
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
+    problems += results_problems({name: suites[name] for name in stages if name in suites})
     if recipe is None or problems or others:
         raise source.error(problems, others)
     return recipe, source
@@ -144,9 +158,34 @@ def _valid_stages(data: Mapping[str, Any]) -> dict[str, Stage]:
     for name, stage in _raw_stages(data).items():
         try:
             valid[name] = adapter.validate_json(json.dumps(stage))
-        except ValidationError:
-            continue
+        except ValidationError as error:
+            if known := _known_fields(stage, error):
+                with contextlib.suppress(ValidationError):
+                    valid[name] = adapter.validate_json(json.dumps(known))
     return valid
+
+
+def _known_fields(stage: dict[str, Any], error: ValidationError) -> dict[str, Any] | None:
+    """A stage without the keys that the schema does not have; None where more is wrong."""
+    wrong = error.errors(include_url=False)
+    if any(details["type"] != "extra_forbidden" for details in wrong):
+        return None
+    known = copy.deepcopy(stage)
+    for details in wrong:
+        *around, name = details["loc"]
+        _inside(known, around).pop(name, None)
+    return known
+
+
+def _inside(value: Any, around: Sequence[int | str]) -> dict[int | str, Any]:
+    """The mapping at one of pydantic's places, which hold the tags of unions too."""
+    for part in around:
+        match value:
+            case list() if isinstance(part, int):
+                value = value[part]
+            case dict() if part in value:
+                value = value[part]
+    return value if isinstance(value, dict) else {}
 
 
 def _trainer_problems(data: Mapping[str, Any]) -> list[Problem]:

@@ -9,7 +9,8 @@ DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".yaml", ".yml",
 
 def looks_like_path(value: str) -> bool:
     """Whether a value can only be a path, and no hub name or shipped name."""
-    return value.startswith((".", "/", "~")) or value.lower().endswith(DATA_SUFFIXES)
+    is_deep = value.count("/") > 1
+    return is_deep or value.startswith((".", "/", "~")) or value.lower().endswith(DATA_SUFFIXES)
 
 
 def expanded(value: str | Path) -> Path:

@@ -28,7 +28,8 @@ def to_yaml_with_origins(recipe: Recipe, source: Source) -> str:
     as values, they would make another recipe of it.
     """
     text = to_yaml(recipe, width=float("inf"))
-    lines = text.splitlines()
+    # Not splitlines(), which also splits at what YAML keeps inside a text.
+    lines = text.removesuffix("\n").split("\n")
     last_lines = dict(_last_lines(yaml.compose(text, Loader=yaml.SafeLoader), ()))
     comments = {last_lines[key]: source.origin(key) for key in _leaves(recipe.model_dump(), ())}
     written = [

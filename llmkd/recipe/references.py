@@ -1,9 +1,9 @@
 """What a stage takes from elsewhere: models, tokenizers and data, by path, hub name or `stage:NAME`."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
+from llmkd.recipe import local_paths
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.schema import Stage
 
@@ -47,7 +47,7 @@ def resolved(stage: AnyStage, rewrite: Callable[[str], str]) -> AnyStage:
 
 def expanded(value: str) -> str:
     """A path with `~` replaced by the home folder; anything else as it is."""
-    return str(Path(value).expanduser()) if value.startswith("~") else value
+    return str(local_paths.expanded(value)) if value.startswith("~") else value
 
 
 def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:

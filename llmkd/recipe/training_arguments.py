@@ -8,13 +8,14 @@ import functools
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkd.errors import LlmkdError
 from llmkd.recipe.foreign_names import FOREIGN_NAMES
+from llmkd.recipe.local_paths import expanded, is_there
 from llmkd.recipe.places import meant, nearest
 from llmkd.recipe.values import shown, truth, unquoted
 
@@ -135,16 +136,45 @@ def trainer_problems(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         problem = _problem(name, value, known)
         if problem:
             yield name, problem
+    for name, (is_bad, message) in _REFUSED.items():
+        if name in block and is_bad(block[name]):
+            yield name, message
     if message := _tracker_problem(block.get("report_to")):
         yield "report_to", message
     if block.get("bf16") is True and block.get("fp16") is True:
         yield "fp16", "bf16 is true too, and only one can be; leave one out"
 
 
+def _is_broken_count(value: Any) -> bool:
+    return isinstance(value, float) and value >= 1 and not value.is_integer()
+
+
+_A_SHARE_OR_STEPS = (
+    _is_broken_count,
+    "a share of all steps is below 1, and anything else a whole number of steps; write one of them",
+)
+_REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "save_steps": _A_SHARE_OR_STEPS,
+    "logging_steps": _A_SHARE_OR_STEPS,
+    "save_strategy": (
+        lambda value: value == "best",
+        "training measures nothing by which one could be best; write steps, epoch or no",
+    ),
+    "fsdp": (bool, "llmkd does not train with FSDP yet; leave it out"),
+    "accelerator_config": (
+        lambda value: isinstance(value, str) and not is_there(expanded(value)),
+        "is no file that is there; write a mapping, or the path of a JSON file",
+    ),
+}
+"""Values that transformers takes, or refuses only when training begins; and what to write."""
+
+
 def _tracker_problem(report_to: Any) -> str | None:
     names = report_to if isinstance(report_to, list) else [report_to]
     known = ["none", "all", *_trackers()] if report_to is not None else []
     for name in names if len(known) > 2 else ():
+        if isinstance(report_to, list) and not isinstance(name, str):
+            return f"input should be the name of a tracker; got {shown(name)}; {meant('', known)}"
         if isinstance(name, str) and name not in known:
             return f"no such tracker {shown(name)}; {meant(name, known)}"
     return None

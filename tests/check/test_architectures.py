@@ -85,8 +85,8 @@ def test_other_targets_are_not_known():
         ({"model_type": "mamba"}, "no formula for mamba, only for llama"),
         ({}, "no formula for None"),
         ({"model_type": ["llama"]}, "no formula for"),
-        ({"model_type": "llama", "hidden_size": "64"}, "hidden_size of its configuration is '64'"),
-        ({"model_type": "llama", "num_hidden_layers": True}, "num_hidden_layers .* is True"),
+        ({"model_type": "llama", "hidden_size": "64"}, 'hidden_size of its configuration is "64"'),
+        ({"model_type": "llama", "num_hidden_layers": True}, "num_hidden_layers .* is true"),
         ({"model_type": "llama", "vocab_size": -1}, "vocab_size .* is -1; write a whole number"),
         ({"model_type": "llama", "hidden_size": 2, "num_attention_heads": 4}, "head_dim .* is 0"),
         ({"model_type": "gpt2", "add_cross_attention": True}, "cross-attention"),
@@ -94,4 +94,10 @@ def test_other_targets_are_not_known():
 )
 def test_what_makes_no_model_is_not_known(config, message):
     with pytest.raises(NotKnownError, match=message):
+        shape_of(config)
+
+
+def test_a_size_beyond_any_model_is_not_known():
+    config = {"model_type": "llama", "hidden_size": 10**400}
+    with pytest.raises(NotKnownError, match="hidden_size of its configuration is 1000"):
         shape_of(config)

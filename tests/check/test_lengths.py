@@ -8,6 +8,7 @@ from llmkd.data import addition
 from llmkd.data.prepare import UNCUT, rows_of_parts
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import Tokenize
+from llmkd.errors import DataError
 from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
 
 
@@ -52,9 +53,37 @@ def test_rows_are_as_long_as_when_training(
     found = facts(source, read_tokenizer(tmp_path))
 
     assert found.tokens_per_row.exactness == "exact"
-    assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 1)
+    assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 4)
     assert found.longest.value == max(example.length for example in examples)
     assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 19, 4)
+
+
+def test_rows_whose_prompt_leaves_no_room_are_dropped_as_when_training(write, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    rows = [{"prompt": "1" * n, "completion": "33"} for n in (1, 4, 5, 6, 7, 20)]
+    source = DatasetSource(dataset_name=write(rows), max_length=7)
+    tokenize = Tokenize(tokenizer, source)
+    examples = list(tokenize(iter_rows(source, seed=0)))
+
+    found = facts(source, read_tokenizer(tmp_path))
+
+    assert 0 < tokenize.num_dropped < 6
+    assert (found.rows.value, found.rows.exactness) == (len(examples), "exact")
+    assert found.dropped.value == round(tokenize.num_dropped / 6, 4)
+    assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 6, 4)
+
+
+def test_data_of_which_every_row_is_dropped_is_refused(write):
+    rows = [{"prompt": "1" * 20, "completion": "2"}]
+    with pytest.raises(DataError, match="no row has a token to train on within 7 tokens"):
+        facts(DatasetSource(dataset_name=write(rows), max_length=7))
+
+
+def test_dropped_rows_scale_an_estimated_number_of_rows(write):
+    rows = [{"prompt": "1" * (1 + 19 * (n % 2)), "completion": "2"} for n in range(400)]
+    found = facts(DatasetSource(dataset_name=write(rows), max_length=7))
+
+    assert (found.rows.value, found.rows.exactness) == (200, "estimate")
 
 
 def test_a_long_text_is_tokenized_only_as_far_as_it_is_read(write):
@@ -67,7 +96,7 @@ def test_a_long_text_is_tokenized_only_as_far_as_it_is_read(write):
 
 def test_messages_are_counted_without_their_template(write):
     messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
-    found = facts(DatasetSource(dataset_name=write([{"messages": messages}, {"messages": None}])))
+    found = facts(DatasetSource(dataset_name=write([{"messages": messages}] * 2)))
 
     assert found.tokens_per_row.exactness == "estimate"
     assert "without their chat template" in found.tokens_per_row.how

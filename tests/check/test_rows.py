@@ -124,13 +124,41 @@ def test_a_file_has_no_split(tmp_path):
     assert caught.value.key == ("dataset_split",)
 
 
-def test_a_hub_name_and_other_files_are_not_known(tmp_path):
-    (tmp_path / "a.csv").write_text("a,b")
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "A.JSONL"])
+def test_files_of_other_types_are_refused_as_by_a_run(name, tmp_path):
+    (tmp_path / name).write_text('{"text": "a"}')
+    for read in (read_rows, lambda found: list(iter_rows(found, seed=0))):
+        with pytest.raises(DataError, match="is of no known type; write a file that is"):
+            read(source(tmp_path / name))
 
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("text", None),
+        ("text", ""),
+        ("text", 3),
+        ("messages", None),
+        ("messages", []),
+        ("messages", ["a"]),
+        ("messages", [{"role": "", "content": "a"}]),
+        ("messages", [{"role": "user", "content": None}]),
+    ],
+)
+def test_bad_values_are_refused_as_by_a_run(column, value, tmp_path):
+    good = "a" if column == "text" else [{"role": "user", "content": "a"}]
+    found = source(write_jsonl(tmp_path / "a.jsonl", [{column: good}, {column: value}]))
+
+    with pytest.raises(InputError):
+        list(iter_rows(found, seed=0))
+    with pytest.raises(DataError, match=r"of row 2 is not .*; write it there, or leave"):
+        read_rows(found)
+    assert read_rows(found.model_copy(update={"num_examples": 1}))
+
+
+def test_a_hub_name_is_not_known():
     with pytest.raises(NotKnownError, match="hub/name is not on this machine"):
         read_rows(source("hub/name"))
-    with pytest.raises(NotKnownError, match="the run itself will tell"):
-        read_rows(source(tmp_path / "a.csv"))
     with pytest.raises(NotKnownError):
         read_rows(source("a\0b"))
 

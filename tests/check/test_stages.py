@@ -26,8 +26,9 @@ def test_a_recipe_on_local_models_is_known_through_and_through(local, checked):
     assert found["longest row"].value == 8
     # Three epochs of ceil(10 / 4) steps.
     assert found["steps"].value == 9
-    assert found["epochs"].value == 3.6
-    assert found["tokens"].value == 9 * 28
+    assert (found["epochs"].value, found["epochs"].exactness) == (3, "exact")
+    # Three times the ten rows' 71 tokens: the last step of an epoch has but two rows.
+    assert (found["tokens"].value, found["tokens"].exactness) == (213, "exact")
     assert all(fact.value is not None for fact in found.values())
     assert checked(local / "local.yaml").stages["train"].verdict == "fits"
 
@@ -36,7 +37,8 @@ def test_lora_trains_few_parameters(local, checked):
     found = facts(checked(local / "local.yaml", "student.lora={r: 2}"))
 
     assert 0 < found["trainable parameters"].value < found["student parameters"].value
-    assert found["memory"].parts["gradients"] == 4 * found["trainable parameters"].value
+    for part in ("gradients", "adapters"):
+        assert found["memory"].parts[part] == 4 * found["trainable parameters"].value
 
 
 def test_different_tokenizers_are_refused(local, checked):
@@ -107,12 +109,35 @@ def test_a_source_of_a_mixture_is_named_by_its_place(local, checked):
 
     with pytest.raises(InputError, match=r"data.sources.1.dataset_name: .*the data set is empty"):
         checked(local / "local.yaml", mixture)
+    with pytest.raises(InputError) as caught:
+        checked(local / "local.yaml", mixture.replace(f"{{{rows}}}", f"{{{empty}}}"))
+    assert len(caught.value.problems) == 2
 
 
 def test_more_sums_than_there_are_are_refused(checked):
     key = "stages.twin.data.num_examples"
     with pytest.raises(InputError, match=r"399539 sums of 3 digits .* gives 399538 at most"):
         checked("quickstart", f"{key}=399539")
+
+
+def test_more_sums_to_evaluate_on_than_there_are_are_refused(local, checked):
+    data = "{kind: task, digits: 1, split: test, num_examples: 9}"
+    task = f"{{kind: exact_match, name: sums, data: {data}}}"
+    (local / "e.yaml").write_text(
+        f"name: e\nkind: evaluate\nmodels: [hub/a]\nsuite: {{name: s, tasks: [{task}]}}\n"
+    )
+    with pytest.raises(InputError, match=r"tasks.0.data.num_examples: .* gives 8 at most"):
+        checked(local / "e.yaml")
+
+
+def test_too_many_digits_for_the_positions_are_told_without_max_length(tmp_path, checked):
+    config = "{model_type: gpt2, n_embd: 8, n_head: 2, n_layer: 1, n_positions: 6}"
+    (tmp_path / "a.yaml").write_text(
+        f"name: a\nkind: train\nstudent: {{kind: scratch, config: {config}}}\n"
+        "data: {kind: task, digits: 1, num_examples: 5}\nlosses: [{kind: cross_entropy}]\n"
+    )
+    with pytest.raises(InputError, match=r"data.digits: .* write fewer digits, or n_positions: "):
+        checked(tmp_path / "a.yaml")
 
 
 def test_learned_positions_must_reach(local, checked):
@@ -134,12 +159,33 @@ def test_rows_beyond_the_longest_are_counted_and_warned_of(local, checked):
     ]
 
 
+def test_rows_that_training_drops_are_warned_of(local, checked):
+    rows = [{"prompt": "1" * n, "completion": "2"} for n in (1, 1, 1, 60)]
+    (local / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = checked(local / "local.yaml")
+
+    assert (facts(report)["rows"].value, facts(report)["rows dropped"].value) == (3, 0.25)
+    assert "25 % of the rows looked at have no token to train on" in report.warnings[0]
+
+
 def test_packing_makes_fewer_sequences(local, checked):
     found = facts(checked(local / "local.yaml", "data.packing=true"))
 
     # 71 tokens in sequences of 40: two, and so one step per epoch.
     assert (found["steps"].value, found["steps"].exactness) == (3, "estimate")
-    assert found["tokens per step"].value == 160
+    assert found["tokens per step"].value == 80
+
+
+def test_steps_are_counted_in_epochs_as_training_counts_them(local, checked):
+    batch = "trainer.per_device_train_batch_size=8"
+    found = facts(checked(local / "local.yaml", batch, "trainer.num_train_epochs=1"))
+    assert (found["epochs"].value, found["tokens"].value) == (1, 71)
+    assert found["steps"].how == "1 epoch of 2 steps"
+
+    found = facts(checked(local / "local.yaml", batch, "trainer.max_steps=5"))
+    assert found["epochs"].value == 2.5
+    # Two epochs, and eight rows of the third.
+    assert (found["tokens"].value, found["tokens"].exactness) == (142 + 57, "estimate")
 
 
 def test_what_does_not_fit_is_a_warning_with_keys_to_change(local, checked):
@@ -189,6 +235,38 @@ def test_a_model_in_the_hubs_cache_is_on_this_machine(local, checked, monkeypatc
     assert "the teacher's are the same" in found["vocabulary"].how
 
 
+def test_each_revision_has_a_tokenizer_of_its_own(local, checked, monkeypatch, tokenizer):
+    cached = local / "hub" / "models--me--model"
+    for revision in ("old", "new"):
+        shutil.copytree(local / "teacher", cached / "snapshots" / revision)
+    path = cached / "snapshots" / "old" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["+"], vocabulary["="] = vocabulary["="], vocabulary["+"]
+    path.write_text(json.dumps(content))
+    monkeypatch.setenv("HF_HUB_CACHE", str(local / "hub"))
+
+    both = [
+        f"{role}={{model_name_or_path: me/model, revision: {revision}}}"
+        for role, revision in (("student", "new"), ("teacher", "old"))
+    ]
+    with pytest.raises(InputError, match="student and teacher have different tokenizers"):
+        checked(local / "local.yaml", *both)
+
+
+def test_models_are_evaluated_in_the_type_of_their_files(local, checked):
+    model = AutoModelForCausalLM.from_pretrained(local / "teacher")
+    model.bfloat16().save_pretrained(local / "teacher")
+    task = "{kind: exact_match, name: sums, data: {kind: task, num_examples: 5}}"
+    (local / "e.yaml").write_text(
+        f"name: e\nkind: evaluate\nmodels: [{local}/teacher]\nsuite: {{name: s, tasks: [{task}]}}\n"
+    )
+
+    found = facts(checked(local / "e.yaml"), "evaluate")
+
+    assert found["memory"].parts["weights"] == 2 * model.num_parameters()
+
+
 def test_a_later_stage_knows_what_an_earlier_one_makes(checked):
     report = checked("quickstart")
 
@@ -216,7 +294,8 @@ def test_checkpoints_fill_the_disk(local, checked):
     # Weights, and twice as much of optimizer; one more than are kept.
     assert kept() == 3
     assert kept("trainer.save_total_limit=5") == 6
-    assert kept("trainer.save_total_limit=null") == 11
+    # A tenth of nine steps is one whole step.
+    assert kept("trainer.save_total_limit=null") == 10
     assert kept("trainer.save_total_limit=null", "trainer.save_steps=5") == 3
     assert kept("trainer.save_strategy=no") == 0
 

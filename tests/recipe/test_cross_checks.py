@@ -217,3 +217,53 @@ def test_a_stream_has_to_be_told_its_steps_and_shuffles_itself(problems):
     )
     assert "data.streaming: a stream has no known length; write trainer.max_steps" in found[0]
     assert "train_sampling_strategy: a stream is shuffled as it comes; leave it out" in found[1]
+
+
+def test_a_stream_is_read_by_no_workers_and_has_no_number_of_rows(problems):
+    mixture = "{kind: mixture, streaming: true, num_examples: 5, sources: [SOURCE, SOURCE]}"
+    data = "stages.student.data=" + mixture.replace("SOURCE", "{dataset_name: some/rows}")
+    found = problems(
+        WHOLE, data, "stages.student.trainer={max_steps: 1, dataloader_num_workers: 2}"
+    )
+
+    assert "data.num_examples: a stream draws from its sources by weight" in found[0]
+    assert "each worker would read the whole stream; write 0, or" in found[1]
+
+
+def test_results_of_two_stages_that_could_not_be_told_apart_are_refused(problems, tmp_path):
+    task = "{kind: exact_match, name: sums, data: {kind: task, num_examples: 5}}"
+    stage = f"{{kind: evaluate, models: [hub/other], suite: {{name: mine, tasks: [{task}]}}}}"
+    message = (
+        "stages.again.suite: stage `evaluation` measures task sums of a suite mine for hub/other"
+    )
+    assert message in problems(WHOLE, f"stages.again={stage}")[0]
+
+    (tmp_path / "mine.yaml").write_text(f"name: mine\ntasks: [{task}]\n")
+    of_file = "stages.again={kind: evaluate, models: [hub/other], suite: mine.yaml}"
+    assert message in problems(WHOLE, of_file)[0]
+
+
+def test_a_deepspeed_file_has_to_be_there(problems):
+    found = problems(ONE_STAGE, "trainer.deepspeed=zero")
+    assert "zero does not exist; write a path that does" in found[0]
+
+
+def test_a_name_with_two_slashes_is_no_hub_name(problems):
+    found = problems(
+        ONE_STAGE, "data={dataset_name: a/b/missing}", "student={model_name_or_path: a/b}"
+    )
+    assert "data.dataset_name: a/b/missing does not exist" in found[0]
+
+
+def test_a_misspelt_key_does_not_hide_what_else_is_wrong_with_its_stage(problems):
+    found = problems(
+        ONE_STAGE,
+        "losses.0.wieght=1",
+        "losses.0.kind=forward_kl",
+        "data={dataset_name: ./missing.jsonl, max_len: 3}",
+        "student={model_name_or_path: hub/a}",
+    )
+
+    assert len(found) == 4
+    assert any("./missing.jsonl does not exist" in problem for problem in found)
+    assert any("compares the student with a teacher" in problem for problem in found)

@@ -128,3 +128,14 @@ def test_any_recipe_loads_back_from_yaml_with_origins(path, recipe):
     path.write_text(to_yaml_with_origins(*load_with_source(path)), encoding="utf-8", newline="\n")
 
     assert load(path) == recipe
+
+
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
+def test_line_ends_of_older_yaml_stay_in_a_text(path, mark):
+    path.write_text(ONE_STAGE)
+    recipe = load(path).model_copy(update={"description": f"{mark}a{mark} b{mark}"})
+    path.write_text(to_yaml(recipe), encoding="utf-8", newline="\n")
+    assert load(path) == recipe
+
+    path.write_text(to_yaml_with_origins(*load_with_source(path)), encoding="utf-8", newline="\n")
+    assert load(path) == recipe

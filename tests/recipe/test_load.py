@@ -10,6 +10,7 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import CosineSchedule
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.schema import TrainStage
+from llmkd.run_plan import Run
 
 TEXTS = Path(__file__).parent / "texts"
 ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
@@ -340,3 +341,10 @@ def test_loading_imports_neither_torch_nor_transformers(tmp_path):
     )
 
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 0
+
+
+def test_an_output_folder_of_an_unknown_user_is_taken_as_written(tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(ONE_STAGE)
+
+    assert Run(load(path, ["output_dir=~no-such-user/x"])).folder == Path("~no-such-user/x")

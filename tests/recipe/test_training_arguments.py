@@ -106,3 +106,27 @@ def test_a_misspelt_tracker_is_found_before_anything_runs(report_to):
 def test_words_that_only_the_help_lists_are_known():
     ((_, message),) = trainer_problems({"train_sampling_strategy": "group_by_len"})
     assert 'no such choice "group_by_len"; did you mean `group_by_length`?' in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("save_steps", 1.5, "a share of all steps is below 1"),
+        ("logging_steps", 1.5, "a share of all steps is below 1"),
+        ("save_strategy", "best", "write steps, epoch or no"),
+        ("fsdp", "full_shard", "llmkd does not train with FSDP yet; leave it out"),
+        ("accelerator_config", "abc", "write a mapping, or the path of a JSON file"),
+        ("report_to", [5], "input should be the name of a tracker; got 5; write one of none, all"),
+    ],
+)
+def test_what_would_end_the_training_before_it_begins_is_refused(name, value, message):
+    ((found, said),) = trainer_problems({name: value})
+    assert found == name
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    "block", [{"save_steps": 0.5}, {"logging_steps": 2.0}, {"accelerator_config": {}}]
+)
+def test_shares_and_whole_numbers_of_steps_are_taken(block):
+    assert list(trainer_problems(block)) == []

@@ -55,6 +55,11 @@ def train(
         from llmkd.run_plan import Run
 
         job = Run(load(recipe, overrides or []))
+        if not job.folder.exists() and not pipeline.is_launched():
+            # Before the first stage trains for hours: what the last one would be refused for.
+            from llmkd.check import check as look_over
+
+            look_over(recipe, overrides or [])
         records = pipeline.run(job.recipe, overwrite=overwrite)
         if pipeline.is_launched():
             return

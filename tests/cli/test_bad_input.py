@@ -44,7 +44,15 @@ def rename_tokens(folder, names):
 
 
 def refusal(llmkd, *arguments):
-    """The one message of a refused run; the line after it names the stage."""
+    """The one message of a stage that is refused; the line after it names the stage.
+
+    A new run is refused before anything runs, with the place; one that has begun finds out itself.
+    """
+    _, err = llmkd.run("train", *arguments, status=2)
+    (line,) = err.strip().splitlines()
+    assert line.startswith(("small.yaml:", "override "))
+    assert not (llmkd.folder / "runs").exists()
+    (llmkd.folder / "runs" / "small").mkdir(parents=True)
     _, err = llmkd.run("train", *arguments, status=2)
     assert "Traceback" not in err
     first, *messages, last = err.strip().splitlines()

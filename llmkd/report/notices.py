@@ -118,17 +118,20 @@ def worse_teacher(
     )
 
 
-def lost_rows(stage: str, num_kept: int, num_truncated: int, num_dropped: int) -> Notice | None:
-    """Rows were cut or left out."""
-    total = num_kept + num_dropped
-    share = (num_truncated + num_dropped) / total if total > 0 else 0.0
-    if share <= LARGEST_LOSS_OF_ROWS:
+def lost_rows(
+    stage: str, num_kept: int, num_truncated: int, num_dropped: int, num_available: int
+) -> Notice | None:
+    """Rows were cut or left out; of a mixture, more or fewer are available than are kept."""
+    there = num_available + num_dropped
+    cut = num_truncated / num_kept if num_kept > 0 else 0.0
+    dropped = num_dropped / there if there > 0 else 0.0
+    if max(cut, dropped) <= LARGEST_LOSS_OF_ROWS:
         return None
     return Notice(
         "lost rows",
         stage,
-        f"of {total:,} rows {num_truncated:,} were cut and {num_dropped:,} dropped "
-        f"({100 * share:.0f} %)",
+        f"{num_truncated:,} of {num_kept:,} rows were cut ({100 * cut:.0f} %), {num_dropped:,} of "
+        f"{there:,} dropped ({100 * dropped:.0f} %)",
         "write a larger data.max_length; a student that sees no endings does not learn to stop",
     )
 

@@ -58,8 +58,9 @@ def _of_metrics(run: StageRun) -> Iterator[Notice | None]:
 def _of_counts(run: StageRun) -> Iterator[Notice | None]:
     data = run.data
     if data.num_rows is not None:
+        available = sum(source.num_available or 0 for source in data.sources) or data.num_rows
         yield notices.lost_rows(
-            run.name, data.num_rows, data.num_truncated or 0, data.num_dropped or 0
+            run.name, data.num_rows, data.num_truncated or 0, data.num_dropped or 0, available
         )
     asked, kept = run.generation.num_prompts, run.generation.num_kept
     if asked is not None and kept is not None:

@@ -69,11 +69,17 @@ def test_a_teacher_that_is_worse_on_the_text_at_the_end_is_told():
 
 
 def test_rows_cut_or_dropped_are_told_above_a_twentieth():
-    found = notices.lost_rows("student", num_kept=90, num_truncated=4, num_dropped=10)
-    assert found is not None
-    assert found.found == "of 100 rows 4 were cut and 10 dropped (14 %)"
-    assert notices.lost_rows("student", num_kept=100, num_truncated=5, num_dropped=0) is None
-    assert notices.lost_rows("student", num_kept=0, num_truncated=0, num_dropped=0) is None
+    def told(num_kept, num_truncated, num_dropped, num_available=None):
+        there = num_kept if num_available is None else num_available
+        notice = notices.lost_rows("student", num_kept, num_truncated, num_dropped, there)
+        return notice and notice.found
+
+    assert told(90, 4, 10) == "4 of 90 rows were cut (4 %), 10 of 100 dropped (10 %)"
+    assert told(100, 6, 0) == "6 of 100 rows were cut (6 %), 0 of 100 dropped (0 %)"
+    assert told(100, 5, 0) is None
+    assert told(0, 0, 0) is None
+    # A mixture takes 20 of 1,000 rows: that is no loss, and what was dropped is little of all.
+    assert told(20, 0, 30, num_available=1000) is None
 
 
 def test_answers_left_out_are_told_above_a_twentieth():

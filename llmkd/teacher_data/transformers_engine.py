@@ -5,6 +5,7 @@ and penalties the checkpoint's generation config has, so that samples follow the
 the student is to learn. From that config only the end-of-text tokens are taken.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError
 from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.positions import hard_limit
 from llmkd.recipe.models import PretrainedModel
 
 
@@ -60,11 +62,12 @@ def generate(
         tokenizer: The model's.
         prompts: Padded on the left to the longest.
         temperature: 0 is greedy.
-        max_completion_length: Tokens after which a completion is cut.
+        max_completion_length: Tokens after which a completion is cut; sooner where a model with
+            learned positions has no more of them.
         seed: Decides the samples, given the whole batch; torch's own random state stays as it was.
 
     Raises:
-        InputError: A prompt has no tokens.
+        InputError: A prompt has no tokens, or more than the model has positions for.
     """
     assert not model.training, "dropout would change what the model writes"
     input_ids, attention_mask = _left_padded(encode_prompts(prompts, tokenizer), tokenizer)
@@ -73,7 +76,7 @@ def generate(
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
-        max_new_tokens=max_completion_length,
+        max_new_tokens=min(max_completion_length, _room(model, input_ids.shape[1])),
         eos_token_id=stops or None,
         pad_token_id=_pad_token_id(tokenizer),
         **sampling,
@@ -88,6 +91,19 @@ def generate(
         )
     written = generated[:, input_ids.shape[1] :].tolist()
     return [_completion(ids, set(stops), tokenizer) for ids in written]
+
+
+def _room(model: PreTrainedModel, longest_prompt: int) -> int:
+    """Tokens that may be written; the last one is not read again."""
+    limit = hard_limit(model)
+    if limit is None:
+        return sys.maxsize
+    if longest_prompt > limit:
+        raise InputError(
+            f"a prompt has {longest_prompt} tokens, and the model has {limit} positions; leave it "
+            "out of the data set, or take a model that reads more"
+        )
+    return limit - longest_prompt + 1
 
 
 def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Completion:

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from llmkd.errors import InputError
 from llmkd.recipe.models import PretrainedModel
@@ -139,3 +139,16 @@ def test_a_real_model_continues_as_published(real_data):
     (completion,) = complete(model, tokenizer, [start], max_completion_length=120)
     assert len(completion.text) > 100
     assert published.startswith(f"{start} {completion.text}")
+
+
+def test_learned_positions_end_a_completion_and_refuse_a_longer_prompt(tokenizer):
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=8)
+    model = GPT2LMHeadModel(config).eval()
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    settings = {"temperature": 0.0, "max_completion_length": 20, "seed": 0}
+    (done,) = generate(model, tokenizer, ["1+2="], **settings)
+    # Five tokens are read, so three more positions are left, and one token needs none.
+    assert (done.num_tokens, done.finish_reason) == (4, "length")
+    with pytest.raises(InputError, match="a prompt has 10 tokens, and the model has 8 positions"):
+        generate(model, tokenizer, ["123456789"], **settings)

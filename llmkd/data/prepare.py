@@ -93,7 +93,7 @@ def _streamed(
     counts = DataCounts()
 
     for part in parts:
-        # What cannot be read at all is found before the models are loaded.
+        # What cannot be read at all is found before the first step.
         next(Tokenize(tokenizer, sequences)(iter_rows(part, seed=seed, is_stream=True)), None)
 
     def examples(part: Rows) -> Iterator[Example]:

@@ -185,7 +185,8 @@ def test_two_runs_in_one_folder_are_refused(llmkd, recipe):
 
 
 def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe):
-    (llmkd.folder / "broken.jsonl").write_text('{"text": 5}\n')
+    # Too far down to be seen before the run.
+    (llmkd.folder / "broken.jsonl").write_text('{"text": "1+1=2"}\n' * 300 + '{"text": 5}\n')
     text = "stages.evaluation.suite.tasks.1.data.dataset_name=broken.jsonl"
     _, err = llmkd.run("train", recipe, text, status=2)
     assert "Traceback" not in err

@@ -101,7 +101,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
     return Tokenizer(
         str(folder),
-        _with_added(dict(_vocabulary(content, str(path))), settings),
+        _with_added(_read_vocabulary(content, str(path)), settings),
         lambda text, special: len(_encoded(_backend(content, str(path)), text, special)),
         bos,
         frame,
@@ -109,26 +109,26 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=4)
-def _vocabulary(content: bytes, path: str) -> dict[str, int]:
+def _vocabulary(content: bytes) -> dict[str, int]:
     """Token to id; copies of one tokenizer in several models' folders are read once."""
+    whole = _parsed(content)
+    known = whole["model"]["vocab"]
+    # Unigram lists its tokens with their scores, the others map them to ids.
+    pairs = known.items() if isinstance(known, dict) else ((t, i) for i, (t, _) in enumerate(known))
+    added = ((token["content"], token["id"]) for token in whole.get("added_tokens") or ())
+    vocabulary = dict([*pairs, *added])
+    if set(map(type, vocabulary)) - {str} or set(map(type, vocabulary.values())) - {int}:
+        raise ValueError("a token that is no text, or an id that is no integer")
+    return vocabulary
+
+
+def _read_vocabulary(content: bytes, path: str) -> dict[str, int]:
     try:
-        whole = _parsed(content)
-        known = whole["model"]["vocab"]
-        # Unigram lists its tokens with their scores, the others map them to ids.
-        pairs = (
-            known.items() if isinstance(known, dict) else ((t, i) for i, (t, _) in enumerate(known))
-        )
-        added = ((token["content"], token["id"]) for token in whole.get("added_tokens") or ())
-        vocabulary = dict([*pairs, *added])
+        return dict(_vocabulary(content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotKnownError(
             f"{path}: cannot be read as a tokenizer; copy the model anew"
         ) from error
-    if not all(
-        type(number) is int and isinstance(token, str) for token, number in vocabulary.items()
-    ):
-        raise NotKnownError(f"{path}: cannot be read as a tokenizer; copy the model anew")
-    return vocabulary
 
 
 def _parsed(content: bytes) -> Any:
@@ -143,11 +143,15 @@ def _parsed(content: bytes) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _backend(content: bytes, path: str) -> Any:
+def _made(content: bytes) -> Any:
     import tokenizers
 
+    return tokenizers.Tokenizer.from_buffer(content)
+
+
+def _backend(content: bytes, path: str) -> Any:
     try:
-        return tokenizers.Tokenizer.from_buffer(content)
+        return _made(content)
     except Exception as error:
         raise NotKnownError(f"{path}: cannot be read ({_first_line(error)})") from error
 

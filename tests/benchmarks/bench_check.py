@@ -1,4 +1,7 @@
-"""How long `llmkd check` takes in a fresh process, per shipped recipe.
+"""How long `llmkd check` takes in a fresh process: per shipped recipe, and with 150,000 tokens.
+
+The last is a recipe of two local models that share a byte-level BPE tokenizer of that many tokens, and
+of 1,000 local rows, which is where reading takes longest.
 
 python tests/benchmarks/bench_check.py [--output FILE] [--repeats N]
 """
@@ -6,16 +9,52 @@ python tests/benchmarks/bench_check.py [--output FILE] [--repeats N]
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from llmkd.recipe.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
+
+
+def large_tokenizers(folder: Path) -> Path:
+    """Writes two models with copies of one tokenizer, rows, and the recipe."""
+    draw = random.Random(0)
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    known, merges = set(tokens), []
+    while len(tokens) < 150_000:
+        pair = draw.choice(tokens), draw.choice(tokens[:2000])
+        if len("".join(pair)) < 12 and "".join(pair) not in known:
+            known.add("".join(pair))
+            tokens.append("".join(pair))
+            merges.append(pair)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=tokens[0])
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokens), num_attention_heads=1))
+    for name in ("student", "teacher"):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    row = json.dumps({"text": "some words of text " * 40}) + "\n"
+    (folder / "rows.jsonl").write_text(row * 1000)
+    recipe = folder / "large.yaml"
+    recipe.write_text(
+        f"name: large\nkind: train\nstudent: {{model_name_or_path: {folder}/student}}\n"
+        f"teacher: {{model_name_or_path: {folder}/teacher}}\n"
+        f"data: {{dataset_name: {folder}/rows.jsonl}}\nlosses: [{{kind: forward_kl}}]\n"
+    )
+    return recipe
 
 
 def seconds(recipe: Path) -> float:
@@ -46,6 +85,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        large = measure(large_tokenizers(Path(name)), args.repeats)
     result = {
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -53,6 +94,7 @@ def main() -> None:
         "load_average_at_start": round(os.getloadavg()[0], 2),
         "repeats": args.repeats,
         "recipes": {path.stem: measure(path, args.repeats) for path in shipped_recipes()},
+        "two models with 150,000 tokens": large,
     }
     args.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))  # noqa: T201

@@ -135,3 +135,20 @@ def test_what_comes_after_the_merges_is_read_too(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
 
     assert read_tokenizer(tmp_path).vocabulary == {"a": 0, "b": 1, "ab": 2, "c": 3}
+
+
+def test_copies_of_one_tokenizer_are_read_once(tokenizer, tmp_path, monkeypatch):
+    from llmkd.check import vocabulary
+
+    folders = [tmp_path / "teacher", tmp_path / "student"]
+    tokenizer.add_tokens(["only here"])
+    for folder in folders:
+        tokenizer.save_pretrained(folder)
+    read = []
+    parsed = vocabulary._parsed
+    monkeypatch.setattr(vocabulary, "_parsed", lambda content: read.append(1) or parsed(content))
+
+    one, other = (read_tokenizer(folder) for folder in folders)
+    assert len(read) == 1
+    assert one.vocabulary == other.vocabulary
+    assert one.vocabulary is not other.vocabulary

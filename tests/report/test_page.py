@@ -192,7 +192,7 @@ def test_notices_stand_with_numbers_and_advice(make_run, metric_lines, write_met
         "kl fell by 0 %",
         "forward_kl makes 0.01 % of the gradient",
         "is above the student's own",
-        "5 were cut",
+        "5 of 10 rows were cut (50 %)",
         "of 10 answers 5 (50 %)",
         "overlaps twin's",
     ):
@@ -208,7 +208,7 @@ def test_what_is_odd_about_several_stages_alike_is_told_once(make_run):
         counts = '{"num_rows": 10, "num_truncated": 5, "num_dropped": 0}'
         (folder / "stages" / stage / "data.json").write_text(counts)
     _, page = report_of(folder)
-    assert page.text.count("5 were cut") == 1
+    assert page.text.count("5 of 10 rows were cut") == 1
     assert "teacher, twin, student" in page.text
 
 

@@ -152,14 +152,14 @@ def _made(content: bytes) -> Any:
 def _backend(content: bytes, path: str) -> Any:
     try:
         return _made(content)
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower.
         raise NotKnownError(f"{path}: cannot be read ({_first_line(error)})") from error
 
 
 def _encoded(backend: Any, text: str, special: bool) -> Any:
     try:
         return backend.encode(text, add_special_tokens=special)
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower.
         reason = _first_line(error)
         raise NotKnownError(f"the tokenizer cannot read the text ({reason})") from error
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmkd.losses.dense import divergence_from_logits
 from llmkd.losses.divergences import (
     IGNORED_ID,
     cross_entropy_from_logprobs,
     forward_kl_from_logprobs,
 )
-from llmkd.losses.linear_head import Divergence, HeadTerm, LinearHead, divergence_from_hidden
+from llmkd.losses.linear_head import Divergence, HeadOutput, HeadTerm, divergence_from_hidden
+from llmkd.losses.signals import DenseLogits, LinearHead
 from llmkd.schedules import WeightSchedule
 
 
@@ -83,8 +85,8 @@ class Objective:
 
     def __call__(
         self,
-        student: LinearHead,
-        teacher: LinearHead | None,
+        student: LinearHead | DenseLogits,
+        teacher: LinearHead | DenseLogits | None,
         target_ids: Tensor,
         *,
         num_positions: Tensor,
@@ -93,28 +95,45 @@ class Objective:
         """One micro-batch's share of the loss and of the metrics.
 
         Args:
-            student: Head over the N kept positions; gradients flow to hidden states and weights.
-            teacher: The teacher's head over the same positions.
-            target_ids: The tokens that follow, [N].
+            student: Of the N kept positions; gradients flow to logits, or hidden states and weights.
+            teacher: Of the same positions.
+            target_ids: The tokens that follow, or the labels, [N].
             num_positions: N_i summed over all micro-batches and ranks of the step, [K].
             step: Optimizer step, for the schedules.
         """
         share = num_positions.clamp(min=1).reciprocal().float()
         weights = share.new_tensor([term.weight(step) * term.scale for term in self.terms])
-        output = divergence_from_hidden(
-            student,
-            teacher,
-            target_ids,
-            [term.head_term for term in self.terms],
-            (weights * share)[:, None].expand(-1, len(target_ids)),
-            diagnostics=self.diagnostics,
-            compute_dtype=self.compute_dtype,
-        )
+        position_weights = (weights * share)[:, None].expand(-1, len(target_ids))
+        output = self._output(student, teacher, target_ids, position_weights)
         names = [f"loss/{term.head_term.name}" for term in self.terms]
         metrics = dict(zip(names, output.values.sum(-1) * share, strict=True))
         for diagnostic, values in zip(self.diagnostics, output.diagnostics, strict=True):
             metrics[diagnostic.name] = values.sum() * share[0]
         return ObjectiveOutput(loss=output.loss, metrics=metrics)
+
+    def _output(
+        self,
+        student: LinearHead | DenseLogits,
+        teacher: LinearHead | DenseLogits | None,
+        target_ids: Tensor,
+        position_weights: Tensor,
+    ) -> HeadOutput:
+        terms = [term.head_term for term in self.terms]
+        if isinstance(student, DenseLogits):
+            assert not isinstance(teacher, LinearHead), "both are classifiers"
+            return divergence_from_logits(
+                student, teacher, target_ids, terms, position_weights, diagnostics=self.diagnostics
+            )
+        assert not isinstance(teacher, DenseLogits), "both are language models"
+        return divergence_from_hidden(
+            student,
+            teacher,
+            target_ids,
+            terms,
+            position_weights,
+            diagnostics=self.diagnostics,
+            compute_dtype=self.compute_dtype,
+        )
 
 
 def trained(target_ids: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from llmkd.losses.divergences import (
     forward_kl_from_logprobs,
     reverse_kl_from_logprobs,
 )
-from llmkd.losses.linear_head import HeadTerm, LinearHead
+from llmkd.losses.linear_head import HeadTerm
+from llmkd.losses.signals import LinearHead
 from llmkd.objective import Objective, Term, of_labels, of_teacher, trained
 
 VOCAB, HIDDEN = 11, 6

@@ -16,12 +16,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmkd.losses.divergences import logprobs
+from llmkd.losses.signals import LinearHead, head_logits, head_products, wide
 
 # The float32 logits of one chunk, of which about eight copies stand at once. Larger chunks make the
 # matrix products more efficient, but on a CPU the C library gives a buffer of 32 MiB or more back to
@@ -31,25 +31,6 @@ CHUNK_BYTES_ON_ACCELERATOR = 256 * 2**20
 
 Divergence = Callable[[Tensor, Any, Tensor], Tensor]
 """(student log-probabilities [n, V], the teacher's or None, target ids [n]) -> values [n]."""
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """A model's last step, not yet taken: hidden states, and what turns them into logits.
-
-    `logits = soft_cap * tanh(scale * (hidden @ weight.T + bias) / soft_cap)`, without the tanh where
-    there is no soft cap. Cohere multiplies its logits by a scale, Gemma 2 soft-caps them.
-    """
-
-    hidden: Float[Tensor, "n hidden"]
-    weight: Float[Tensor, "vocab hidden"]
-    bias: Float[Tensor, " vocab"] | None = None
-    scale: float = 1.0
-    soft_cap: float | None = None
-
-    def logits(self) -> Float[Tensor, "n vocab"]:
-        """All logits at once, in float32 (float64 stays float64): for few positions only."""
-        return _logits(self, _products(self, slice(None)))
 
 
 @dataclass(frozen=True)
@@ -71,21 +52,6 @@ class HeadOutput:
     """Each term at each position, in nats, without its weight; float32 (float64 stays float64)."""
     diagnostics: Float[Tensor, "num_diagnostics n"]
     """Each diagnostic at each position; likewise."""
-
-
-def crop(head: LinearHead, vocab_size: int) -> LinearHead:
-    """The head without the rows that only pad its vocabulary.
-
-    Weight and bias become views, so the gradient reaches the full parameters, as zeros in the rows
-    left out.
-
-    Raises:
-        ValueError: The head has fewer rows than that.
-    """
-    if vocab_size > len(head.weight):
-        raise ValueError(f"cannot crop a head of {len(head.weight)} rows to {vocab_size}")
-    bias = None if head.bias is None else head.bias[:vocab_size]
-    return replace(head, weight=head.weight[:vocab_size], bias=bias)
 
 
 def divergence_from_hidden(
@@ -134,7 +100,7 @@ def divergence_from_hidden(
         None if teacher is None else _prepared(teacher, dtype),
         target_ids,
         tuple(terms),
-        position_weights.detach().to(_wide(student.hidden.dtype)),
+        position_weights.detach().to(wide(student.hidden.dtype)),
         tuple(diagnostics),
         chunk_size or _rows_within_budget(student.weight),
     )
@@ -186,7 +152,7 @@ class _LinearHeadLoss(torch.autograd.Function):
         ctx.save_for_backward(*result[2:])
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(result.values, result.diagnostics)
-        return _weighted_sum(job.weights, result.values), result.values, result.diagnostics
+        return weighted_sum(job.weights, result.values), result.values, result.diagnostics
 
     @staticmethod
     @once_differentiable
@@ -212,16 +178,16 @@ def _run(job: _Job, result: _Result) -> None:
 def _run_chunk(job: _Job, rows: slice, is_weighted: list[bool], result: _Result) -> None:
     needs_gradient = any(is_weighted) and any(gradient is not None for gradient in result[2:])
     products, ids, weights = (
-        _products(job.student, rows),
+        head_products(job.student, rows),
         job.target_ids[rows],
         job.weights[:, rows],
     )
     with torch.set_grad_enabled(needs_gradient):
-        student_logits = _logits(job.student, products.requires_grad_(needs_gradient))
-        teacher_logits = job.teacher and _logits(job.teacher, _products(job.teacher, rows))
-        logprobs_at = _shared_logprobs(student_logits, teacher_logits)
+        student_logits = head_logits(job.student, products.requires_grad_(needs_gradient))
+        teacher_logits = job.teacher and head_logits(job.teacher, head_products(job.teacher, rows))
+        logprobs_at = shared_logprobs(student_logits, teacher_logits)
         values = [term.divergence(*logprobs_at(term.temperature), ids) for term in job.terms]
-        loss = _weighted_sum(weights, torch.stack(values))
+        loss = weighted_sum(weights, torch.stack(values))
     for row, value in zip(result.values, values, strict=True):
         row[rows] = value.detach()
     for row, term in zip(result.diagnostics, job.diagnostics, strict=True):
@@ -234,9 +200,11 @@ def _run_chunk(job: _Job, rows: slice, is_weighted: list[bool], result: _Result)
         _accumulate(gradient, job.student, rows, result)
 
 
-def _shared_logprobs(
+def shared_logprobs(
     student_logits: Tensor, teacher_logits: Tensor | None
 ) -> Callable[[float], tuple[Tensor, Tensor | None]]:
+    """Both models' log-probabilities by temperature, each computed once."""
+
     @cache
     def logprobs_at(temperature: float) -> tuple[Tensor, Tensor | None]:
         log_q = logprobs(student_logits, temperature=temperature)
@@ -262,17 +230,8 @@ def _accumulate(gradient: Tensor, student: LinearHead, rows: slice, result: _Res
         result.weight_gradient.add_(gradient.T @ hidden)
 
 
-def _products(head: LinearHead, rows: slice) -> Tensor:
-    products = F.linear(head.hidden[rows], head.weight, head.bias)
-    return products.to(_wide(products.dtype))
-
-
-def _logits(head: LinearHead, products: Tensor) -> Tensor:
-    logits = products if head.scale == 1 else products * head.scale
-    return logits if head.soft_cap is None else head.soft_cap * (logits / head.soft_cap).tanh()
-
-
-def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Over all terms and positions; a weight of 0 leaves its value out."""
     # Not a plain product: a value left out may be inf, and 0 * inf is NaN.
     return torch.where(weights != 0, weights * values, 0).sum()
 
@@ -284,10 +243,6 @@ def _prepared(head: LinearHead, dtype: torch.dtype) -> LinearHead:
         weight=head.weight.detach().to(dtype),
         bias=None if head.bias is None else head.bias.detach().to(dtype),
     )
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _default_dtype(head: LinearHead) -> torch.dtype:

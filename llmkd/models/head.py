@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
-from llmkd.losses.linear_head import LinearHead, crop
+from llmkd.losses.signals import LinearHead, crop
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 

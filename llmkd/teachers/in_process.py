@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llmkd.losses.linear_head import LinearHead
-from llmkd.models.head import hidden_states, linear_head
+from llmkd.losses.signals import DenseLogits, LinearHead
+from llmkd.models.signals import signals
 
 
 class InProcessTeacher:
@@ -25,7 +25,7 @@ class InProcessTeacher:
         self.compute_dtype = compute_dtype
 
     @torch.no_grad()
-    def signals(self, batch: dict[str, Tensor], kept: Tensor) -> LinearHead:
+    def signals(self, batch: dict[str, Tensor], kept: Tensor) -> LinearHead | DenseLogits:
         """See `Teacher.signals`. Moves the teacher to the batch's device at the first call."""
         device = kept.device
         if self.model.device != device:
@@ -33,5 +33,4 @@ class InProcessTeacher:
         with torch.autocast(
             device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None
         ):
-            hidden = hidden_states(self.model, self.model, batch)
-        return linear_head(self.model, hidden[kept], self.vocab_size)
+            return signals(self.model, self.model, batch, kept, self.vocab_size)

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from llmkd.models.head import hidden_states, linear_head
+from llmkd.models.signals import signals
 from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.teachers.protocol import Teacher
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
@@ -115,9 +115,8 @@ class DistillTrainer(Trainer):
     ) -> ObjectiveOutput:
         student: Any = self.accelerator.unwrap_model(model)
         kept = trained(inputs["target_ids"])
-        hidden = hidden_states(student, model, inputs)[kept]
         return objective(
-            linear_head(student, hidden, self.vocab_size),
+            signals(student, model, inputs, kept, self.vocab_size),
             None if self.teacher is None else self.teacher.signals(inputs, kept),
             inputs["target_ids"][kept],
             num_positions=counts,

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmkd.losses import divergences
-from llmkd.losses.linear_head import HeadTerm, LinearHead, divergence_from_hidden
+from llmkd.losses.linear_head import HeadTerm, divergence_from_hidden
+from llmkd.losses.signals import LinearHead
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from llmkd.losses import divergences as d
-from llmkd.losses.linear_head import HeadTerm, LinearHead, crop, divergence_from_hidden
+from llmkd.losses.linear_head import HeadTerm, divergence_from_hidden
+from llmkd.losses.signals import LinearHead, crop
 
 N, V = 11, 23
 

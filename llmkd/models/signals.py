@@ -1,0 +1,43 @@
+"""What a model says of a batch, in the form that the objective takes: the same for both models."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llmkd.losses.signals import DenseLogits, LinearHead
+from llmkd.models.head import hidden_states, linear_head
+
+CLASSIFIER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether the model gives one row of logits per sequence: a sequence classifier does."""
+    return model.get_output_embeddings() is None
+
+
+def signals(
+    model: PreTrainedModel,
+    forward: Callable[..., object],
+    batch: dict[str, Tensor],
+    kept: Tensor,
+    vocab_size: int,
+) -> LinearHead | DenseLogits:
+    """The model's predictions at the kept positions, in their order.
+
+    Args:
+        model: The unwrapped model.
+        forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
+        batch: As `llmkd.data.collate` makes it, with `target_ids` [B, T]; of a classifier [B].
+        kept: Which positions to answer for, boolean, the shape of `target_ids`; N of them.
+        vocab_size: Tokens that student and teacher share; of a classifier, the labels.
+
+    Returns:
+        A language model's head over [N, H]; a classifier's logits [N, vocab_size].
+    """
+    if not is_classifier(model):
+        hidden = hidden_states(model, forward, batch)
+        return linear_head(model, hidden[kept], vocab_size)
+    inputs = {name: batch[name] for name in CLASSIFIER_INPUTS if name in batch}
+    output = forward(**inputs)
+    return DenseLogits(output.logits[kept])  # pyright: ignore[reportAttributeAccessIssue]

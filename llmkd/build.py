@@ -1,6 +1,5 @@
 """From the recipe to live objects: the only file that knows every kind."""
 
-from functools import partial
 from typing import assert_never
 
 import torch
@@ -10,11 +9,11 @@ from llmkd import schedules
 from llmkd.data.addition import build_tokenizer
 from llmkd.data.chat import read_chat_template
 from llmkd.errors import InputError
-from llmkd.losses import divergences
-from llmkd.losses.linear_head import Divergence, HeadTerm
+from llmkd.losses import closed_form
+from llmkd.losses.terms import Divergence, HeadTerm
 from llmkd.models.adapters import attach
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
-from llmkd.objective import Objective, Term, of_labels, of_teacher
+from llmkd.objective import Objective, Term
 from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.losses import (
     CosineSchedule,
@@ -89,13 +88,13 @@ def _build_term(loss: Loss, max_steps: int) -> Term:
 def _build_divergence(loss: Loss) -> Divergence:
     match loss:
         case CrossEntropyTerm():
-            return of_labels
+            return closed_form.CROSS_ENTROPY
         case ForwardKLTerm():
-            return of_teacher(divergences.forward_kl_from_logprobs)
+            return closed_form.FORWARD_KL
         case ReverseKLTerm():
-            return of_teacher(divergences.reverse_kl_from_logprobs)
+            return closed_form.REVERSE_KL
         case JSDTerm(teacher_weight=teacher_weight):
-            return of_teacher(partial(divergences.jsd_from_logprobs, teacher_weight=teacher_weight))
+            return closed_form.jsd(teacher_weight)
         case unknown:
             assert_never(unknown)
 

@@ -9,20 +9,18 @@ changes neither loss nor gradient.
 Shapes: B batch, T time, K terms, D diagnostics, N kept positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llmkd.losses.closed_form import FORWARD_KL, TEACHER_NLL
 from llmkd.losses.dense import divergence_from_logits
-from llmkd.losses.divergences import (
-    IGNORED_ID,
-    cross_entropy_from_logprobs,
-    forward_kl_from_logprobs,
-)
-from llmkd.losses.linear_head import Divergence, HeadOutput, HeadTerm, divergence_from_hidden
+from llmkd.losses.divergences import IGNORED_ID
+from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.signals import DenseLogits, LinearHead
+from llmkd.losses.terms import HeadOutput, HeadTerm
 from llmkd.schedules import WeightSchedule
 
 
@@ -141,27 +139,8 @@ def trained(target_ids: Tensor) -> Tensor:
     return target_ids != IGNORED_ID
 
 
-def of_labels(log_q: Tensor, log_p: Tensor | None, target_ids: Tensor) -> Tensor:
-    """Cross-entropy, as a head term takes it."""
-    return cross_entropy_from_logprobs(log_q, target_ids)
-
-
-def of_teacher(divergence: Callable[[Tensor, Tensor], Tensor]) -> Divergence:
-    """A divergence of (log_q, log_p), as a head term takes it."""
-
-    def term(log_q: Tensor, log_p: Tensor | None, target_ids: Tensor) -> Tensor:
-        assert log_p is not None, "a recipe with such a term has a teacher"
-        return divergence(log_q, log_p)
-
-    return term
-
-
-def _teacher_nll(log_q: Tensor, log_p: Tensor | None, target_ids: Tensor) -> Tensor:
-    assert log_p is not None
-    return cross_entropy_from_logprobs(log_p, target_ids)
-
-
 _TEACHER_DIAGNOSTICS = (
-    HeadTerm("teacher_nll", _teacher_nll),
-    HeadTerm("kl", of_teacher(forward_kl_from_logprobs)),
+    HeadTerm("teacher_nll", TEACHER_NLL),
+    HeadTerm("kl", FORWARD_KL),
 )
+"""Measured wherever there is a teacher."""

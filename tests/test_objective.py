@@ -4,13 +4,10 @@ import pytest
 import torch
 
 from llmkd import schedules
-from llmkd.losses.divergences import (
-    forward_kl_from_logprobs,
-    reverse_kl_from_logprobs,
-)
-from llmkd.losses.linear_head import HeadTerm
+from llmkd.losses import closed_form
 from llmkd.losses.signals import LinearHead
-from llmkd.objective import Objective, Term, of_labels, of_teacher, trained
+from llmkd.losses.terms import HeadTerm
+from llmkd.objective import Objective, Term, trained
 
 VOCAB, HIDDEN = 11, 6
 
@@ -18,14 +15,14 @@ VOCAB, HIDDEN = 11, 6
 def make_objective():
     return Objective(
         [
-            Term(HeadTerm("cross_entropy", of_labels), schedules.constant(0.5)),
+            Term(HeadTerm("cross_entropy", closed_form.CROSS_ENTROPY), schedules.constant(0.5)),
             Term(
-                HeadTerm("forward_kl", of_teacher(forward_kl_from_logprobs), temperature=2.0),
+                HeadTerm("forward_kl", closed_form.FORWARD_KL, temperature=2.0),
                 schedules.linear(1.0, 0.0, 10),
                 scale=4.0,
             ),
             Term(
-                HeadTerm("reverse_kl", of_teacher(reverse_kl_from_logprobs)),
+                HeadTerm("reverse_kl", closed_form.REVERSE_KL),
                 schedules.constant(0.2),
             ),
         ],

@@ -1,13 +1,16 @@
 """The terms of an objective on logits that are already there: a classifier's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from llmkd.losses.linear_head import HeadOutput, HeadTerm, shared_logprobs, weighted_sum
+from llmkd.losses.blocks import Rows, take
 from llmkd.losses.signals import DenseLogits, wide
+from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 
 
 def divergence_from_logits(
@@ -21,17 +24,36 @@ def divergence_from_logits(
 ) -> HeadOutput:
     """`llmkd.losses.linear_head.divergence_from_hidden` without a head; see there."""
     dtype = wide(student.logits.dtype)
-    weights = position_weights.detach().to(dtype)
+    rows = Rows(target_ids, position_weights.detach().to(dtype), tuple(terms), tuple(diagnostics))
+    teacher_logits = None if teacher is None else teacher.logits.detach().to(dtype)
     with torch.autocast(student.logits.device.type, enabled=False):
-        logprobs_at = shared_logprobs(
-            student.logits.to(dtype), None if teacher is None else teacher.logits.detach().to(dtype)
+        return HeadOutput(*_DenseLoss.apply(student.logits.to(dtype), teacher_logits, rows))
+
+
+class _DenseLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, teacher_logits: Tensor | None, rows: Rows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values, diagnostics = rows.new_outputs()
+        gradient = take(
+            rows,
+            slice(0, len(logits)),
+            logits,
+            teacher_logits,
+            values,
+            diagnostics,
+            needs_gradient=ctx.needs_input_grad[0],
         )
-        values = torch.stack(
-            [term.divergence(*logprobs_at(term.temperature), target_ids) for term in terms]
-        )
-        with torch.no_grad():
-            measured = [
-                term.divergence(*logprobs_at(term.temperature), target_ids) for term in diagnostics
-            ]
-    shown = torch.stack(measured) if measured else weights.new_empty(0, len(target_ids))
-    return HeadOutput(weighted_sum(weights, values), values.detach(), shown)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(values, diagnostics)
+        return weighted_sum(rows.weights, values), values, diagnostics
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *output_gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * output_gradients[0], None, None

@@ -26,6 +26,9 @@ PerPosition = Float[Tensor, "*positions"]
 IGNORED_ID = -100
 """The target id of a position without a target, as in `torch.nn.functional.cross_entropy`."""
 
+LOG_PROB_FLOOR = -1000.0
+"""Nats; what a teacher rules out counts as this unlikely, so that reverse KL stays finite."""
+
 
 def logprobs(logits: Logits, *, temperature: float = 1.0) -> Logprobs:
     r"""Log-probabilities, in nats: what every `*_from_logprobs` function takes.

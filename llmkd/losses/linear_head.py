@@ -7,12 +7,16 @@ that only the chunk's logits stand in memory. The gradient is computed in the fo
 chunk's logits are at hand (coming back for them would cost both heads' matrix products again), so
 each position's final weight must be known beforehand.
 
+A chunk is large, which makes the matrix products efficient; all that is done to its logits between
+the products is done in blocks of a few positions, which stay in the processor's cache. The gradient
+takes the place of the student's logits. So the workspace is two chunks and a block, however many
+positions there are.
+
 Shapes: N positions, V vocabulary, H hidden size (the student's and the teacher's may differ).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,43 +24,33 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llmkd.losses.divergences import logprobs
-from llmkd.losses.signals import LinearHead, head_logits, head_products, wide
+from llmkd.losses.blocks import Rows, check_terms, take
+from llmkd.losses.signals import (
+    LinearHead,
+    SparseLogits,
+    back_through_head,
+    head_logits,
+    head_products,
+    num_positions,
+    sparse_rows,
+    wide,
+)
+from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 
-# The float32 logits of one chunk, of which about eight copies stand at once. Larger chunks make the
-# matrix products more efficient, but on a CPU the C library gives a buffer of 32 MiB or more back to
-# the system after each use, and faulting it in again costs more than the arithmetic.
+# One of a chunk's two buffers. Larger chunks make the matrix products more efficient, but on a CPU the
+# C library gives a buffer of 32 MiB or more back to the system after each use, and faulting it in
+# again costs more than it saves.
 CHUNK_BYTES_ON_CPU = 31 * 2**20
 CHUNK_BYTES_ON_ACCELERATOR = 256 * 2**20
-
-Divergence = Callable[[Tensor, Any, Tensor], Tensor]
-"""(student log-probabilities [n, V], the teacher's or None, target ids [n]) -> values [n]."""
-
-
-@dataclass(frozen=True)
-class HeadTerm:
-    """One divergence to take of the heads' logits: a term of the loss, or a diagnostic."""
-
-    name: str
-    divergence: Divergence
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """The loss and what it was made of."""
-
-    loss: Float[Tensor, ""]
-    """The weighted sum of all values; the only field with a gradient."""
-    values: Float[Tensor, "num_terms n"]
-    """Each term at each position, in nats, without its weight; float32 (float64 stays float64)."""
-    diagnostics: Float[Tensor, "num_diagnostics n"]
-    """Each diagnostic at each position; likewise."""
+# The float32 logits of one block, of which about six copies stand at once: on a CPU, in each core's own
+# cache.
+BLOCK_BYTES_PER_THREAD = 256 * 2**10
+BLOCK_BYTES_ON_ACCELERATOR = 64 * 2**20
 
 
 def divergence_from_hidden(
     student: LinearHead,
-    teacher: LinearHead | None,
+    teacher: LinearHead | SparseLogits | None,
     target_ids: Int[Tensor, " n"],
     terms: Sequence[HeadTerm],
     position_weights: Float[Tensor, "num_terms n"],
@@ -76,33 +70,37 @@ def divergence_from_hidden(
 
     Args:
         student: Gradients flow to its hidden states, weight and bias, where they require one.
-        teacher: Gets no gradient. None when no term needs a teacher.
+        teacher: Its head, or what was stored of it; gets no gradient. None when no term needs one.
         target_ids: The token that each position predicts, in [0, V), or -100 for none.
         terms: What the loss is made of; at least one.
         position_weights: Each term's weight at each position; gets no gradient.
         diagnostics: Further values to report at each position, outside the loss.
         chunk_size: Positions per chunk; None takes as many as `CHUNK_BYTES_ON_...` holds.
         compute_dtype: Of the matrix products; None follows autocast where that is on, and the
-            student's tensors otherwise. Whatever it is, divergences are taken, and the gradients
-            are summed, in float32 (float64 stays float64).
+            student's tensors otherwise. Whatever it is, divergences are taken, and the chunks'
+            gradients are added up, in float32 (float64 stays float64).
 
     Returns:
         The loss, ready for backward, and the detached values behind it.
 
     Raises:
-        ValueError: The vocabularies differ in size, or the shapes do not fit each other.
+        ValueError: The vocabularies differ in size, the shapes do not fit each other, or a term
+            cannot be taken of such a teacher.
     """
     _check(student, teacher, target_ids, terms, position_weights)
+    check_terms([*terms, *diagnostics], teacher)
     assert chunk_size is None or chunk_size > 0
     dtype = compute_dtype or _default_dtype(student)
     job = _Job(
         _prepared(student, dtype),
-        None if teacher is None else _prepared(teacher, dtype),
-        target_ids,
-        tuple(terms),
-        position_weights.detach().to(wide(student.hidden.dtype)),
-        tuple(diagnostics),
-        chunk_size or _rows_within_budget(student.weight),
+        _prepared(teacher, dtype) if isinstance(teacher, LinearHead) else teacher,
+        Rows(
+            target_ids,
+            position_weights.detach().to(wide(student.hidden.dtype)),
+            tuple(terms),
+            tuple(diagnostics),
+        ),
+        _chunk_size(student, dtype, chunk_size),
     )
     parameters = student.hidden, student.weight, student.bias
     if not torch.is_grad_enabled():
@@ -115,11 +113,8 @@ class _Job:
     """The arguments of `divergence_from_hidden`, detached and in the compute dtype."""
 
     student: LinearHead
-    teacher: LinearHead | None
-    target_ids: Tensor
-    terms: tuple[HeadTerm, ...]
-    weights: Tensor
-    diagnostics: tuple[HeadTerm, ...]
+    teacher: LinearHead | SparseLogits | None
+    rows: Rows
     chunk_size: int
 
 
@@ -138,102 +133,135 @@ class _LinearHeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = job.rows
         result = _Result(
-            job.weights.new_empty(len(job.terms), len(hidden)),
-            job.weights.new_empty(len(job.diagnostics), len(hidden)),
+            *rows.new_outputs(),
             *(
-                torch.zeros_like(x, dtype=job.weights.dtype) if needed and x is not None else None
+                torch.zeros_like(x, dtype=rows.weights.dtype) if needed and x is not None else None
                 for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
             ),
         )
         # The compute dtype decides the precision of the products here, not autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             _run(job, result)
-        ctx.save_for_backward(*result[2:])
+        ctx.gradients = result[2:]
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(result.values, result.diagnostics)
-        return weighted_sum(job.weights, result.values), result.values, result.diagnostics
+        return weighted_sum(rows.weights, result.values), result.values, result.diagnostics
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *output_gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the gradient of divergence_from_hidden was given away; run it again for another "
+                "backward pass"
+            )
         scale = output_gradients[0]  # The other outputs have no gradient.
+        gradients, ctx.gradients = ctx.gradients, None
         scaled = (
-            # `out` rounds once, and needs no second float32 copy of a bfloat16 weight's gradient.
-            g if g is None else torch.mul(g, scale, out=torch.empty_like(g, dtype=dtype))
-            for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            g if g is None else _scaled(g, scale).to(dtype)
+            for g, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
         return *scaled, None
 
 
+def _scaled(gradient: Tensor, scale: Tensor) -> Tensor:
+    # In place: a second weight gradient is large. To look at the scale, an accelerator would wait.
+    is_one = scale.device.type == "cpu" and scale.item() == 1
+    return gradient if is_one else gradient.mul_(scale)
+
+
 def _run(job: _Job, result: _Result) -> None:
-    is_weighted = job.weights.ne(0).any(0).tolist()  # The pass's one wait for the accelerator.
+    rows = job.rows
+    is_weighted = rows.weights.ne(0).any(0).tolist()  # The pass's one wait for the accelerator.
+    needs_gradient = any(gradient is not None for gradient in result[2:])
+    buffers = [
+        head.hidden.new_empty(min(job.chunk_size, len(is_weighted)), len(head.weight))
+        if isinstance(head, LinearHead)
+        else None
+        for head in (job.student, job.teacher)
+    ]
     for start in range(0, len(is_weighted), job.chunk_size):
-        rows = slice(start, start + job.chunk_size)
-        _run_chunk(job, rows, is_weighted[rows], result)
+        chunk = slice(start, min(start + job.chunk_size, len(is_weighted)))
+        _run_chunk(job, chunk, buffers, needs_gradient and any(is_weighted[chunk]), result)
 
 
-def _run_chunk(job: _Job, rows: slice, is_weighted: list[bool], result: _Result) -> None:
-    needs_gradient = any(is_weighted) and any(gradient is not None for gradient in result[2:])
-    products, ids, weights = (
-        head_products(job.student, rows),
-        job.target_ids[rows],
-        job.weights[:, rows],
+def _run_chunk(
+    job: _Job, chunk: slice, buffers: list[Tensor | None], needs_gradient: bool, result: _Result
+) -> None:
+    student, teacher = (
+        head_products(head, chunk, out=buffer[: chunk.stop - chunk.start])
+        if isinstance(head, LinearHead) and buffer is not None
+        else None
+        for head, buffer in zip((job.student, job.teacher), buffers, strict=True)
     )
-    with torch.set_grad_enabled(needs_gradient):
-        student_logits = head_logits(job.student, products.requires_grad_(needs_gradient))
-        teacher_logits = job.teacher and head_logits(job.teacher, head_products(job.teacher, rows))
-        logprobs_at = shared_logprobs(student_logits, teacher_logits)
-        values = [term.divergence(*logprobs_at(term.temperature), ids) for term in job.terms]
-        loss = weighted_sum(weights, torch.stack(values))
-    for row, value in zip(result.values, values, strict=True):
-        row[rows] = value.detach()
-    for row, term in zip(result.diagnostics, job.diagnostics, strict=True):
-        row[rows] = term.divergence(*logprobs_at(term.temperature), ids)
+    assert student is not None
+    block_size = _block_size(student)
+    for start in range(0, len(student), block_size):
+        inside = slice(start, min(start + block_size, len(student)))
+        block = slice(chunk.start + inside.start, chunk.start + inside.stop)
+        logits = head_logits(job.student, student[inside])
+        gradient = take(
+            job.rows,
+            block,
+            logits,
+            _teacher_rows(job.teacher, block, None if teacher is None else teacher[inside]),
+            result.values,
+            result.diagnostics,
+            needs_gradient=needs_gradient,
+        )
+        if gradient is not None:
+            gradient = back_through_head(job.student, logits, gradient)
+            if result.bias_gradient is not None:
+                result.bias_gradient.add_(gradient.sum(0))
+            student[inside] = gradient
     if needs_gradient:
-        (gradient,) = torch.autograd.grad(loss, products)
-        if not all(is_weighted):
-            # Zero times a derivative that is not finite is NaN; left out means 0.
-            gradient.masked_fill_(weights.eq(0).all(0).unsqueeze(-1), 0)
-        _accumulate(gradient, job.student, rows, result)
+        _accumulate(student, job.student, chunk, result)
 
 
-def shared_logprobs(
-    student_logits: Tensor, teacher_logits: Tensor | None
-) -> Callable[[float], tuple[Tensor, Tensor | None]]:
-    """Both models' log-probabilities by temperature, each computed once."""
-
-    @cache
-    def logprobs_at(temperature: float) -> tuple[Tensor, Tensor | None]:
-        log_q = logprobs(student_logits, temperature=temperature)
-        if teacher_logits is None:
-            return log_q, None
-        return log_q, logprobs(teacher_logits, temperature=temperature)
-
-    return logprobs_at
+def _teacher_rows(
+    teacher: LinearHead | SparseLogits | None, block: slice, products: Tensor | None
+) -> Tensor | SparseLogits | None:
+    if isinstance(teacher, LinearHead):
+        assert products is not None
+        return head_logits(teacher, products)
+    return teacher and sparse_rows(teacher, block)
 
 
-def _accumulate(gradient: Tensor, student: LinearHead, rows: slice, result: _Result) -> None:
-    """From the gradient of `hidden @ weight.T + bias` to those of its three parts."""
-    if result.bias_gradient is not None:
-        result.bias_gradient.add_(gradient.sum(0))
-    gradient, hidden = gradient.to(student.weight.dtype), student.hidden[rows]
+def _accumulate(gradient: Tensor, student: LinearHead, chunk: slice, result: _Result) -> None:
+    """From the gradient of `hidden @ weight.T` to those of the two."""
     if result.hidden_gradient is not None:
-        result.hidden_gradient[rows] = gradient @ student.weight
+        result.hidden_gradient[chunk] = gradient @ student.weight
     if result.weight_gradient is None:
         return
+    hidden = student.hidden[chunk]
     if result.weight_gradient.dtype == gradient.dtype:
         result.weight_gradient.addmm_(gradient.T, hidden)
     else:
         result.weight_gradient.add_(gradient.T @ hidden)
 
 
-def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Over all terms and positions; a weight of 0 leaves its value out."""
-    # Not a plain product: a value left out may be inf, and 0 * inf is NaN.
-    return torch.where(weights != 0, weights * values, 0).sum()
+def _chunk_size(student: LinearHead, dtype: torch.dtype, wanted: int | None) -> int:
+    """Positions per chunk: the wanted ones, or within the budget and all chunks alike."""
+    if wanted is not None:
+        assert wanted > 0
+        return wanted
+    on_cpu = student.weight.device.type == "cpu"
+    budget = CHUNK_BYTES_ON_CPU if on_cpu else CHUNK_BYTES_ON_ACCELERATOR
+    most = max(1, budget // (dtype.itemsize * len(student.weight)))
+    num_chunks = max(1, -(-len(student.hidden) // most))
+    return max(1, -(-len(student.hidden) // num_chunks))
+
+
+def _block_size(products: Tensor) -> int:
+    row_bytes = wide(products.dtype).itemsize * products.shape[-1]
+    if products.device.type != "cpu":
+        return max(1, BLOCK_BYTES_ON_ACCELERATOR // row_bytes)
+    # Row by row to the threads: as many rows for each.
+    return max(1, BLOCK_BYTES_PER_THREAD // row_bytes) * torch.get_num_threads()
 
 
 def _prepared(head: LinearHead, dtype: torch.dtype) -> LinearHead:
@@ -252,26 +280,20 @@ def _default_dtype(head: LinearHead) -> torch.dtype:
     return torch.promote_types(head.hidden.dtype, head.weight.dtype)
 
 
-def _rows_within_budget(weight: Tensor) -> int:
-    on_cpu = weight.device.type == "cpu"
-    budget = CHUNK_BYTES_ON_CPU if on_cpu else CHUNK_BYTES_ON_ACCELERATOR
-    return max(1, budget // (4 * len(weight)))
-
-
 def _check(
     student: LinearHead,
-    teacher: LinearHead | None,
+    teacher: LinearHead | SparseLogits | None,
     target_ids: Tensor,
     terms: Sequence[HeadTerm],
     position_weights: Tensor,
 ) -> None:
-    if teacher is not None and len(teacher.weight) != len(student.weight):
+    if isinstance(teacher, LinearHead) and len(teacher.weight) != len(student.weight):
         raise ValueError(
             f"the student's head has {len(student.weight)} tokens and the teacher's "
             f"{len(teacher.weight)}; a token-level divergence needs one shared vocabulary: "
             "if the larger one is only padded, cut it with `crop(head, vocab_size)`"
         )
-    teacher_positions = len(student.hidden if teacher is None else teacher.hidden)
+    teacher_positions = num_positions(student if teacher is None else teacher)
     if not len(student.hidden) == teacher_positions == len(target_ids):
         raise ValueError(
             f"the student has {len(student.hidden)} positions, the teacher {teacher_positions} and "

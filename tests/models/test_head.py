@@ -5,10 +5,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmkd.errors import InputError
+from llmkd.losses.closed_form import CROSS_ENTROPY
 from llmkd.losses.divergences import cross_entropy
 from llmkd.losses.linear_head import divergence_from_hidden
+from llmkd.losses.terms import HeadTerm
 from llmkd.models.head import check_head, hidden_states, linear_head
-from llmkd.objective import HeadTerm, of_labels
 
 SMALL = {
     "vocab_size": 50,
@@ -66,7 +67,7 @@ def test_cross_entropy_and_gradients_are_those_of_the_models_own_logits(name):
     hidden = hidden_states(ours, ours, batch)[kept]
     weights = torch.full((1, int(kept.sum())), 1 / int(kept.sum()))
     output = divergence_from_hidden(
-        linear_head(ours, hidden), None, target_ids[kept], [HeadTerm("ce", of_labels)], weights
+        linear_head(ours, hidden), None, target_ids[kept], [HeadTerm("ce", CROSS_ENTROPY)], weights
     )
     output.loss.backward()
     expected = cross_entropy(plain(**batch).logits[kept], target_ids[kept]).mean()
@@ -105,7 +106,7 @@ def test_cropping_leaves_padded_rows_without_probability_or_gradient():
     targets = (batch["input_ids"] % 40).flatten()
     weights = torch.ones(1, len(targets))
     output = divergence_from_hidden(
-        linear_head(model, hidden, 40), None, targets, [HeadTerm("ce", of_labels)], weights
+        linear_head(model, hidden, 40), None, targets, [HeadTerm("ce", CROSS_ENTROPY)], weights
     )
     output.loss.backward()
     head = model.get_output_embeddings().weight

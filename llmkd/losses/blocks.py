@@ -1,0 +1,120 @@
+"""All terms of an objective, with their gradient, over a block of positions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
+from llmkd.losses.terms import MOST_NATS, Divergence, Gradient, HeadTerm, Pair, TeacherRows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is to be computed at N positions, beside both models' predictions there."""
+
+    target_ids: Int[Tensor, " n"]
+    weights: Float[Tensor, "num_terms n"]
+    terms: tuple[HeadTerm, ...]
+    diagnostics: tuple[HeadTerm, ...]
+
+    def new_outputs(self) -> tuple[Tensor, Tensor]:
+        """Room for the values of all terms and of all diagnostics: [K, N] and [D, N]."""
+        num_rows = len(self.target_ids)
+        return (
+            self.weights.new_empty(len(self.terms), num_rows),
+            self.weights.new_empty(len(self.diagnostics), num_rows),
+        )
+
+
+def take(
+    rows: Rows,
+    block: slice,
+    student_logits: Float[Tensor, "block vocab"],
+    teacher: TeacherRows | None,
+    values: Float[Tensor, "num_terms all"],
+    diagnostics: Float[Tensor, "num_diagnostics all"],
+    *,
+    needs_gradient: bool,
+) -> Float[Tensor, "block vocab"] | None:
+    """Writes the block's values and diagnostics, and gives the gradient by the student's logits.
+
+    Args:
+        rows: All N positions.
+        block: Which of them.
+        student_logits: Of the block, in float32 or float64.
+        teacher: Of the block.
+        values: Written at the block's positions.
+        diagnostics: Likewise.
+        needs_gradient: Otherwise None is returned.
+
+    Returns:
+        Of the weighted sum of all terms; zero at a position that none gives weight.
+    """
+    formulas = _Formulas(student_logits, teacher, rows.target_ids[block])
+    gradients = []
+    for term, row in zip(rows.terms, values, strict=True):
+        row[block], gradient = formulas.of(term)
+        gradients.append(gradient)
+    for term, row in zip(rows.diagnostics, diagnostics, strict=True):
+        row[block], _ = formulas.of(term)
+    if not needs_gradient:
+        return None
+    weights = rows.weights[:, block]
+    scales = [weight / term.temperature for weight, term in zip(weights, rows.terms, strict=True)]
+    total = gradients[0]().mul_(scales[0].unsqueeze(-1))
+    for gradient, scale in zip(gradients[1:], scales[1:], strict=True):
+        total.addcmul_(gradient(), scale.unsqueeze(-1))
+    # Zero times a derivative that is not finite is NaN; left out means 0.
+    return total.masked_fill_(weights.eq(0).all(0).unsqueeze(-1), 0)
+
+
+class _Formulas:
+    """The values of a block's terms; terms of one temperature share their distributions."""
+
+    def __init__(self, student_logits: Tensor, teacher: TeacherRows | None, target_ids: Tensor):
+        self.student_logits, self.teacher, self.target_ids = student_logits, teacher, target_ids
+        self.pairs: dict[float, Pair] = {}
+        self.taken: dict[tuple[Divergence, float], tuple[Tensor, Gradient]] = {}
+
+    def of(self, term: HeadTerm) -> tuple[Tensor, Gradient]:
+        key = term.divergence, term.temperature
+        if key not in self.taken:
+            sparse = None if isinstance(self.teacher, Tensor) else self.teacher
+            formula = term.divergence.formula(sparse)
+            assert formula is not None, "refused before"
+            values, gradient = formula(self._pair(term.temperature))
+            self.taken[key] = values.masked_fill(values > MOST_NATS, torch.inf), gradient
+        return self.taken[key]
+
+    def _pair(self, temperature: float) -> Pair:
+        if temperature not in self.pairs:
+            self.pairs[temperature] = Pair(
+                self.student_logits, self.teacher, self.target_ids, temperature
+            )
+        return self.pairs[temperature]
+
+
+def check_terms(terms: Sequence[HeadTerm], teacher: Signals | None) -> None:
+    """Refuses terms that cannot be taken of what was stored of a teacher.
+
+    Raises:
+        ValueError: Such a term, or one of another temperature than the stored one.
+    """
+    if not isinstance(teacher, SparseLogits):
+        return
+    stored = {TopKLogits: "top-k log-probabilities", SampledLogits: "random samples"}[type(teacher)]
+    for term in terms:
+        if term.divergence.formula(teacher) is None:
+            raise ValueError(
+                f"{term.name} cannot be taken of {stored} of the teacher; take forward_kl, or a "
+                "teacher that gives all its logits"
+            )
+        if term.divergence.is_of_labels or term.temperature == teacher.temperature:
+            continue
+        raise ValueError(
+            f"{term.name} has temperature {term.temperature}, and the teacher's {stored} were "
+            f"stored at {teacher.temperature}; the two must be the same"
+        )

@@ -1,0 +1,147 @@
+"""The divergences of `llmkd.losses.divergences` for the chunked head: values, and their gradients.
+
+Each function takes a `Pair` and gives [n] values and the derivative by the student's logits (as
+divided by the temperature). The gradients are written out because they take a few passes over a
+block of logits that is in the processor's cache, where automatic differentiation takes many over all
+of memory. With h = dD/dq, softmax gives dD/dz = q (h - sum_v q_v h_v); the tests compare every one
+with the derivative of the function of the same name.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from llmkd.losses.divergences import IGNORED_ID, LOG_PROB_FLOOR
+from llmkd.losses.signals import SampledLogits, TopKLogits
+from llmkd.losses.sparse import forward_kl_of_samples, of_top_k
+from llmkd.losses.terms import Divergence, Formula, Gradient, Pair
+
+_vecdot = torch.linalg.vecdot
+
+
+def _cross_entropy(pair: Pair) -> tuple[Tensor, Gradient]:
+    ids, ignored = _labels(pair)
+
+    def gradient() -> Tensor:
+        slope = pair.q.clone()
+        slope.scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=slope.dtype))
+        return slope.masked_fill_(ignored.unsqueeze(-1), 0)
+
+    return pair.log_q.gather(-1, ids).squeeze(-1).neg().masked_fill(ignored, 0), gradient
+
+
+def _teacher_nll(pair: Pair) -> tuple[Tensor, Gradient]:
+    ids, ignored = _labels(pair)
+    if isinstance(pair.teacher, TopKLogits | SampledLogits):
+        log_p_label = pair.teacher.label_log_prob.to(pair.student_logits.dtype)
+    else:
+        log_p_label = pair.log_p.gather(-1, ids).squeeze(-1)
+    return log_p_label.neg().masked_fill(ignored, 0), lambda: torch.zeros_like(pair.student_logits)
+
+
+def _num_clamped(pair: Pair) -> tuple[Tensor, Gradient]:
+    clamped = (pair.log_p <= LOG_PROB_FLOOR) & (pair.q > 0)
+    counts = clamped.sum(-1).to(pair.student_logits.dtype)
+    return counts, lambda: torch.zeros_like(pair.student_logits)
+
+
+def _forward_kl(pair: Pair) -> tuple[Tensor, Gradient]:
+    return _vecdot(pair.p, pair.log_ratio), lambda: pair.q - pair.p
+
+
+def _reverse_kl(pair: Pair) -> tuple[Tensor, Gradient]:
+    values = -_vecdot(pair.q, pair.log_ratio)
+    return values, lambda: (-values.unsqueeze(-1) - pair.log_ratio).mul_(pair.q)
+
+
+def _jsd(pair: Pair, teacher_weight: float) -> tuple[Tensor, Gradient]:
+    log_m = _log_mixture(pair, teacher_weight)
+    log_q_over_m = pair.log_q - log_m
+    kl_q = _vecdot(pair.q, log_q_over_m)
+    values = teacher_weight * _vecdot(pair.p, pair.log_p - log_m) + (1 - teacher_weight) * kl_q
+
+    def gradient() -> Tensor:
+        return (log_q_over_m - kl_q.unsqueeze(-1)).mul_(pair.q).mul_(1 - teacher_weight)
+
+    return values, gradient
+
+
+def _skew_forward_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
+    log_p_over_m = pair.log_p - _log_mixture(pair, alpha)
+    values = _vecdot(pair.p, log_p_over_m)
+    return values, lambda: _through_softmax(pair.q, log_p_over_m.exp().mul_(alpha - 1))
+
+
+def _skew_reverse_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
+    log_q_over_m = pair.log_q - _log_mixture(pair, 1 - alpha)
+    values = _vecdot(pair.q, log_q_over_m)
+
+    def gradient() -> Tensor:
+        return _through_softmax(pair.q, log_q_over_m - alpha * log_q_over_m.exp())
+
+    return values, gradient
+
+
+def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
+    difference = pair.q - pair.p
+    values = difference.abs().sum(-1) / 2
+    return values, lambda: _through_softmax(pair.q, difference.sign().div_(2))
+
+
+def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
+    is_finite = pair.teacher_logits > -torch.inf
+    difference = (pair.student_logits - pair.teacher_logits).masked_fill_(~is_finite, 0)
+    num_finite = is_finite.sum(-1)
+    values = _vecdot(difference, difference) / num_finite
+    return values, lambda: difference * (2 / num_finite).unsqueeze(-1)
+
+
+def _labels(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Ids that can be gathered, [n, 1], and which of them stand for no target, [n]."""
+    # Only -100 is replaced: any other id outside the vocabulary is a mistake, and gather says so.
+    ignored = pair.target_ids == IGNORED_ID
+    return pair.target_ids.masked_fill(ignored, 0).unsqueeze(-1), ignored
+
+
+def _log_mixture(pair: Pair, teacher_weight: float) -> Tensor:
+    # Where neither has mass its logarithm is multiplied by 0, and must not be -inf.
+    mixture = torch.lerp(pair.q, pair.p, teacher_weight)
+    return mixture.clamp_(min=torch.finfo(mixture.dtype).tiny).log_()
+
+
+def _through_softmax(q: Tensor, slope: Tensor) -> Tensor:
+    """From dD/dq to dD/dz; changes `slope`."""
+    return slope.sub_(_vecdot(q, slope).unsqueeze(-1)).mul_(q)
+
+
+def _f_divergence(formula: Formula, of_samples: Formula | None = None) -> Divergence:
+    return Divergence(formula, of_top_k=of_top_k(formula), of_samples=of_samples)
+
+
+def _of_labels(formula: Formula) -> Divergence:
+    return Divergence(formula, of_top_k=formula, of_samples=formula, is_of_labels=True)
+
+
+CROSS_ENTROPY = _of_labels(_cross_entropy)
+TEACHER_NLL = _of_labels(_teacher_nll)
+NUM_CLAMPED = Divergence(_num_clamped)
+FORWARD_KL = _f_divergence(_forward_kl, of_samples=forward_kl_of_samples)
+REVERSE_KL = _f_divergence(_reverse_kl)
+TOTAL_VARIATION = _f_divergence(_total_variation)
+LOGIT_MSE = Divergence(_logit_mse)
+
+
+def jsd(teacher_weight: float) -> Divergence:
+    """`llmkd.losses.divergences.jsd`."""
+    return _f_divergence(partial(_jsd, teacher_weight=teacher_weight))
+
+
+def skew_forward_kl(alpha: float) -> Divergence:
+    """`llmkd.losses.divergences.skew_forward_kl`."""
+    return _f_divergence(partial(_skew_forward_kl, alpha=alpha))
+
+
+def skew_reverse_kl(alpha: float) -> Divergence:
+    """`llmkd.losses.divergences.skew_reverse_kl`."""
+    return _f_divergence(partial(_skew_reverse_kl, alpha=alpha))

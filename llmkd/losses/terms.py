@@ -1,0 +1,137 @@
+"""What the chunked head computes of a few positions: values, and gradients in closed form.
+
+Shapes: n positions, V vocabulary, K terms, D diagnostics.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from llmkd.losses.divergences import LOG_PROB_FLOOR, logprobs
+from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
+
+MOST_NATS = 1e29
+"""A value above it is infinite: the student rules out what the teacher allows."""
+_RULED_OUT = -1e30
+
+TeacherRows = Float[Tensor, "n vocab"] | SparseLogits
+Gradient = Callable[[], Tensor]
+"""The derivative of n values by the logits that a `Pair` divides by its temperature, [n, V]: computed
+when it is called, and then the caller's to change."""
+Formula = Callable[["Pair"], tuple[Tensor, Gradient]]
+"""From both models' distributions to [n] values in nats, and their gradient."""
+
+
+class Pair:
+    """Both models' distributions at n positions and one temperature, each computed once.
+
+    All log-probabilities are finite, so that nothing multiplies 0 by infinity: the teacher's are at
+    least `LOG_PROB_FLOOR`, the student's -1e30.
+
+    Args:
+        student_logits: [n, V], float32 or float64.
+        teacher: Its logits, [n, V], or a few of its log-probabilities; None where there is none.
+        target_ids: The token that each position predicts, [n], or -100 for none.
+        temperature: Divides both models' logits.
+    """
+
+    def __init__(
+        self,
+        student_logits: Float[Tensor, "n vocab"],
+        teacher: TeacherRows | None,
+        target_ids: Int[Tensor, " n"],
+        temperature: float = 1.0,
+    ):
+        self.student_logits = student_logits
+        self.teacher = teacher
+        self.target_ids = target_ids
+        self.temperature = temperature
+
+    @property
+    def teacher_logits(self) -> Float[Tensor, "n vocab"]:
+        """The teacher's logits, where it gives all of them."""
+        assert isinstance(self.teacher, Tensor), "a recipe with such a term has a dense teacher"
+        return self.teacher
+
+    @cached_property
+    def log_q(self) -> Float[Tensor, "n vocab"]:
+        """The student's log-probabilities."""
+        return logprobs(self.student_logits, temperature=self.temperature).clamp_(min=_RULED_OUT)
+
+    @cached_property
+    def log_p(self) -> Float[Tensor, "n vocab"]:
+        """The teacher's log-probabilities."""
+        log_p = logprobs(self.teacher_logits, temperature=self.temperature)
+        return log_p.clamp_(min=LOG_PROB_FLOOR)
+
+    @cached_property
+    def q(self) -> Float[Tensor, "n vocab"]:
+        """The student's probabilities."""
+        return self.log_q.exp()
+
+    @cached_property
+    def p(self) -> Float[Tensor, "n vocab"]:
+        """The teacher's probabilities."""
+        return self.log_p.exp()
+
+    @cached_property
+    def log_ratio(self) -> Float[Tensor, "n vocab"]:
+        """Log p - log q."""
+        return self.log_p - self.log_q
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A divergence with its gradient, by what the teacher gives.
+
+    Args:
+        of_logits: Of both models' whole distributions.
+        of_top_k: Of the teacher's top k tokens and one bucket for all others; None where that says
+            nothing of the whole.
+        of_samples: Of tokens drawn from the teacher; None where that would be biased.
+        is_of_labels: It needs no more of the teacher than the label's log-probability.
+    """
+
+    of_logits: Formula
+    of_top_k: Formula | None = None
+    of_samples: Formula | None = None
+    is_of_labels: bool = False
+
+    def formula(self, teacher: Signals | None) -> Formula | None:
+        """The one for such a teacher, or None where there is none."""
+        if isinstance(teacher, TopKLogits):
+            return self.of_top_k
+        return self.of_samples if isinstance(teacher, SampledLogits) else self.of_logits
+
+
+@dataclass(frozen=True)
+class HeadTerm:
+    """One divergence to take of the heads' logits: a term of the loss, or a diagnostic."""
+
+    name: str
+    divergence: Divergence
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """The loss and what it was made of."""
+
+    loss: Float[Tensor, ""]
+    """The weighted sum of all values; the only field with a gradient."""
+    values: Float[Tensor, "num_terms n"]
+    """Each term at each position, in nats, without its weight; float32 (float64 stays float64)."""
+    diagnostics: Float[Tensor, "num_diagnostics n"]
+    """Each diagnostic at each position; likewise."""
+
+
+def weighted_sum(
+    weights: Float[Tensor, "num_terms n"], values: Float[Tensor, "num_terms n"]
+) -> Float[Tensor, ""]:
+    """Over all terms and positions; a weight of 0 leaves its value out."""
+    # Not a plain product: a value left out may be inf, and 0 * inf is NaN.
+    return torch.where(weights != 0, weights * values, 0).sum()

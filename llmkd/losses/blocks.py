@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
-from llmkd.losses.terms import MOST_NATS, Divergence, Gradient, HeadTerm, Pair, TeacherRows
+from llmkd.losses.terms import Divergence, Gradient, HeadTerm, Pair, TeacherRows
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ class _Formulas:
             sparse = None if isinstance(self.teacher, Tensor) else self.teacher
             formula = term.divergence.formula(sparse)
             assert formula is not None, "refused before"
-            values, gradient = formula(self._pair(term.temperature))
-            self.taken[key] = values.masked_fill(values > MOST_NATS, torch.inf), gradient
+            self.taken[key] = formula(self._pair(term.temperature))
         return self.taken[key]
 
     def _pair(self, temperature: float) -> Pair:

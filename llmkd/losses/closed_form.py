@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from llmkd.losses.divergences import IGNORED_ID, LOG_PROB_FLOOR
+from llmkd.losses.divergences.blends import head_share
+from llmkd.losses.divergences.labels import others_logprobs
 from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.losses.sparse import forward_kl_of_samples, of_top_k
 from llmkd.losses.terms import Divergence, Formula, Gradient, Pair
 
 _vecdot = torch.linalg.vecdot
+_MOST_NATS = 1e9
 
 
 def _cross_entropy(pair: Pair) -> tuple[Tensor, Gradient]:
@@ -47,7 +50,7 @@ def _num_clamped(pair: Pair) -> tuple[Tensor, Gradient]:
 
 
 def _forward_kl(pair: Pair) -> tuple[Tensor, Gradient]:
-    return _vecdot(pair.p, pair.log_ratio), lambda: pair.q - pair.p
+    return _or_inf(_vecdot(pair.p, pair.log_ratio)), lambda: pair.q - pair.p
 
 
 def _reverse_kl(pair: Pair) -> tuple[Tensor, Gradient]:
@@ -89,10 +92,48 @@ def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
     return values, lambda: _through_softmax(pair.q, difference.sign().div_(2))
 
 
+def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
+    weight = head_share(pair.q, pair.p, head_mass)
+    (_, forward_slope), (reverse, reverse_slope) = _forward_kl(pair), _reverse_kl(pair)
+    # Not the value of _forward_kl: it may be inf, and 0 * inf is NaN.
+    values = torch.lerp(reverse, _vecdot(pair.p, pair.log_ratio), weight)
+    return _or_inf(values), lambda: torch.lerp(
+        reverse_slope(), forward_slope(), weight.unsqueeze(-1)
+    )
+
+
+def _todi(pair: Pair) -> tuple[Tensor, Gradient]:
+    def gradient() -> Tensor:
+        weight = pair.log_ratio.sigmoid()
+        # By log q, which unlike q has no 0 to divide by.
+        slope = (1 - weight) * pair.q * (1 - pair.log_ratio) - weight * pair.p
+        return slope.sub_(pair.q * slope.sum(-1, keepdim=True))
+
+    return _or_inf(_vecdot(pair.p - pair.q, pair.log_ratio)), gradient
+
+
+def _nkd(pair: Pair, temperature: float, non_target_weight: float) -> tuple[Tensor, Gradient]:
+    ids, _ = _labels(pair)
+    p_label = pair.p.gather(-1, ids)
+    others_log_q = others_logprobs(pair.log_q / temperature, ids)
+    others_p = others_logprobs(pair.teacher_logits / temperature, ids).exp_().scatter_(-1, ids, 0)
+    label, label_slope = _cross_entropy(pair)
+    is_target = (pair.target_ids != IGNORED_ID).to(pair.q.dtype)
+    scale = non_target_weight * temperature * is_target
+    others = -_vecdot(others_p, others_log_q) * (scale * temperature)
+
+    def gradient() -> Tensor:
+        slope = others_log_q.exp().scatter_(-1, ids, 0)
+        slope.mul_(others_p.sum(-1, keepdim=True)).sub_(others_p).mul_(scale.unsqueeze(-1))
+        return slope.addcmul_(label_slope(), p_label)
+
+    return p_label.squeeze(-1) * label + others, gradient
+
+
 def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
     is_finite = pair.teacher_logits > -torch.inf
     difference = (pair.student_logits - pair.teacher_logits).masked_fill_(~is_finite, 0)
-    num_finite = is_finite.sum(-1)
+    num_finite = is_finite.sum(-1).clamp(min=1).to(difference.dtype)
     values = _vecdot(difference, difference) / num_finite
     return values, lambda: difference * (2 / num_finite).unsqueeze(-1)
 
@@ -102,6 +143,11 @@ def _labels(pair: Pair) -> tuple[Tensor, Tensor]:
     # Only -100 is replaced: any other id outside the vocabulary is a mistake, and gather says so.
     ignored = pair.target_ids == IGNORED_ID
     return pair.target_ids.masked_fill(ignored, 0).unsqueeze(-1), ignored
+
+
+def _or_inf(values: Tensor) -> Tensor:
+    # Only what `RULED_OUT` stands for is as large.
+    return values.masked_fill(values > _MOST_NATS, torch.inf)
 
 
 def _log_mixture(pair: Pair, teacher_weight: float) -> Tensor:
@@ -129,6 +175,7 @@ NUM_CLAMPED = Divergence(_num_clamped)
 FORWARD_KL = _f_divergence(_forward_kl, of_samples=forward_kl_of_samples)
 REVERSE_KL = _f_divergence(_reverse_kl)
 TOTAL_VARIATION = _f_divergence(_total_variation)
+TODI = Divergence(_todi)
 LOGIT_MSE = Divergence(_logit_mse)
 
 
@@ -145,3 +192,13 @@ def skew_forward_kl(alpha: float) -> Divergence:
 def skew_reverse_kl(alpha: float) -> Divergence:
     """`llmkd.losses.divergences.skew_reverse_kl`."""
     return _f_divergence(partial(_skew_reverse_kl, alpha=alpha))
+
+
+def adaptive_kl(head_mass: float) -> Divergence:
+    """`llmkd.losses.divergences.adaptive_kl`."""
+    return Divergence(partial(_adaptive_kl, head_mass=head_mass))
+
+
+def nkd(temperature: float, non_target_weight: float) -> Divergence:
+    """`llmkd.losses.divergences.nkd`, whose term has temperature 1: it divides by its own."""
+    return Divergence(partial(_nkd, temperature=temperature, non_target_weight=non_target_weight))

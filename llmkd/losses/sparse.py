@@ -20,9 +20,7 @@ from torch import Tensor
 
 from llmkd.losses.divergences import IGNORED_ID, logprobs
 from llmkd.losses.signals import SampledLogits, TopKLogits
-from llmkd.losses.terms import Formula, Gradient, Pair
-
-_EMPTY = -1e30
+from llmkd.losses.terms import RULED_OUT, Formula, Gradient, Pair
 
 
 def top_k_logits(
@@ -88,7 +86,7 @@ def of_top_k(formula: Formula) -> Formula:
         assert isinstance(top, TopKLogits)
         others = pair.log_q.scatter(-1, top.token_ids, -torch.inf)
         # Empty where k is the whole vocabulary, and -inf less -inf is NaN.
-        tail = others.logsumexp(-1, keepdim=True).clamp_(min=_EMPTY)
+        tail = others.logsumexp(-1, keepdim=True).clamp_(min=RULED_OUT)
         student = torch.cat([pair.log_q.gather(-1, top.token_ids), tail], -1)
         teacher = torch.cat([top.log_probs, top.tail_log_prob.unsqueeze(-1)], -1)
         values, slope = formula(Pair(student, teacher.to(student.dtype), pair.target_ids))

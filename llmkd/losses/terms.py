@@ -14,9 +14,8 @@ from torch import Tensor
 from llmkd.losses.divergences import LOG_PROB_FLOOR, logprobs
 from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
 
-MOST_NATS = 1e29
-"""A value above it is infinite: the student rules out what the teacher allows."""
-_RULED_OUT = -1e30
+RULED_OUT = -1e30
+"""A student's log-probability of what it rules out: not -inf, which times 0 is NaN."""
 
 TeacherRows = Float[Tensor, "n vocab"] | SparseLogits
 Gradient = Callable[[], Tensor]
@@ -30,7 +29,7 @@ class Pair:
     """Both models' distributions at n positions and one temperature, each computed once.
 
     All log-probabilities are finite, so that nothing multiplies 0 by infinity: the teacher's are at
-    least `LOG_PROB_FLOOR`, the student's -1e30.
+    least `LOG_PROB_FLOOR`, the student's `RULED_OUT`.
 
     Args:
         student_logits: [n, V], float32 or float64.
@@ -60,7 +59,7 @@ class Pair:
     @cached_property
     def log_q(self) -> Float[Tensor, "n vocab"]:
         """The student's log-probabilities."""
-        return logprobs(self.student_logits, temperature=self.temperature).clamp_(min=_RULED_OUT)
+        return logprobs(self.student_logits, temperature=self.temperature).clamp_(min=RULED_OUT)
 
     @cached_property
     def log_p(self) -> Float[Tensor, "n vocab"]:

@@ -66,7 +66,7 @@ def adaptive_kl_from_logprobs(
     """`adaptive_kl` of log-probabilities; gradients flow through `log_q`."""
     check_between_0_and_1("head_mass", head_mass)
     log_p = log_p.detach()
-    weight = _head_share(log_q.detach().exp(), log_p.exp(), head_mass)
+    weight = head_share(log_q.detach().exp(), log_p.exp(), head_mass)
     # Forward KL may be inf, and 0 * inf is NaN.
     forward = kl(log_p, log_q).masked_fill(weight == 0, 0)
     return weight * forward + (1 - weight) * kl(log_q, floored(log_p))
@@ -106,7 +106,7 @@ def todi_from_logprobs(log_q: Logprobs, log_p: Logprobs) -> PerPosition:
     return (weight * forward + (1 - weight) * reverse).sum(-1)
 
 
-def _head_share(q: Tensor, p: Tensor, head_mass: float) -> Tensor:
+def head_share(q: Tensor, p: Tensor, head_mass: float) -> Tensor:
     """The head's part of sum |p - q|; 0 where there is no difference at all."""
     in_head = (p > _border(p, head_mass)) | (p == p.amax(-1, keepdim=True))
     gap = (p - q).abs()

@@ -122,14 +122,15 @@ def nkd_from_logprobs(
     log_p, label = log_p.detach(), _safe(target_ids)
     p_label, log_q_label = (x.gather(-1, label).squeeze(-1) for x in (log_p.exp(), log_q))
     target = -p_label * log_q_label.masked_fill(p_label == 0, 0)
-    others_log_q, others_log_p = (_others(x / temperature, label) for x in (log_q, log_p))
+    others_log_q, others_log_p = (others_logprobs(x / temperature, label) for x in (log_q, log_p))
     others_p = others_log_p.exp().scatter(-1, label, 0)
     non_target = -(others_p * others_log_q.masked_fill(others_p == 0, 0)).sum(-1)
     value = target + non_target_weight * temperature**2 * non_target
     return value.masked_fill(target_ids == IGNORED_ID, 0)
 
 
-def _others(logits: Tensor, label: Tensor) -> Tensor:
+def others_logprobs(logits: Tensor, label: Tensor) -> Tensor:
+    """Log-probabilities among all tokens but the label; the label's own are next to -inf."""
     # log(1 - q_y) would lose all digits of a label that is nearly certain. The least finite number
     # is as good as -inf, except that a row without any other token does not become NaN.
     return F.log_softmax(logits.scatter(-1, label, torch.finfo(logits.dtype).min), dim=-1)

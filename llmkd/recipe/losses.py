@@ -55,7 +55,11 @@ class CrossEntropyTerm(LossTerm):
     kind: Literal["cross_entropy"]
 
 
-class DivergenceTerm(LossTerm):
+class TeacherTerm(LossTerm):
+    """What compares the student with a teacher."""
+
+
+class DivergenceTerm(TeacherTerm):
     """A divergence between the teacher's and the student's next-token distributions."""
 
     temperature: float = Field(default=1.0, gt=0)
@@ -82,6 +86,40 @@ class JSDTerm(DivergenceTerm):
     kind: Literal["jsd"]
     teacher_weight: float = Field(default=0.5, gt=0, lt=1)
     """The teacher's share in the mixture that both are compared with."""
+
+
+class BatchTerm(TeacherTerm):
+    """What compares batches of distributions, not caring which example has which."""
+
+    max_rows: int = Field(default=256, gt=0)
+    """Distributions compared at once; of more trained tokens in a micro-batch, so many are drawn.
+    Time and memory grow with its square."""
+    top_k: int = Field(default=16, gt=0)
+    """Language models compare over the teacher's so many most likely tokens at each position, the
+    labels, and one column for all other tokens."""
+
+
+class SinkhornTerm(BatchTerm):
+    """Sinkhorn divergence: the price of moving the batch's distributions onto the teacher's."""
+
+    kind: Literal["sinkhorn"]
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides both models' logits. The term is not scaled for it."""
+    epsilon: float = Field(default=0.1, gt=0)
+    """Weight of the entropy, beside distances from 0 to 2: less is nearer to exact transport, and
+    takes more iterations."""
+    max_iterations: int = Field(default=1000, gt=0)
+    """Iterations after which the plan is taken as it is."""
+    tolerance: float = Field(default=1e-3, gt=0)
+    """Error of the plan's marginals at which to stop, as logged."""
+
+
+class SinkhornPaperTerm(BatchTerm):
+    """SinKD as published: 20 iterations at epsilon 0.1 and temperature 2, without debiasing."""
+
+    kind: Literal["sinkhorn_paper"]
+    factor: float = Field(default=0.001, gt=0)
+    """Published for BERT; for T0 and GPT-Neo it is 0.0008. `weight` comes on top: there 0.8."""
 
 
 Loss = Annotated[

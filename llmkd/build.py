@@ -2,29 +2,14 @@
 
 from typing import assert_never
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd import schedules
 from llmkd.data.addition import build_tokenizer
 from llmkd.data.chat import read_chat_template
 from llmkd.errors import InputError
-from llmkd.losses import closed_form
-from llmkd.losses.terms import Divergence, HeadTerm
 from llmkd.models.adapters import attach
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
-from llmkd.objective import Objective, Term
 from llmkd.recipe.data import AdditionTask
-from llmkd.recipe.losses import (
-    CosineSchedule,
-    CrossEntropyTerm,
-    DivergenceTerm,
-    ForwardKLTerm,
-    JSDTerm,
-    LinearSchedule,
-    Loss,
-    ReverseKLTerm,
-)
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
 from llmkd.recipe.schema import TrainStage
 
@@ -63,49 +48,3 @@ def build_student(stage: TrainStage, tokenizer: PreTrainedTokenizerBase) -> PreT
             return model if source.lora is None else attach(model, source.lora)  # pyright: ignore[reportReturnType]
         case unknown:
             assert_never(unknown)
-
-
-def build_objective(
-    stage: TrainStage, *, max_steps: int, compute_dtype: torch.dtype | None
-) -> Objective:
-    """The stage's terms with their schedules."""
-    return Objective(
-        [_build_term(loss, max_steps) for loss in stage.losses],
-        has_teacher=stage.teacher is not None,
-        compute_dtype=compute_dtype,
-    )
-
-
-def _build_term(loss: Loss, max_steps: int) -> Term:
-    temperature, scale = 1.0, 1.0
-    if isinstance(loss, DivergenceTerm):
-        temperature = loss.temperature
-        scale = temperature**2 if loss.temperature_scaling == "squared" else 1.0
-    head_term = HeadTerm(loss.name or loss.kind, _build_divergence(loss), temperature)
-    return Term(head_term, _build_schedule(loss.weight, max_steps), scale)
-
-
-def _build_divergence(loss: Loss) -> Divergence:
-    match loss:
-        case CrossEntropyTerm():
-            return closed_form.CROSS_ENTROPY
-        case ForwardKLTerm():
-            return closed_form.FORWARD_KL
-        case ReverseKLTerm():
-            return closed_form.REVERSE_KL
-        case JSDTerm(teacher_weight=teacher_weight):
-            return closed_form.jsd(teacher_weight)
-        case unknown:
-            assert_never(unknown)
-
-
-def _build_schedule(
-    weight: float | LinearSchedule | CosineSchedule, max_steps: int
-) -> schedules.WeightSchedule:
-    match weight:
-        case LinearSchedule(start=start, end=end, num_steps=num_steps):
-            return schedules.linear(start, end, num_steps or max_steps)
-        case CosineSchedule(start=start, end=end, num_steps=num_steps):
-            return schedules.cosine(start, end, num_steps or max_steps)
-        case value:
-            return schedules.constant(value)

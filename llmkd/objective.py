@@ -15,26 +15,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmkd.losses.closed_form import FORWARD_KL, TEACHER_NLL
+from llmkd.losses.closed_form import FORWARD_KL, NUM_CLAMPED, TEACHER_NLL
 from llmkd.losses.dense import divergence_from_logits
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.losses.linear_head import divergence_from_hidden
-from llmkd.losses.signals import DenseLogits, LinearHead
-from llmkd.losses.terms import HeadOutput, HeadTerm
+from llmkd.losses.signals import DenseLogits, LinearHead, Signals, logits_of
+from llmkd.losses.terms import BatchTerm, HeadOutput, HeadTerm
 from llmkd.schedules import WeightSchedule
 
 
 @dataclass(frozen=True)
 class Term:
-    """A divergence with its weight.
+    """A loss with its weight.
 
     Args:
-        head_term: What the chunked head computes per position; its name is the metric's.
+        loss: What is computed; its name is the metric's.
         weight: The schedule w_i.
         scale: A constant factor: temperature squared, or 1.
     """
 
-    head_term: HeadTerm
+    loss: HeadTerm | BatchTerm
     weight: WeightSchedule
     scale: float = 1.0
 
@@ -55,10 +55,13 @@ class ObjectiveOutput:
 class Objective:
     """Weighted terms over the trained positions of a batch.
 
+    A `BatchTerm` compares the positions of one micro-batch with each other, so it is the one kind
+    whose value depends on how a batch is cut: its values are averaged, by the positions of each.
+
     Args:
         terms: At least one, with different names.
-        has_teacher: Whether `__call__` gets a teacher's head; then `teacher_nll` and `kl` (forward
-            KL at temperature 1) are measured beside the terms.
+        has_teacher: Whether `__call__` gets a teacher; then `teacher_nll` and `kl` (forward KL at
+            temperature 1) are measured beside the terms.
         compute_dtype: Type of the heads' matrix products; None takes the hidden states' own.
     """
 
@@ -71,7 +74,7 @@ class Objective:
     ):
         self.terms = list(terms)
         self.compute_dtype = compute_dtype
-        self.diagnostics = list(_TEACHER_DIAGNOSTICS) if has_teacher else []
+        self.diagnostics = _diagnostics(self.terms) if has_teacher else []
 
     def only(self, index: int) -> "Objective":
         """The objective of one term, without diagnostics."""
@@ -84,7 +87,7 @@ class Objective:
     def __call__(
         self,
         student: LinearHead | DenseLogits,
-        teacher: LinearHead | DenseLogits | None,
+        teacher: Signals | None,
         target_ids: Tensor,
         *,
         num_positions: Tensor,
@@ -97,28 +100,42 @@ class Objective:
             teacher: Of the same positions.
             target_ids: The tokens that follow, or the labels, [N].
             num_positions: N_i summed over all micro-batches and ranks of the step, [K].
-            step: Optimizer step, for the schedules.
+            step: Optimizer step, for the schedules, and for what is drawn of a micro-batch.
         """
         share = num_positions.clamp(min=1).reciprocal().float()
-        weights = share.new_tensor([term.weight(step) * term.scale for term in self.terms])
-        position_weights = (weights * share)[:, None].expand(-1, len(target_ids))
-        output = self._output(student, teacher, target_ids, position_weights)
-        names = [f"loss/{term.head_term.name}" for term in self.terms]
+        weights = share.new_tensor([term.weight(step) * term.scale for term in self.terms]) * share
+        losses, metrics = list[Tensor](), dict[str, Tensor]()
+        is_pointwise = [isinstance(term.loss, HeadTerm) for term in self.terms]
+        if any(is_pointwise):
+            of_positions = weights[is_pointwise, None].expand(-1, len(target_ids))
+            output = self._pointwise(student, teacher, target_ids, of_positions)
+            losses.append(output.loss)
+            metrics = self._metrics(output, share[is_pointwise])
+        for term, weight, part in zip(self.terms, weights, share, strict=True):
+            if isinstance(term.loss, BatchTerm):
+                value, found = self._of_batch(term.loss, student, teacher, target_ids, step)
+                losses.append(weight * len(target_ids) * value)
+                found = {f"loss/{term.loss.name}": value.detach(), **found}
+                metrics |= {name: x * len(target_ids) * part for name, x in found.items()}
+        return ObjectiveOutput(torch.stack(losses).sum(), metrics)
+
+    def _metrics(self, output: HeadOutput, share: Tensor) -> dict[str, Tensor]:
+        names = [f"loss/{term.loss.name}" for term in self.terms if isinstance(term.loss, HeadTerm)]
         metrics = dict(zip(names, output.values.sum(-1) * share, strict=True))
         for diagnostic, values in zip(self.diagnostics, output.diagnostics, strict=True):
             metrics[diagnostic.name] = values.sum() * share[0]
-        return ObjectiveOutput(loss=output.loss, metrics=metrics)
+        return metrics
 
-    def _output(
+    def _pointwise(
         self,
         student: LinearHead | DenseLogits,
-        teacher: LinearHead | DenseLogits | None,
+        teacher: Signals | None,
         target_ids: Tensor,
         position_weights: Tensor,
     ) -> HeadOutput:
-        terms = [term.head_term for term in self.terms]
+        terms = [term.loss for term in self.terms if isinstance(term.loss, HeadTerm)]
         if isinstance(student, DenseLogits):
-            assert not isinstance(teacher, LinearHead), "both are classifiers"
+            assert teacher is None or isinstance(teacher, DenseLogits), "both are classifiers"
             return divergence_from_logits(
                 student, teacher, target_ids, terms, position_weights, diagnostics=self.diagnostics
             )
@@ -133,14 +150,42 @@ class Objective:
             compute_dtype=self.compute_dtype,
         )
 
+    def _of_batch(
+        self,
+        term: BatchTerm,
+        student: LinearHead | DenseLogits,
+        teacher: Signals | None,
+        target_ids: Tensor,
+        step: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(teacher, LinearHead | DenseLogits), "refused by the recipe"
+        rows = _drawn(len(target_ids), term.max_rows, step).to(target_ids.device)
+        student_logits = logits_of(student, rows, self.compute_dtype)
+        with torch.no_grad():
+            teacher_logits = logits_of(teacher, rows, self.compute_dtype)
+        with torch.autocast(target_ids.device.type, enabled=False):
+            return term.loss(student_logits, teacher_logits, target_ids[rows])
+
 
 def trained(target_ids: Tensor) -> Tensor:
     """The mask of positions that have a target, same shape."""
     return target_ids != IGNORED_ID
 
 
-_TEACHER_DIAGNOSTICS = (
-    HeadTerm("teacher_nll", TEACHER_NLL),
-    HeadTerm("kl", FORWARD_KL),
-)
-"""Measured wherever there is a teacher."""
+def _diagnostics(terms: Sequence[Term]) -> list[HeadTerm]:
+    """What is measured wherever there is a teacher, and what terms with a floor clamped."""
+    found = [HeadTerm("teacher_nll", TEACHER_NLL), HeadTerm("kl", FORWARD_KL)]
+    losses = [term.loss for term in terms if isinstance(term.loss, HeadTerm)]
+    return found + [
+        HeadTerm(f"num_clamped/{loss.name}", NUM_CLAMPED, loss.temperature)
+        for loss in losses
+        if loss.divergence.has_floor
+    ]
+
+
+def _drawn(num_rows: int, most: int, step: int) -> Tensor:
+    """So many rows at the most, in order; the same for the same step."""
+    if num_rows <= most:
+        return torch.arange(num_rows)
+    generator = torch.Generator().manual_seed(step)
+    return torch.randperm(num_rows, generator=generator)[:most].sort().values

@@ -6,7 +6,7 @@ import torch
 from llmkd import schedules
 from llmkd.losses import closed_form
 from llmkd.losses.signals import LinearHead
-from llmkd.losses.terms import HeadTerm
+from llmkd.losses.terms import BatchTerm, HeadTerm
 from llmkd.objective import Objective, Term, trained
 
 VOCAB, HIDDEN = 11, 6
@@ -90,6 +90,7 @@ def test_the_loss_is_the_weighted_sum_of_means_over_trained_positions(batch):
         "loss/reverse_kl": rkl,
         "teacher_nll": torch.nn.functional.cross_entropy(z_t, labels),
         "kl": kl(categorical(z_t), categorical(z_s)).mean(),
+        "num_clamped/reverse_kl": torch.zeros(()),
     }
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
@@ -113,3 +114,92 @@ def test_a_batch_without_a_trained_position_gives_zero_with_a_gradient(batch):
     assert not hidden_grad.any()
     assert not weight_grad.any()
     assert all(value == 0 for value in metrics.values())
+
+
+# Terms between the positions of a micro-batch.
+
+
+def spread(student_logits, teacher_logits, target_ids):
+    """Has no value per position: the squared distance of the two batches' means."""
+    difference = student_logits.mean(0) - teacher_logits.mean(0)
+    return difference.square().sum(), {"seen": torch.tensor(float(len(target_ids)))}
+
+
+def batch_objective(max_rows: int) -> Objective:
+    pointwise = make_objective().terms[0]
+    of_batch = Term(BatchTerm("spread", spread, max_rows), schedules.linear(1.0, 0.0, 10))
+    return Objective([pointwise, of_batch], has_teacher=True)
+
+
+def test_a_batch_term_sees_all_positions_of_a_micro_batch(batch):
+    loss, metrics, hidden_grad, weight_grad = run(batch_objective(100), batch, 6)
+    kept = trained(batch["target_ids"])
+    hidden, weight = (batch[name].clone().requires_grad_() for name in ("student", "weight"))
+    z_s = (hidden @ weight.T)[kept]
+    z_t = (batch["teacher"] @ batch["teacher_weight"].T)[kept]
+    labels = batch["target_ids"][kept]
+    ce = torch.nn.functional.cross_entropy(z_s, labels)
+    value, _ = spread(z_s, z_t, labels)
+    expected = 0.5 * ce + 0.7 * value
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert metrics["loss/spread"].item() == pytest.approx(value.item(), rel=1e-6)
+    assert metrics["seen"] == len(labels)
+    for ours, theirs in zip(
+        (hidden_grad, weight_grad), torch.autograd.grad(expected, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_micro_batches_of_a_batch_term_count_by_their_positions(batch):
+    loss, metrics, *_ = run(batch_objective(100), batch, 2)
+    z_s = batch["student"] @ batch["weight"].T
+    z_t = batch["teacher"] @ batch["teacher_weight"].T
+    mean = 0.0
+    for rows in torch.arange(6).split(2):
+        kept = trained(batch["target_ids"][rows])
+        value, _ = spread(z_s[rows][kept], z_t[rows][kept], batch["target_ids"][rows][kept])
+        mean += value * kept.sum() / trained(batch["target_ids"]).sum()
+    assert metrics["loss/spread"].item() == pytest.approx(mean.item(), rel=1e-6)
+    pointwise = 0.5 * metrics["loss/cross_entropy"]
+    assert loss.item() == pytest.approx((pointwise + 0.7 * mean).item(), rel=1e-6)
+
+
+def test_of_many_positions_a_batch_term_draws_some_anew_at_every_step(batch):
+    drawn = []
+
+    def record(student_logits, teacher_logits, target_ids):
+        drawn.append(student_logits.detach())
+        return student_logits.sum(), {}
+
+    objective = Objective(
+        [Term(BatchTerm("record", record, 4), schedules.constant(1.0))], has_teacher=False
+    )
+    for step in (3, 3, 4):
+        run(objective, batch, 6, step=step)
+    z_s = (batch["student"] @ batch["weight"].T)[trained(batch["target_ids"])]
+    places = [[(z_s == row).all(-1).nonzero().item() for row in rows] for rows in drawn]
+    assert places[0] == places[1] != places[2]
+    assert len(set(places[0])) == 4
+    assert places[0] == sorted(places[0])
+
+
+def test_a_batch_term_of_no_positions_gives_zero_with_a_gradient(batch):
+    batch["target_ids"][:] = -100
+    objective = Objective(
+        [Term(BatchTerm("sum", lambda s, t, ids: (s.sum(), {}), 4), schedules.constant(1.0))],
+        has_teacher=False,
+    )
+    loss, _, hidden_grad, weight_grad = run(objective, batch, 6)
+    assert loss == 0
+    assert not hidden_grad.any()
+    assert not weight_grad.any()
+
+
+def test_a_clamp_of_the_teacher_is_counted(batch):
+    batch["teacher_weight"] *= 1e4
+    _, metrics, *_ = run(make_objective(), batch, 6)
+    kept = trained(batch["target_ids"])
+    log_p = torch.log_softmax((batch["teacher"] @ batch["teacher_weight"].T)[kept], -1)
+    expected = (log_p < -1000).sum(-1).double().mean()
+    assert expected > 1
+    assert metrics["num_clamped/reverse_kl"].item() == pytest.approx(expected.item(), rel=1e-6)

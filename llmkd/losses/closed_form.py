@@ -7,6 +7,7 @@ of memory. With h = dD/dq, softmax gives dD/dz = q (h - sum_v q_v h_v); the test
 with the derivative of the function of the same name.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -171,11 +172,11 @@ def _of_labels(formula: Formula) -> Divergence:
 
 CROSS_ENTROPY = _of_labels(_cross_entropy)
 TEACHER_NLL = _of_labels(_teacher_nll)
-NUM_CLAMPED = Divergence(_num_clamped)
+NUM_CLAMPED = Divergence(_num_clamped, of_top_k=of_top_k(_num_clamped))
 FORWARD_KL = _f_divergence(_forward_kl, of_samples=forward_kl_of_samples)
-REVERSE_KL = _f_divergence(_reverse_kl)
+REVERSE_KL = replace(_f_divergence(_reverse_kl), has_floor=True)
 TOTAL_VARIATION = _f_divergence(_total_variation)
-TODI = Divergence(_todi)
+TODI = Divergence(_todi, has_floor=True)
 LOGIT_MSE = Divergence(_logit_mse)
 
 
@@ -196,7 +197,7 @@ def skew_reverse_kl(alpha: float) -> Divergence:
 
 def adaptive_kl(head_mass: float) -> Divergence:
     """`llmkd.losses.divergences.adaptive_kl`."""
-    return Divergence(partial(_adaptive_kl, head_mass=head_mass))
+    return Divergence(partial(_adaptive_kl, head_mass=head_mass), has_floor=True)
 
 
 def nkd(temperature: float, non_target_weight: float) -> Divergence:

@@ -32,6 +32,7 @@ from llmkd.losses.signals import (
     head_logits,
     head_products,
     num_positions,
+    product_dtype,
     sparse_rows,
     wide,
 )
@@ -90,7 +91,7 @@ def divergence_from_hidden(
     _check(student, teacher, target_ids, terms, position_weights)
     check_terms([*terms, *diagnostics], teacher)
     assert chunk_size is None or chunk_size > 0
-    dtype = compute_dtype or _default_dtype(student)
+    dtype = compute_dtype or product_dtype(student)
     job = _Job(
         _prepared(student, dtype),
         _prepared(teacher, dtype) if isinstance(teacher, LinearHead) else teacher,
@@ -271,13 +272,6 @@ def _prepared(head: LinearHead, dtype: torch.dtype) -> LinearHead:
         weight=head.weight.detach().to(dtype),
         bias=None if head.bias is None else head.bias.detach().to(dtype),
     )
-
-
-def _default_dtype(head: LinearHead) -> torch.dtype:
-    device = head.hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return torch.promote_types(head.hidden.dtype, head.weight.dtype)
 
 
 def _check(

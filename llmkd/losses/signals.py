@@ -10,6 +10,7 @@ Shapes: N positions, V vocabulary (of a classifier: labels), H hidden size, K st
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -114,6 +115,27 @@ def crop(head: LinearHead, vocab_size: int) -> LinearHead:
     return replace(head, weight=head.weight[:vocab_size], bias=bias)
 
 
+def logits_of(
+    signals: LinearHead | DenseLogits,
+    rows: Int[Tensor, " rows"],
+    compute_dtype: torch.dtype | None = None,
+) -> Float[Tensor, "rows vocab"]:
+    """All logits of a few positions, in float32 (float64 stays float64), with their gradient.
+
+    Args:
+        signals: Of N positions.
+        rows: Which of them.
+        compute_dtype: Of the head's matrix product; None takes `product_dtype`.
+    """
+    if isinstance(signals, DenseLogits):
+        return signals.logits[rows].to(wide(signals.logits.dtype))
+    dtype = compute_dtype or product_dtype(signals)
+    bias = None if signals.bias is None else signals.bias.to(dtype)
+    with torch.autocast(signals.hidden.device.type, enabled=False):
+        products = F.linear(signals.hidden[rows].to(dtype), signals.weight.to(dtype), bias)
+        return head_logits(signals, products)
+
+
 def head_products(
     head: LinearHead, rows: slice, out: Float[Tensor, "rows vocab"] | None = None
 ) -> Float[Tensor, "rows vocab"]:
@@ -140,6 +162,14 @@ def back_through_head(
     if head.soft_cap is not None:
         gradient.mul_(1 - (logits / head.soft_cap).square())
     return gradient if head.scale == 1 else gradient.mul_(head.scale)
+
+
+def product_dtype(head: LinearHead) -> torch.dtype:
+    """What a head's product is computed in: autocast's type where that is on, else the tensors'."""
+    device = head.hidden.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(head.hidden.dtype, head.weight.dtype)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

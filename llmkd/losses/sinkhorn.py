@@ -4,6 +4,7 @@ For a classifier the rows are its examples' class probabilities. For a language 
 trained tokens' next-token probabilities, over the few columns that `token_rows` picks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llmkd.losses.divergences import IGNORED_ID
+from llmkd.losses.divergences import IGNORED_ID, logprobs
 from llmkd.losses.transport import (
     MAX_ITERATIONS,
     TOLERANCE,
@@ -170,6 +171,36 @@ def sinkhorn_paper(
         v = problem.column_update(u)
     plan = problem.plan(u, v)
     return SinkhornValue(factor * (plan * problem.cost).sum(), problem.marginal_error(plan))
+
+
+def sinkhorn_of_logits(
+    student_logits: Float[Tensor, "rows vocab"],
+    teacher_logits: Float[Tensor, "rows vocab"],
+    target_ids: Int[Tensor, " rows"],
+    *,
+    loss: Callable[[Rows, Rows], SinkhornValue],
+    temperature: float,
+    max_columns: int,
+    top_k: int,
+) -> SinkhornValue:
+    """A Sinkhorn loss of logits: over whole distributions, or over few columns of large ones.
+
+    Args:
+        student_logits: Gradients flow through it.
+        teacher_logits: Detached here.
+        target_ids: See `token_rows`.
+        loss: `sinkhorn_divergence` or `sinkhorn_paper`, with their settings.
+        temperature: Divides both logits.
+        max_columns: A vocabulary no larger is taken whole.
+        top_k: See `token_rows`.
+    """
+    log_q, log_p = (
+        logprobs(logits, temperature=temperature)
+        for logits in (student_logits, teacher_logits.detach())
+    )
+    if log_q.shape[-1] <= max_columns:
+        return loss(log_q.exp(), log_p.exp())
+    return loss(*token_rows(log_q, log_p, target_ids, top_k=top_k))
 
 
 def token_rows(

@@ -24,6 +24,8 @@ when it is called, and then the caller's to change."""
 Formula = Callable[["Pair"], tuple[Tensor, Gradient]]
 """From both models' distributions to [n] values in nats, and their gradient."""
 
+BatchLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
 
 class Pair:
     """Both models' distributions at n positions and one temperature, each computed once.
@@ -93,12 +95,14 @@ class Divergence:
             nothing of the whole.
         of_samples: Of tokens drawn from the teacher; None where that would be biased.
         is_of_labels: It needs no more of the teacher than the label's log-probability.
+        has_floor: It counts what the teacher rules out as `LOG_PROB_FLOOR`.
     """
 
     of_logits: Formula
     of_top_k: Formula | None = None
     of_samples: Formula | None = None
     is_of_labels: bool = False
+    has_floor: bool = False
 
     def formula(self, teacher: Signals | None) -> Formula | None:
         """The one for such a teacher, or None where there is none."""
@@ -114,6 +118,21 @@ class HeadTerm:
     name: str
     divergence: Divergence
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class BatchTerm:
+    """A loss between batches of distributions, which no position has a value of by itself.
+
+    Args:
+        loss: From the student's logits, the teacher's, [n, V] each, and the target ids, [n], to a
+            scalar with its gradient, and what else there is to log.
+        max_rows: Of more positions, so many are drawn.
+    """
+
+    name: str
+    loss: BatchLoss
+    max_rows: int
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,6 @@ class SinkhornPaperTerm(BatchTerm):
     """Published for BERT; for T0 and GPT-Neo it is 0.0008. `weight` comes on top: there 0.8."""
 
 
-Loss = Annotated[
-    CrossEntropyTerm | ForwardKLTerm | ReverseKLTerm | JSDTerm, Field(discriminator="kind")
-]
+PointwiseLoss = CrossEntropyTerm | ForwardKLTerm | ReverseKLTerm | JSDTerm
+"""Terms with a value at every position."""
+Loss = Annotated[PointwiseLoss | SinkhornTerm | SinkhornPaperTerm, Field(discriminator="kind")]

@@ -133,7 +133,7 @@ class DistillTrainer(Trainer):
             counts: What each term is divided by, [num_terms].
         """
         return {
-            f"grad_norm/{term.head_term.name}": self.gradient_norm(
+            f"grad_norm/{term.loss.name}": self.gradient_norm(
                 self.objective.only(index), batches, counts[index, None]
             )
             for index, term in enumerate(self.objective.terms)

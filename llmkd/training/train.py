@@ -15,7 +15,8 @@ from transformers import (
     set_seed,
 )
 
-from llmkd.build import build_objective, build_student, build_tokenizer_for
+from llmkd.build import build_student, build_tokenizer_for
+from llmkd.build_objective import build_objective
 from llmkd.data.collate import Collator
 from llmkd.data.prepare import prepare
 from llmkd.errors import InputError

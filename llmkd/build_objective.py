@@ -1,0 +1,111 @@
+"""From a train stage's losses to its objective: with `llmkd.build`, what knows every kind."""
+
+from functools import partial
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from llmkd import schedules
+from llmkd.losses import closed_form
+from llmkd.losses.sinkhorn import (
+    PAPER_TEMPERATURE,
+    sinkhorn_divergence,
+    sinkhorn_of_logits,
+    sinkhorn_paper,
+)
+from llmkd.losses.terms import BatchTerm, Divergence, HeadTerm
+from llmkd.objective import Objective, Term
+from llmkd.recipe.losses import (
+    CosineSchedule,
+    CrossEntropyTerm,
+    DivergenceTerm,
+    ForwardKLTerm,
+    JSDTerm,
+    LinearSchedule,
+    Loss,
+    PointwiseLoss,
+    ReverseKLTerm,
+    SinkhornPaperTerm,
+    SinkhornTerm,
+)
+from llmkd.recipe.schema import TrainStage
+
+
+def build_objective(
+    stage: TrainStage, *, max_steps: int, compute_dtype: torch.dtype | None
+) -> Objective:
+    """The stage's terms with their schedules."""
+    return Objective(
+        [_build_term(loss, max_steps) for loss in stage.losses],
+        has_teacher=stage.teacher is not None,
+        compute_dtype=compute_dtype,
+    )
+
+
+def _build_term(loss: Loss, max_steps: int) -> Term:
+    temperature, scale = 1.0, 1.0
+    if isinstance(loss, DivergenceTerm):
+        temperature = loss.temperature
+        scale = temperature**2 if loss.temperature_scaling == "squared" else 1.0
+    weight = _build_schedule(loss.weight, max_steps)
+    name = loss.name or loss.kind
+    if isinstance(loss, SinkhornTerm | SinkhornPaperTerm):
+        return Term(_build_sinkhorn(loss, name), weight)
+    return Term(HeadTerm(name, _build_divergence(loss), temperature), weight, scale)
+
+
+def _build_sinkhorn(loss: SinkhornTerm | SinkhornPaperTerm, name: str) -> BatchTerm:
+    if isinstance(loss, SinkhornTerm):
+        temperature = loss.temperature
+        of_rows = partial(
+            sinkhorn_divergence,
+            epsilon=loss.epsilon,
+            max_iterations=loss.max_iterations,
+            tolerance=loss.tolerance,
+        )
+    else:
+        temperature = PAPER_TEMPERATURE
+        of_rows = partial(sinkhorn_paper, factor=loss.factor)
+
+    def of_batch(
+        student_logits: Tensor, teacher_logits: Tensor, target_ids: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        found = sinkhorn_of_logits(
+            student_logits,
+            teacher_logits,
+            target_ids,
+            loss=of_rows,
+            temperature=temperature,
+            max_columns=loss.max_rows * (loss.top_k + 1),
+            top_k=loss.top_k,
+        )
+        return found.value, {f"marginal_error/{name}": found.marginal_error}
+
+    return BatchTerm(name, of_batch, loss.max_rows)
+
+
+def _build_divergence(loss: PointwiseLoss) -> Divergence:
+    match loss:
+        case CrossEntropyTerm():
+            return closed_form.CROSS_ENTROPY
+        case ForwardKLTerm():
+            return closed_form.FORWARD_KL
+        case ReverseKLTerm():
+            return closed_form.REVERSE_KL
+        case JSDTerm(teacher_weight=teacher_weight):
+            return closed_form.jsd(teacher_weight)
+        case unknown:
+            assert_never(unknown)
+
+
+def _build_schedule(
+    weight: float | LinearSchedule | CosineSchedule, max_steps: int
+) -> schedules.WeightSchedule:
+    match weight:
+        case LinearSchedule(start=start, end=end, num_steps=num_steps):
+            return schedules.linear(start, end, num_steps or max_steps)
+        case CosineSchedule(start=start, end=end, num_steps=num_steps):
+            return schedules.cosine(start, end, num_steps or max_steps)
+        case value:
+            return schedules.constant(value)

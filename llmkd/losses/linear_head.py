@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmkd.losses.blocks import Rows, check_terms, take
+from llmkd.losses.row_threads import for_each
 from llmkd.losses.signals import (
     LinearHead,
     SparseLogits,
@@ -43,9 +44,9 @@ from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 # again costs more than it saves.
 CHUNK_BYTES_ON_CPU = 31 * 2**20
 CHUNK_BYTES_ON_ACCELERATOR = 256 * 2**20
-# The float32 logits of one block, of which about six copies stand at once: on a CPU, in each core's own
-# cache.
-BLOCK_BYTES_PER_THREAD = 256 * 2**10
+# The float32 logits of one block, of which about six copies stand at once: on a CPU, mostly in a core's
+# own cache.
+BLOCK_BYTES_ON_CPU = 512 * 2**10
 BLOCK_BYTES_ON_ACCELERATOR = 64 * 2**20
 
 
@@ -201,7 +202,8 @@ def _run_chunk(
     )
     assert student is not None
     block_size = _block_size(student)
-    for start in range(0, len(student), block_size):
+
+    def run_block(start: int) -> None:
         inside = slice(start, min(start + block_size, len(student)))
         block = slice(chunk.start + inside.start, chunk.start + inside.stop)
         logits = head_logits(job.student, student[inside])
@@ -215,10 +217,9 @@ def _run_chunk(
             needs_gradient=needs_gradient,
         )
         if gradient is not None:
-            gradient = back_through_head(job.student, logits, gradient)
-            if result.bias_gradient is not None:
-                result.bias_gradient.add_(gradient.sum(0))
-            student[inside] = gradient
+            student[inside] = back_through_head(job.student, logits, gradient)
+
+    for_each(run_block, range(0, len(student), block_size))
     if needs_gradient:
         _accumulate(student, job.student, chunk, result)
 
@@ -233,7 +234,9 @@ def _teacher_rows(
 
 
 def _accumulate(gradient: Tensor, student: LinearHead, chunk: slice, result: _Result) -> None:
-    """From the gradient of `hidden @ weight.T` to those of the two."""
+    """From the gradient of `hidden @ weight.T + bias` to those of its three parts."""
+    if result.bias_gradient is not None:
+        result.bias_gradient.add_(gradient.sum(0, dtype=result.bias_gradient.dtype))
     if result.hidden_gradient is not None:
         result.hidden_gradient[chunk] = gradient @ student.weight
     if result.weight_gradient is None:
@@ -258,11 +261,9 @@ def _chunk_size(student: LinearHead, dtype: torch.dtype, wanted: int | None) -> 
 
 
 def _block_size(products: Tensor) -> int:
-    row_bytes = wide(products.dtype).itemsize * products.shape[-1]
-    if products.device.type != "cpu":
-        return max(1, BLOCK_BYTES_ON_ACCELERATOR // row_bytes)
-    # Row by row to the threads: as many rows for each.
-    return max(1, BLOCK_BYTES_PER_THREAD // row_bytes) * torch.get_num_threads()
+    on_cpu = products.device.type == "cpu"
+    budget = BLOCK_BYTES_ON_CPU if on_cpu else BLOCK_BYTES_ON_ACCELERATOR
+    return max(1, budget // (wide(products.dtype).itemsize * products.shape[-1]))
 
 
 def _prepared(head: LinearHead, dtype: torch.dtype) -> LinearHead:

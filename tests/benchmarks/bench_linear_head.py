@@ -1,9 +1,21 @@
-"""Time and peak memory of the chunked linear head, against the full logits of both models.
+"""Time and workspace of the chunked head against its peers and against the bare matrix products.
 
-    python tests/benchmarks/bench_linear_head.py [--output FILE] [--repeats N]
+    pip install -c constraints.txt -e '.[bench]'      # the peers; what is missing is left out
+    python tests/benchmarks/bench_linear_head.py [--shapes small large ...] [--output FILE]
 
-Times: both versions in one process, on the same tensors, in turn. Memory: each version in a fresh
-process, as the growth of the process's peak resident size over one forward and backward pass.
+Versions, in one process, on the same tensors, in turn, forward and backward, with a trained head:
+
+- products: the four matrix products that no exact method can do without (teacher's head, student's
+  head, and the gradients of the student's hidden states and weight), into buffers that are there.
+- ours: `divergence_from_hidden`.
+- plain: both models' full logits, and torch's own operations with automatic differentiation.
+- liger, liger_eager: liger-kernel's chunked distillation loss as it comes (compiled, chunks of 1024),
+  and in chunks of 256 without torch.compile.
+- trl: TRL's chunked divergence.
+
+A version's ratio is the median over rounds of its time by the products' time in the same round.
+Workspace: a fresh process per version (on a GPU: the allocator's peak), the growth of the peak over one
+forward and backward pass, less the two gradients that are returned.
 """
 
 import argparse
@@ -19,123 +31,279 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from llmkd.losses import divergences
-from llmkd.losses.linear_head import HeadTerm, divergence_from_hidden
+from llmkd.losses import closed_form, divergences
+from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.signals import LinearHead
+from llmkd.losses.terms import Divergence, HeadTerm
 
 ROOT = Path(__file__).parents[2]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-SHAPES = {"positions": 4096, "vocab": 32000, "student_hidden": 512, "teacher_hidden": 512}
-WARM_UP = 2
-KL = HeadTerm("forward_kl", lambda q, p, _: divergences.forward_kl_from_logprobs(q, p))
-CE = HeadTerm("cross_entropy", lambda q, _, ids: divergences.cross_entropy_from_logprobs(q, ids))
-CASES = {"forward_kl": [KL], "forward_kl+cross_entropy": [KL, CE]}
+# Positions, hidden size of both models, vocabulary.
+SHAPES = {
+    "small": (1024, 512, 32_000),
+    "double": (2048, 512, 32_000),
+    "large": (1024, 896, 151_936),
+    "gpu": (8192, 4096, 128_256),
+}
+DIVERGENCES: dict[str, tuple[Divergence, Callable[[Tensor, Tensor], Tensor]]] = {
+    "forward_kl": (closed_form.FORWARD_KL, divergences.forward_kl),
+    "reverse_kl": (closed_form.REVERSE_KL, divergences.reverse_kl),
+    "jsd": (closed_form.jsd(0.5), divergences.jsd),
+    "skew_forward_kl": (closed_form.skew_forward_kl(0.1), divergences.skew_forward_kl),
+    "skew_reverse_kl": (closed_form.skew_reverse_kl(0.1), divergences.skew_reverse_kl),
+    "total_variation": (closed_form.TOTAL_VARIATION, divergences.total_variation),
+    "adaptive_kl": (closed_form.adaptive_kl(0.5), divergences.adaptive_kl),
+    "todi": (closed_form.TODI, divergences.todi),
+    "logit_mse": (closed_form.LOGIT_MSE, divergences.logit_mse),
+}
+PEERS_BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
+"""What liger-kernel and TRL call those that they have."""
 
 
 class Inputs:
     """Hidden states and heads of a student that learns all of its head, and of a teacher."""
 
-    def __init__(self):
+    def __init__(self, shape: str, dtype: torch.dtype):
         torch.manual_seed(0)
-        n, v = SHAPES["positions"], SHAPES["vocab"]
-        h_s, h_t = SHAPES["student_hidden"], SHAPES["teacher_hidden"]
-        self.student = LinearHead(torch.randn(n, h_s), torch.randn(v, h_s) / h_s**0.5)
-        self.teacher = LinearHead(torch.randn(n, h_t), torch.randn(v, h_t) / h_t**0.5)
-        self.target_ids = torch.randint(v, (n,))
-        self.student.hidden.requires_grad_()
-        self.student.weight.requires_grad_()
+        n, h, v = SHAPES[shape]
+
+        def normal(*size: int, scale: float = 1.0) -> Tensor:
+            return (torch.randn(*size, device=DEVICE) * scale).to(dtype)
+
+        self.student = LinearHead(normal(n, h), normal(v, h, scale=h**-0.5))
+        self.teacher = LinearHead(normal(n, h), normal(v, h, scale=h**-0.5))
+        self.target_ids = torch.randint(v, (n,), device=DEVICE)
+        self.leaves = self.student.hidden, self.student.weight
+        for leaf in self.leaves:
+            leaf.requires_grad_()
+        self.weights = torch.full((1, n), 1 / n, device=DEVICE)
 
     def forget_gradients(self) -> None:
-        self.student.hidden.grad = self.student.weight.grad = None
+        for leaf in self.leaves:
+            leaf.grad = None
 
 
-def plain(inputs: Inputs, terms: list[HeadTerm]) -> Tensor:
-    student, teacher = inputs.student, inputs.teacher
-    student_logits = student.hidden @ student.weight.T
+class Products:
+    """The bare products; their buffers are made once."""
+
+    def __init__(self, inputs: Inputs):
+        hidden, weight = (leaf.detach() for leaf in inputs.leaves)
+        self.student, self.teacher = (
+            (hidden, weight),
+            (inputs.teacher.hidden, inputs.teacher.weight),
+        )
+        self.logits = hidden.new_empty(len(hidden), len(weight))
+        self.gradients = torch.empty_like(hidden), torch.empty_like(weight)
+
+    def __call__(self) -> None:
+        hidden, weight = self.student
+        torch.mm(self.teacher[0], self.teacher[1].T, out=self.logits)
+        torch.mm(hidden, weight.T, out=self.logits)
+        torch.mm(self.logits, weight, out=self.gradients[0])
+        torch.mm(self.logits.T, hidden, out=self.gradients[1])
+
+
+def ours(inputs: Inputs, case: str) -> Tensor:
+    return divergence_from_hidden(
+        inputs.student,
+        inputs.teacher,
+        inputs.target_ids,
+        [HeadTerm(case, DIVERGENCES[case][0])],
+        inputs.weights,
+    ).loss
+
+
+def plain(inputs: Inputs, case: str) -> Tensor:
+    student_logits = inputs.student.hidden @ inputs.student.weight.T
     with torch.no_grad():
-        log_p = F.log_softmax(teacher.hidden @ teacher.weight.T, dim=-1)
-    log_q = F.log_softmax(student_logits, dim=-1)
-    loss = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-    return loss + F.nll_loss(log_q, inputs.target_ids) if CE in terms else loss
+        teacher_logits = inputs.teacher.hidden @ inputs.teacher.weight.T
+    if case not in PEERS_BETA or case == "jsd":
+        return DIVERGENCES[case][1](student_logits, teacher_logits).mean()
+    # Not ours: what a reader of torch's documentation would write.
+    log_q = torch.log_softmax(student_logits.float(), -1)
+    log_p = torch.log_softmax(teacher_logits.float(), -1)
+    pair = (log_q, log_p) if case == "forward_kl" else (log_p, log_q)
+    return torch.nn.functional.kl_div(*pair, reduction="batchmean", log_target=True)
 
 
-def chunked(inputs: Inputs, terms: list[HeadTerm]) -> Tensor:
-    n = SHAPES["positions"]
-    weights = torch.full((len(terms), n), 1 / n)
-    output = divergence_from_hidden(
-        inputs.student, inputs.teacher, inputs.target_ids, terms, weights
+def liger(inputs: Inputs, case: str, *, compiled: bool = True, chunk_size: int = 1024) -> Tensor:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0,
+        weight_soft_loss=1.0,
+        beta=PEERS_BETA[case],
+        compiled=compiled,
+        chunk_size=chunk_size,
     )
-    return output.loss
+    student, teacher = inputs.student, inputs.teacher
+    return loss(student.hidden, student.weight, teacher.hidden, teacher.weight, inputs.target_ids)
 
 
-VERSIONS: dict[str, Callable[[Inputs, list[HeadTerm]], Tensor]] = {
+def liger_eager(inputs: Inputs, case: str) -> Tensor:
+    return liger(inputs, case, compiled=False, chunk_size=256)
+
+
+def trl(inputs: Inputs, case: str) -> Tensor:
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    student, teacher = inputs.student, inputs.teacher
+    values, _ = ChunkedDivergenceFunction.apply(
+        student.hidden,
+        student.weight,
+        None,
+        teacher.hidden,
+        teacher.weight,
+        None,
+        # Its mixture's weight is the teacher's; 0 and 1 are forward and reverse KL all the same.
+        PEERS_BETA[case],
+    )
+    return values.mean()
+
+
+VERSIONS: dict[str, Callable[[Inputs, str], Tensor]] = {
+    "ours": ours,
     "plain": plain,
-    "chunked": chunked,
+    "liger": liger,
+    "liger_eager": liger_eager,
+    "trl": trl,
 }
 
 
-def measure_times(terms: list[HeadTerm], repeats: int) -> dict[str, dict[str, float]]:
-    inputs = Inputs()
-    seconds: dict[str, list[float]] = {name: [] for name in VERSIONS}
-    for _ in range(WARM_UP + repeats):
-        for name, version in VERSIONS.items():
-            inputs.forget_gradients()
-            start = time.perf_counter()
-            version(inputs, terms).backward()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: summary(taken[WARM_UP:]) for name, taken in seconds.items()}
+def versions_of(case: str) -> list[str]:
+    return list(VERSIONS) if case in PEERS_BETA else ["ours", "plain"]
 
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
+def run(version: str, inputs: Inputs, case: str) -> None:
+    inputs.forget_gradients()
+    VERSIONS[version](inputs, case).backward()
+
+
+def seconds(function: Callable[[], None]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_times(
+    shape: str, dtype: torch.dtype, case: str, repeats: int
+) -> dict[str, dict[str, float | str]]:
+    inputs = Inputs(shape, dtype)
+    products = Products(inputs)
+    taken: dict[str, list[float]] = {"products": []}
+    failed: dict[str, dict[str, float | str]] = {}
+    for version in versions_of(case):
+        try:
+            run(version, inputs, case)
+            taken[version] = []
+        except Exception as error:  # noqa: BLE001 - a peer that fails is reported, not fatal
+            failed[version] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    products()
+    for _ in range(repeats):
+        for version, times in taken.items():
+            times.append(
+                seconds(products)
+                if version == "products"
+                else seconds(lambda version=version: run(version, inputs, case))
+            )
     return {
-        "median_s": round(statistics.median(seconds), 4),
+        version: {
+            **summary(times),
+            "to_products": round(
+                statistics.median(a / b for a, b in zip(times, taken["products"], strict=True)),
+                3,
+            ),
+        }
+        for version, times in taken.items()
+    } | failed
+
+
+def summary(times: list[float]) -> dict[str, float | str]:
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return {
+        "median_s": round(statistics.median(times), 4),
         "p20_s": round(fifths[0], 4),
         "p80_s": round(fifths[-1], 4),
     }
 
 
-def extra_memory_mib(case: str, version: str) -> float:
-    command = [sys.executable, __file__, "--memory-of", case, version]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def workspace_mib(shape: str, dtype: str, case: str, version: str) -> float | None:
+    command = [sys.executable, __file__, "--workspace-of", shape, dtype, case, version]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return None if done.returncode else round(float(done.stdout), 1)
 
 
-def print_extra_memory(case: str, version: str) -> None:
-    inputs = Inputs()
-    # One product beforehand, so that the thread pool and its buffers are not counted.
-    inputs.student.hidden[:64].detach() @ inputs.student.hidden[:64].detach().T
-    # Sets the peak back to what is resident now. (ru_maxrss would not do: it starts at the parent's.)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory_mib("VmRSS")
-    VERSIONS[version](inputs, CASES[case]).backward()
-    print(memory_mib("VmHWM") - before)  # noqa: T201
+def print_workspace(shape: str, dtype: str, case: str, version: str) -> None:
+    inputs = Inputs(shape, getattr(torch, dtype))
+    returned = sum(leaf.numel() * leaf.element_size() for leaf in inputs.leaves) / 2**20
+    # A product beforehand, so that the thread pool and the libraries' buffers are not counted.
+    inputs.student.hidden[:64].detach() @ inputs.student.weight[:64].detach().T
+    before = memory_mib(reset=True)
+    run(version, inputs, case)
+    synchronize()
+    print(memory_mib() - before - returned)  # noqa: T201
 
 
-def memory_mib(field: str) -> float:
+def memory_mib(*, reset: bool = False) -> float:
+    """The peak so far, or with `reset` what is in use now, from where the peak starts anew."""
+    if DEVICE == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if reset:
+        # (ru_maxrss would not do: it starts at the parent's.)
+        Path("/proc/self/clear_refs").write_text("5")
+    field = "VmRSS:" if reset else "VmHWM:"
     lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = (line.split()[1] for line in lines if line.startswith(field + ":"))
+    (kib,) = (line.split()[1] for line in lines if line.startswith(field))
     return int(kib) / 2**10
 
 
-def gradients_differ_by(terms: list[HeadTerm]) -> float:
-    """The largest difference of a gradient, relative to the largest gradient."""
-    inputs, found = Inputs(), []
-    for version in VERSIONS.values():
-        inputs.forget_gradients()
-        version(inputs, terms).backward()
-        found.append((inputs.student.hidden.grad, inputs.student.weight.grad))
-    pairs = zip(*found, strict=True)
-    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
+def gradient_error(shape: str, dtype: torch.dtype, case: str) -> float:
+    """The norm of the difference to float64's gradient of the first positions, relative to it."""
+    inputs = Inputs(shape, dtype)
+    rows, found = slice(0, 32), []
+    for wide in (False, True):
+
+        def part(x: Tensor, wide: bool = wide) -> Tensor:
+            return x.detach().double() if wide else x.detach()
+
+        student = LinearHead(
+            part(inputs.student.hidden[rows]).requires_grad_(),
+            part(inputs.student.weight).requires_grad_(),
+        )
+        teacher = LinearHead(part(inputs.teacher.hidden[rows]), part(inputs.teacher.weight))
+        output = divergence_from_hidden(
+            student,
+            teacher,
+            inputs.target_ids[rows],
+            [HeadTerm(case, DIVERGENCES[case][0])],
+            inputs.weights[:, rows],
+        )
+        output.loss.backward()
+        found.append(
+            torch.cat([x.grad.double().flatten() for x in (student.hidden, student.weight)])
+        )
+    return float(f"{((found[0] - found[1]).norm() / found[1].norm()).item():.2e}")
 
 
-def cpu_model() -> str:
+def hardware() -> dict[str, object]:
+    if DEVICE == "cuda":
+        return {"gpu": torch.cuda.get_device_name(), "driver": torch.version.cuda}
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
 
 
 def commit() -> str:
@@ -148,46 +316,57 @@ def commit() -> str:
     return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
 
 
-def measure(case: str, repeats: int) -> dict[str, object]:
-    times = measure_times(CASES[case], repeats)
-    memory = {name: round(extra_memory_mib(case, name), 1) for name in VERSIONS}
-    return {
-        "time": times,
-        "time_ratio": round(times["chunked"]["median_s"] / times["plain"]["median_s"], 3),
-        "peak_extra_memory_mib": memory,
-        "memory_ratio": round(memory["chunked"] / memory["plain"], 3),
-        "largest_relative_gradient_difference": gradients_differ_by(CASES[case]),
-    }
+def measure(
+    shape: str, dtype: str, case: str, repeats: int, *, with_memory: bool
+) -> dict[str, object]:
+    times = measure_times(shape, getattr(torch, dtype), case, repeats)
+    found: dict[str, object] = {"time": times}
+    if with_memory:
+        found["workspace_mib"] = {
+            version: workspace_mib(shape, dtype, case, version) for version in versions_of(case)
+        }
+    found["gradient_error"] = gradient_error(shape, getattr(torch, dtype), case)
+    print(shape, dtype, case, json.dumps(found), flush=True)  # noqa: T201
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "linear_head_cpu.json"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parent / "results" / f"linear_head_{DEVICE}.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "VERSION"), help="internal")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["small"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--cases", nargs="+", choices=DIVERGENCES, default=list(DIVERGENCES))
+    parser.add_argument("--without-memory", action="store_true")
+    parser.add_argument("--workspace-of", nargs=4, help="internal")
     args = parser.parse_args()
-    if args.memory_of:
-        return print_extra_memory(*args.memory_of)
-    result = {
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "shapes": SHAPES,
-        "dtype": "float32",
-        "what": "forward and backward; student's hidden states and head trained, teacher frozen",
-        "timed_runs": args.repeats,
-        "warm_up_runs": WARM_UP,
-        "memory_method": "a fresh process per version: peak resident size (VmHWM, reset before) "
-        "of one forward and backward pass, less VmRSS before it; the gradients are included",
-        "load_average_at_start": round(os.getloadavg()[0], 2),
-        "cases": {case: measure(case, args.repeats) for case in CASES},
-    }
+    if args.workspace_of:
+        return print_workspace(*args.workspace_of)
+    done = json.loads(args.output.read_text()) if args.output.exists() else {"runs": []}
+    done["runs"].append(
+        {
+            "commit": commit(),
+            "command": " ".join(sys.argv),
+            "date": datetime.now(UTC).date().isoformat(),
+            "hardware": hardware(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "timed_rounds": args.repeats,
+            "load_average_at_start": round(os.getloadavg()[0], 2),
+            "cases": {
+                f"{shape} {dtype} {case}": measure(
+                    shape, dtype, case, args.repeats, with_memory=not args.without_memory
+                )
+                for shape in args.shapes
+                for dtype in args.dtypes
+                for case in args.cases
+            },
+            "load_average_at_end": round(os.getloadavg()[0], 2),
+        }
+    )
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["cases"], indent=2))  # noqa: T201
+    args.output.write_text(json.dumps(done, indent=2) + "\n")
     return None
 
 

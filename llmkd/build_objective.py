@@ -17,17 +17,24 @@ from llmkd.losses.sinkhorn import (
 from llmkd.losses.terms import BatchTerm, Divergence, HeadTerm
 from llmkd.objective import Objective, Term
 from llmkd.recipe.losses import (
+    AdaptiveKLTerm,
     CosineSchedule,
     CrossEntropyTerm,
     DivergenceTerm,
     ForwardKLTerm,
     JSDTerm,
     LinearSchedule,
+    LogitMSETerm,
     Loss,
+    NKDTerm,
     PointwiseLoss,
     ReverseKLTerm,
     SinkhornPaperTerm,
     SinkhornTerm,
+    SkewForwardKLTerm,
+    SkewReverseKLTerm,
+    ToDiTerm,
+    TotalVariationTerm,
 )
 from llmkd.recipe.schema import TrainStage
 
@@ -95,6 +102,20 @@ def _build_divergence(loss: PointwiseLoss) -> Divergence:
             return closed_form.REVERSE_KL
         case JSDTerm(teacher_weight=teacher_weight):
             return closed_form.jsd(teacher_weight)
+        case SkewForwardKLTerm(alpha=alpha):
+            return closed_form.skew_forward_kl(alpha)
+        case SkewReverseKLTerm(alpha=alpha):
+            return closed_form.skew_reverse_kl(alpha)
+        case TotalVariationTerm():
+            return closed_form.TOTAL_VARIATION
+        case AdaptiveKLTerm(head_mass=head_mass):
+            return closed_form.adaptive_kl(head_mass)
+        case ToDiTerm():
+            return closed_form.TODI
+        case NKDTerm(temperature=temperature, non_target_weight=non_target_weight):
+            return closed_form.nkd(temperature, non_target_weight)
+        case LogitMSETerm():
+            return closed_form.LOGIT_MSE
         case unknown:
             assert_never(unknown)
 

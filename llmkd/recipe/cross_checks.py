@@ -6,7 +6,7 @@ from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.data import AdditionTask, Mixture
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
-from llmkd.recipe.losses import DivergenceTerm, Loss, LossTerm
+from llmkd.recipe.losses import Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.references import REFERENCE_FIELDS
@@ -182,7 +182,7 @@ def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
 
 
 def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
-    needing = [i for i, term in enumerate(stage.losses) if isinstance(term, DivergenceTerm)]
+    needing = [i for i, term in enumerate(stage.losses) if isinstance(term, TeacherTerm)]
     if stage.teacher is None:
         for index in needing:
             kind = stage.losses[index].kind

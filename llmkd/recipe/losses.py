@@ -88,6 +88,61 @@ class JSDTerm(DivergenceTerm):
     """The teacher's share in the mixture that both are compared with."""
 
 
+class SkewForwardKLTerm(DivergenceTerm):
+    """KL(teacher || mixture of both): forward KL, bounded where the student is far off."""
+
+    kind: Literal["skew_forward_kl"]
+    alpha: float = Field(default=0.1, gt=0, lt=1)
+    """The teacher's share in the mixture."""
+
+
+class SkewReverseKLTerm(DivergenceTerm):
+    """KL(student || mixture of both): reverse KL, bounded where the teacher rules a token out."""
+
+    kind: Literal["skew_reverse_kl"]
+    alpha: float = Field(default=0.1, gt=0, lt=1)
+    """The student's share in the mixture."""
+
+
+class TotalVariationTerm(DivergenceTerm):
+    """Half the sum of |teacher - student| over the vocabulary: symmetric, at most 1."""
+
+    kind: Literal["total_variation"]
+
+
+class AdaptiveKLTerm(DivergenceTerm):
+    """Forward and reverse KL, weighed by where the student is off: the teacher's head or its tail."""
+
+    kind: Literal["adaptive_kl"]
+    head_mass: float = Field(default=0.5, gt=0, lt=1)
+    """The teacher's probability that its likeliest tokens, the head, may hold."""
+
+
+class ToDiTerm(DivergenceTerm):
+    """Forward KL on tokens that the student finds too unlikely, reverse KL on the others."""
+
+    kind: Literal["todi"]
+
+
+class NKDTerm(TeacherTerm):
+    """The label as far as the teacher trusts it, and apart from it the teacher's order of the rest.
+
+    Its formula has temperature squared in its second part, so there is no `temperature_scaling`.
+    """
+
+    kind: Literal["nkd"]
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides both models' logits in the second part, which is multiplied by its square."""
+    non_target_weight: float = Field(default=1.5, ge=0)
+    """Weight of the second part."""
+
+
+class LogitMSETerm(TeacherTerm):
+    """Mean squared difference of the logits themselves, which have no temperature."""
+
+    kind: Literal["logit_mse"]
+
+
 class BatchTerm(TeacherTerm):
     """What compares batches of distributions, not caring which example has which."""
 
@@ -122,6 +177,18 @@ class SinkhornPaperTerm(BatchTerm):
     """Published for BERT; for T0 and GPT-Neo it is 0.0008. `weight` comes on top: there 0.8."""
 
 
-PointwiseLoss = CrossEntropyTerm | ForwardKLTerm | ReverseKLTerm | JSDTerm
+PointwiseLoss = (
+    CrossEntropyTerm
+    | ForwardKLTerm
+    | ReverseKLTerm
+    | JSDTerm
+    | SkewForwardKLTerm
+    | SkewReverseKLTerm
+    | TotalVariationTerm
+    | AdaptiveKLTerm
+    | ToDiTerm
+    | NKDTerm
+    | LogitMSETerm
+)
 """Terms with a value at every position."""
 Loss = Annotated[PointwiseLoss | SinkhornTerm | SinkhornPaperTerm, Field(discriminator="kind")]

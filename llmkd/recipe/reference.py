@@ -46,8 +46,9 @@ SECTIONS = {
         "DatasetSource", "AdditionTask", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
     ],
     "Losses": [
-        "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "LinearSchedule",
-        "CosineSchedule",
+        "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
+        "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
+        "LogitMSETerm", "LinearSchedule", "CosineSchedule",
     ],
     "Generation": ["TransformersEngine", "Generation"],
     "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask"],

@@ -61,6 +61,11 @@ def test_a_single_stage_may_stand_at_the_top(tmp_path):
     assert stage.trainer == {"max_steps": 20, "learning_rate": 3e-3}
 
 
+KINDS = (
+    "cross_entropy, forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, "
+    "total_variation, adaptive_kl, todi, nkd, logit_mse, sinkhorn, sinkhorn_paper"
+)
+
 # Each edit of ONE_STAGE, and what is said of it.
 BAD_LINES = [
     (
@@ -74,11 +79,11 @@ BAD_LINES = [
     (
         ("{kind: cross_entropy}", "{kind: reverse_lk}"),
         '6 losses.0.kind: no such kind "reverse_lk"; did you mean `reverse_kl`? (there are '
-        "cross_entropy, forward_kl, reverse_kl, jsd)",
+        f"{KINDS})",
     ),
     (
         ("{kind: cross_entropy}", "{weight: 1}"),
-        "6 losses.0.kind: missing; write one of cross_entropy, forward_kl, reverse_kl, jsd",
+        f"6 losses.0.kind: missing; write one of {KINDS}",
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: -1}"),

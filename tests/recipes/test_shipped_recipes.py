@@ -10,6 +10,7 @@ from llmkd.recipe import load
 from llmkd.recipe.schema import GenerateStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
 
+ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}
 
 
@@ -33,7 +34,7 @@ def records(recipe):
     return json.loads((Path(recipe.output_dir) / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_table"])
+@pytest.mark.parametrize("name", ADDITION)
 def test_the_addition_recipes_run_from_nothing(tmp_path, name, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = shrunk(name, tmp_path / "run")
@@ -87,5 +88,5 @@ def test_tinystories_runs_on_a_real_model_and_real_stories(tmp_path, real_data, 
 
 
 def test_every_shipped_recipe_is_tested_here():
-    tested = {"quickstart", "quickstart_table", "tinystories"}
+    tested = {*ADDITION, "tinystories"}
     assert {path.stem for path in shipped_recipes()} == tested

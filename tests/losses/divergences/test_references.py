@@ -130,6 +130,27 @@ def test_adaptive_kl_of_four_tokens_worked_by_hand():
         assert found == pytest.approx(value, abs=1e-8)
 
 
+def test_what_fills_the_head_exactly_is_in_it():
+    # 1/2 + 1/4 fits into 3/4 but not into 0.74, and the student is off in these two tokens alone, by
+    # 1/8 each: all forward KL, or half of it.
+    log_p = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).double().log()
+    log_q = torch.tensor([[0.375, 0.375, 0.125, 0.125]]).double().log()
+    value = d.adaptive_kl_from_logprobs(log_q, log_p, head_mass=0.75)
+    forward, reverse = (
+        f(log_q, log_p) for f in (d.forward_kl_from_logprobs, d.reverse_kl_from_logprobs)
+    )
+    assert_close(value, forward)
+    below = d.adaptive_kl_from_logprobs(log_q, log_p, head_mass=0.74)
+    assert_close(below, (forward + reverse) / 2)
+
+
+def test_a_head_mass_next_to_1_takes_the_whole_of_a_flat_teacher():
+    # 1 - 1e-9 is 1 in float32, which the whole vocabulary's mass does not exceed.
+    student = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    value = d.adaptive_kl(student, torch.zeros(1, 4), head_mass=1 - 1e-9)
+    assert_close(value, d.forward_kl(student, torch.zeros(1, 4)))
+
+
 DIFFERENTIATED = {
     "forward_kl": d.forward_kl,
     "reverse_kl": d.reverse_kl,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmkd.losses.transport import sinkhorn
+from llmkd.losses.transport import Problem, sinkhorn
 
 lawful = settings(deadline=None, max_examples=30)
 exactly = {"max_iterations": 100_000, "tolerance": 1e-13}
@@ -256,3 +256,18 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_a_cost_without_rows_is_refused():
     with pytest.raises(ValueError, match="weights of dimension 0 sum to 0"):
         sinkhorn(torch.ones(0, 2), epsilon=0.1)
+
+
+def test_the_marginal_error_counts_rows_and_columns_by_hand():
+    # Rows sum to 0.6 and 0.4 where 0.5 is wanted: 0.2. Columns to 0.7 and 0.3: 0.4.
+    half = torch.full((2,), 0.5)
+    plan = torch.tensor([[0.5, 0.1], [0.2, 0.2]])
+    found = Problem(torch.zeros(2, 2), half, half, 0.1).marginal_error(plan)
+    assert found.item() == pytest.approx(0.6, abs=1e-6)
+
+
+def test_no_iteration_is_differentiated_through():
+    cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    symmetric = Problem(cost, torch.tensor([0.4, 0.6]), torch.tensor([0.4, 0.6]), 0.1)
+    assert not symmetric.average(3).u.requires_grad
+    assert not symmetric.alternate(3, 1e-9).v.requires_grad

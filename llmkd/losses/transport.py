@@ -152,7 +152,7 @@ class Problem:
     @torch.no_grad()
     def average(self, max_iterations: int) -> Potentials:
         """The one potential of a symmetric problem, averaged with its update down to rounding."""
-        rounding = 8 * torch.finfo(self.cost.dtype).eps * (1 + 2 / self.epsilon)
+        rounding = 16 * torch.finfo(self.cost.dtype).eps
         u = torch.zeros_like(self.a)
         for num_iterations in range(1, max_iterations + 1):
             next_u = self.row_update(u)

@@ -46,8 +46,8 @@ SECTIONS = {
         "DatasetSource", "AdditionTask", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
     ],
     "Losses": [
-        "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "LinearSchedule",
-        "CosineSchedule",
+        "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SinkhornTerm",
+        "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
     ],
     "Generation": ["TransformersEngine", "Generation"],
     "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask"],

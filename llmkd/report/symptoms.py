@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from llmkd.recipe.losses import CrossEntropyTerm, DivergenceTerm
+from llmkd.recipe.losses import CrossEntropyTerm, TeacherTerm
 from llmkd.recipe.schema import TrainStage
 from llmkd.report import notices
 from llmkd.report.notices import Notice
@@ -68,7 +68,7 @@ def _of_counts(run: StageRun) -> Iterator[Notice | None]:
 
 
 def _of_teacher(run: StageRun, stage: TrainStage) -> Iterator[Notice | None]:
-    names = [term.name or term.kind for term in stage.losses if isinstance(term, DivergenceTerm)]
+    names = [term.name or term.kind for term in stage.losses if isinstance(term, TeacherTerm)]
     kl = column(run.metrics, "kl")
     yield notices.began_as_teacher(run.name, kl) if kl else None
     # KL is there whatever the terms are; without it the first teacher term stands for it.

@@ -74,11 +74,12 @@ BAD_LINES = [
     (
         ("{kind: cross_entropy}", "{kind: reverse_lk}"),
         '6 losses.0.kind: no such kind "reverse_lk"; did you mean `reverse_kl`? (there are '
-        "cross_entropy, forward_kl, reverse_kl, jsd)",
+        "cross_entropy, forward_kl, reverse_kl, jsd, sinkhorn, sinkhorn_paper)",
     ),
     (
         ("{kind: cross_entropy}", "{weight: 1}"),
-        "6 losses.0.kind: missing; write one of cross_entropy, forward_kl, reverse_kl, jsd",
+        "6 losses.0.kind: missing; write one of cross_entropy, forward_kl, reverse_kl, jsd, sinkhorn, "
+        "sinkhorn_paper",
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: -1}"),

@@ -57,14 +57,16 @@ def sinkhorn_divergence(
     student's rows are the teacher's in another order, so a recipe pairs it with a pointwise term.
 
     .. math::
-        S = OT(Q, P) - \tfrac{1}{2} (OT(Q, Q) + OT(P, P)), \quad C_{ij} = \|Q_i - P_j\|_1
+        S = OT_\varepsilon(Q, P) - \tfrac{1}{2} (OT_\varepsilon(Q, Q) + OT_\varepsilon(P, P)),
+        \quad C_{ij} = \|Q_i - P_j\|_1
 
     with weights 1/n. The cost is an L1 distance: like |x|, its gradient does not fade as rows meet,
     and is 0 where they are equal.
 
-    OT(Q, Q) has one potential for both sides, found by averaging it with its update: that halves its
-    error each time, so it is taken down to rounding. OT(Q, P) starts from the potential of OT(P, P),
-    which solves it where Q = P: hence value and gradient are 0 there up to rounding.
+    The problem of Q with Q has one potential for both sides, found by averaging it with its update:
+    that halves its error each time, so it is taken down to rounding. The problem of Q with P starts
+    from the potential of P with P, which solves it where Q = P: hence value and gradient are 0 there
+    up to rounding.
 
     Args:
         student_rows: Q, probabilities, each row summing to 1; gradients flow through it.
@@ -72,7 +74,7 @@ def sinkhorn_divergence(
         epsilon: Weight of the entropy, in units of the cost, which is in [0, 2].
         max_iterations: As in `sinkhorn`.
         tolerance: As in `sinkhorn`.
-        debiased: False leaves OT(Q, P) alone, which is not 0 at Q = P, nor smallest there.
+        debiased: False gives the first term alone, which is not 0 at Q = P, nor smallest there.
 
     Returns:
         In [0, 2] up to the tolerance, in float32 (float64 stays float64). No rows give 0.

@@ -5,7 +5,7 @@ a price. One convention holds everywhere here, for marginals a and b that sum to
 
 .. math::
     P_{ij} &= a_i b_j \exp((f_i + g_j - C_{ij}) / \varepsilon) \\
-    OT &= \langle P, C \rangle + \varepsilon\, KL(P \| a \otimes b)
+    OT_\varepsilon &= \langle P, C \rangle + \varepsilon\, KL(P \| a \otimes b)
         = \langle f, a \rangle + \langle g, b \rangle + \varepsilon (1 - \textstyle\sum P)
 
 The two forms of the value are equal once P has the marginals a and b. The second is the one computed:
@@ -34,7 +34,7 @@ class TransportPlan:
 
     Args:
         plan: P, at least 0, summing to 1; detached.
-        value: OT as above; gradients flow to the cost and to the weights.
+        value: As above; gradients flow to the cost and to the weights.
         marginal_error: L1, sum_i |P1 - a|_i + sum_j |P^T 1 - b|_j, in [0, 2]; detached.
         num_iterations: Pairs of updates that were made.
         is_converged: The marginal error reached the tolerance. Where it has not, value and plan are
@@ -152,7 +152,7 @@ class Problem:
     @torch.no_grad()
     def average(self, max_iterations: int) -> Potentials:
         """The one potential of a symmetric problem, averaged with its update down to rounding."""
-        rounding = 8 * torch.finfo(self.cost.dtype).eps * (1 + 2 / self.epsilon)
+        rounding = 16 * torch.finfo(self.cost.dtype).eps
         u = torch.zeros_like(self.a)
         for num_iterations in range(1, max_iterations + 1):
             next_u = self.row_update(u)

@@ -6,7 +6,7 @@ from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.data import AdditionTask, Mixture
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
-from llmkd.recipe.losses import Loss, LossTerm, TeacherTerm
+from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.references import REFERENCE_FIELDS
@@ -146,6 +146,7 @@ def _wrong_reference(target: str, wanted: str, stage: str, kinds: Mapping[str, s
 def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     yield from _teacher_problems(stage, key)
     yield from _name_problems(stage.losses, key)
+    yield from _pairing_problems(stage.losses, key)
     if all(_is_zero(term) for term in stage.losses):
         message = "every term has weight 0, so nothing would be learned; give one a weight"
         yield Problem((*key, "losses"), message)
@@ -209,6 +210,19 @@ def _name_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
                 f"is called `{name}`, as losses.{seen[name]} is; give one of them another `name`",
             )
         seen.setdefault(name, index)
+
+
+def _pairing_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
+    if any(not isinstance(term, BatchTerm) and not _is_zero(term) for term in losses):
+        return
+    for index, term in enumerate(losses):
+        if isinstance(term, BatchTerm):
+            yield Problem(
+                (*key, "losses", index),
+                f"{term.kind} is blind to which example has which distribution: it is 0 where the "
+                "student's are the teacher's in another order; put a term beside it that is not, "
+                "such as {kind: forward_kl} or {kind: cross_entropy}, with a weight above 0",
+            )
 
 
 def _is_zero(term: LossTerm) -> bool:

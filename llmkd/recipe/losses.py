@@ -147,8 +147,8 @@ class BatchTerm(TeacherTerm):
     """What compares batches of distributions, not caring which example has which."""
 
     max_rows: int = Field(default=256, gt=0)
-    """Distributions compared at once; of more trained tokens in a micro-batch, so many are drawn.
-    Time and memory grow with its square."""
+    """Rows compared at once; where a micro-batch has more trained tokens, so many are drawn at
+    random. Time and memory grow with its square."""
     top_k: int = Field(default=16, gt=0)
     """Language models compare over the teacher's so many most likely tokens at each position, the
     labels, and one column for all other tokens."""

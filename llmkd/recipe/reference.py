@@ -48,7 +48,7 @@ SECTIONS = {
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
-        "LogitMSETerm", "LinearSchedule", "CosineSchedule",
+        "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
     ],
     "Generation": ["TransformersEngine", "Generation"],
     "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask"],

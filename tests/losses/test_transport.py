@@ -271,3 +271,23 @@ def test_no_iteration_is_differentiated_through():
     symmetric = Problem(cost, torch.tensor([0.4, 0.6]), torch.tensor([0.4, 0.6]), 0.1)
     assert not symmetric.average(3).u.requires_grad
     assert not symmetric.alternate(3, 1e-9).v.requires_grad
+
+
+def test_what_stops_before_its_last_iteration_has_converged_rounding_included():
+    cost, a, b = (tensor.float() for tensor in problem(30, 40))
+    settings = {"epsilon": 0.05, "row_weights": a, "column_weights": b}
+    for num_iterations in range(2, 40):
+        early = sinkhorn(cost, **settings, max_iterations=num_iterations, tolerance=1e-12)
+        # A tolerance that the rows' error alone would meet, and rows and columns together do not.
+        tolerance = early.marginal_error.item() * (1 - 1e-5)
+        assert sinkhorn(cost, **settings, tolerance=tolerance).is_converged
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 1.0])
+def test_a_symmetric_problem_is_down_to_rounding_in_a_few_dozen_iterations(epsilon):
+    rows = (normal(60, 5) * 2).softmax(-1).float()
+    weights = torch.full((60,), 1 / 60)
+    symmetric = Problem(torch.cdist(rows, rows, p=1), weights, weights, epsilon)
+    potentials = symmetric.average(1000)
+    assert potentials.num_iterations < 40
+    assert symmetric.solved(potentials, 1.0).marginal_error < 1e-5

@@ -4,6 +4,7 @@ import pytest
 
 from llmkd.errors import InputError
 from llmkd.recipe import load
+from llmkd.recipe.schema import TrainStage
 
 TEXTS = Path(__file__).parent / "texts"
 ONE_STAGE = (TEXTS / "one_stage.yaml").read_text()
@@ -100,6 +101,48 @@ def test_a_teacher_needs_a_divergence(problems):
         "bad.yaml:8 teacher: no term of `losses` uses the teacher; add a divergence to `losses`, "
         "such as {kind: forward_kl}, or leave out `teacher`"
     ]
+
+
+BLIND = (
+    "is blind to which example has which distribution: it is 0 where the student's are the teacher's "
+    "in another order; put a term beside it that is not, such as {kind: forward_kl} or "
+    "{kind: cross_entropy}, with a weight above 0"
+)
+
+
+@pytest.mark.parametrize("kind", ["sinkhorn", "sinkhorn_paper"])
+def test_a_sinkhorn_term_needs_a_pointwise_term_of_some_weight_beside_it(problems, kind):
+    with_teacher = ONE_STAGE + "teacher: {model_name_or_path: hub/a}\n"
+    assert problems(with_teacher, f"losses.0.kind={kind}") == [
+        f"bad.yaml:6 losses.0: {kind} {BLIND}"
+    ]
+    two = f"losses=[{{kind: {kind}}}, {{kind: forward_kl, weight: 0}}]"
+    assert problems(with_teacher, two) == [f"override {two} losses.0: {kind} {BLIND}"]
+    # Two of them see no more than one.
+    both = "losses=[{kind: sinkhorn}, {kind: sinkhorn_paper}]"
+    assert len(problems(with_teacher, both)) == 2
+
+
+@pytest.mark.parametrize("beside", ["cross_entropy", "forward_kl", "reverse_kl", "jsd"])
+def test_a_sinkhorn_term_goes_with_any_pointwise_term(beside, tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(ONE_STAGE + "teacher: {model_name_or_path: hub/a}\n", encoding="utf-8")
+    recipe = load(path, [f"losses=[{{kind: sinkhorn}}, {{kind: {beside}}}]"])
+    stage = next(iter(recipe.stages.values()))
+    assert isinstance(stage, TrainStage)
+    assert [term.kind for term in stage.losses] == ["sinkhorn", beside]
+
+
+def test_a_sinkhorn_term_needs_a_teacher(problems):
+    found = problems(ONE_STAGE, "losses=[{kind: sinkhorn}, {kind: cross_entropy}]")
+    assert len(found) == 1
+    assert "sinkhorn compares the student with a teacher, and the stage has none" in found[0]
+
+
+def test_a_sinkhorn_term_is_reason_enough_for_a_teacher(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(ONE_STAGE + "teacher: {model_name_or_path: hub/a}\n", encoding="utf-8")
+    load(path, ["losses=[{kind: sinkhorn}, {kind: cross_entropy}]"])
 
 
 def test_two_terms_of_one_name_are_refused(problems):

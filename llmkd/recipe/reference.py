@@ -43,14 +43,14 @@ SECTIONS = {
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "LinearSchedule",
         "CosineSchedule",
     ],
     "Generation": ["TransformersEngine", "Generation"],
-    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask"],
+    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "AccuracyTask"],
 }  # fmt: skip
 
 

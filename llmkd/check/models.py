@@ -89,8 +89,8 @@ class Models:
         teacher = None if stage.teacher is None else self.of(stage.teacher).labels
         if isinstance(teacher, str):
             raise NotKnownError(teacher)
-        is_pretrained = isinstance(stage.student, PretrainedStudent)
-        student = self.of(stage.student).labels if is_pretrained else None
+        source = stage.student
+        student = self.of(source).labels if isinstance(source, PretrainedStudent) else None
         return checked_labels(stage.data, teacher, None if isinstance(student, str) else student)
 
     def _labels_or_why(self, stage: TrainStage) -> list[str] | str | None:

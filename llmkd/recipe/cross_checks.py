@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.data import Mixture, Sequences, Task
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
@@ -77,6 +78,7 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     if isinstance(suite, Suite):
         place = (*key, "suite", "tasks") if suite is not part else (*key, "tasks")
         problems += _repeated([task.name for task in suite.tasks], place, "task")
+        problems += suite_problems(suite, place)
     return problems
 
 

@@ -51,4 +51,8 @@ def word_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     special: dict[str, Any] = {
         f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")
     }
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )

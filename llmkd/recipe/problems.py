@@ -139,8 +139,13 @@ def _missing_kind(value: Mapping[str, Any], key: Key, members: Iterable[Any]) ->
 
 
 def _all_kinds(members: Iterable[Any]) -> list[str]:
-    """What tells a union's members apart."""
-    return [tag for member in members for tag in tags(member)]
+    """What tells a union's members apart; a plain value, such as a number, has no kind."""
+    return [tag for member in members if _is_mapping(member) for tag in tags(member)]
+
+
+def _is_mapping(member: Any) -> bool:
+    inside = union_members(member)
+    return is_model(inside[0]) if len(inside) == 1 else all(map(_is_mapping, inside))
 
 
 def _how_to_fill(location: Location) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmkd.data.classification import LabelCollator, encode, labelled_rows, prepare_labelled
-from llmkd.data.tasks import word_tokenizer
+from llmkd.data.words import word_tokenizer
 from llmkd.errors import InputError
 from llmkd.recipe.data import IntentTask, LabelledRows
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from llmkd.data.intents import vocabulary
-from llmkd.data.tasks import word_tokenizer
+from llmkd.data.words import word_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.adapters import attach
 from llmkd.models.classifiers import fit_to, head_config, labels_in, load_classifier

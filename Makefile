@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-slow lint bench docs quickstart-table tinystories-table clean
+.PHONY: setup demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table clean
 
 setup: $(INSTALLED)
 
@@ -62,6 +62,26 @@ TINYSTORIES_OVERRIDES = \
   stages.student.data.dataset_name=$(DATA) \
   stages.evaluation.models.0=$(MODEL) \
   stages.evaluation.suite.tasks.0.data.dataset_name=$(DATA)
+
+# make sinkhorn-table DATA=FOLDER: a folder with train.jsonl and validation.jsonl, rows of text and
+# label. TOKENIZER=FOLDER takes another tokenizer than one of the words of train.jsonl.
+TOKENIZER ?= runs/sinkhorn/tokenizer
+sinkhorn-table: $(SEEDS:%=runs/sinkhorn/seed-%/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/sinkhorn/seed-%) --baseline ce
+
+runs/sinkhorn/seed-%/results.json: recipes/sinkhorn.yaml | $(INSTALLED) $(TOKENIZER)
+	@test -n "$(DATA)" || { echo "write DATA=FOLDER" >&2; exit 2; }
+	$(BIN)/llmkd train $< seed=$* output_dir=$(@D) $(SINKHORN_OVERRIDES)
+
+runs/sinkhorn/tokenizer: | $(INSTALLED)
+	@test -n "$(DATA)" || { echo "write DATA=FOLDER" >&2; exit 2; }
+	$(BIN)/python -m llmkd.data.word_tokenizer $(DATA)/train.jsonl $@
+
+SINKHORN_STAGES = teacher ce forward_kl reverse_kl jsd
+SINKHORN_OVERRIDES = \
+  stages.teacher.student.tokenizer_name_or_path=$(TOKENIZER) \
+  $(SINKHORN_STAGES:%='stages.%.data={kind: classification, dataset_name: $(DATA)/train.jsonl}') \
+  'stages.evaluation.suite.tasks.0.data={kind: classification, dataset_name: $(DATA)/validation.jsonl}'
 
 # Keeps runs/ and .venv/.
 clean:

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import Task
 from llmkd.recipe.evaluation import PerplexityTask, Suite
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
@@ -77,7 +77,7 @@ def _of_training(stage: TrainStage) -> list[str]:
         f"{key} with trainer.gradient_accumulation_steps: {steps} (the same loss)"
         for key in _halved("trainer.per_device_train_batch_size", size)
     ]
-    if not isinstance(stage.data, AdditionTask):
+    if not isinstance(stage.data, Task):
         keys.append(f"data.max_length below {stage.data.max_length}")
     if not (trainer.get("gradient_checkpointing") or trainer.get("activation_checkpointing")):
         keys.append("trainer.gradient_checkpointing: true")

@@ -2,14 +2,19 @@
 
 from typing import assert_never
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from llmkd.data.addition import build_tokenizer
 from llmkd.data.chat import read_chat_template
+from llmkd.data.tasks import build_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.adapters import attach
+from llmkd.models.classifiers import head_config, load_classifier
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import Sequences, Task
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
 from llmkd.recipe.schema import TrainStage
 
@@ -17,7 +22,7 @@ from llmkd.recipe.schema import TrainStage
 def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
     """The student's tokenizer: its own, or the teacher's, or the task's; with the recipe's template."""
     tokenizer = _build_tokenizer(stage)
-    if not isinstance(stage.data, AdditionTask) and stage.data.chat_template is not None:
+    if isinstance(stage.data, Sequences) and stage.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(stage.data.chat_template)
     return tokenizer
 
@@ -30,20 +35,31 @@ def _build_tokenizer(stage: TrainStage) -> PreTrainedTokenizerBase:
         return load_tokenizer(student.tokenizer_name_or_path)
     if teacher is not None:
         return load_tokenizer(teacher.model_name_or_path, teacher.revision)
-    if isinstance(stage.data, AdditionTask):
-        return build_tokenizer()
+    if isinstance(stage.data, Task):
+        return build_tokenizer(stage.data)
     raise InputError(
         "student: a student from scratch needs a tokenizer; write student.tokenizer_name_or_path"
     )
 
 
-def build_student(stage: TrainStage, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The student before training, with its adapters; draws on torch's global random state."""
+def build_student(
+    stage: TrainStage, tokenizer: PreTrainedTokenizerBase, labels: list[str] | None = None
+) -> PreTrainedModel:
+    """The student before training, with its adapters; draws on torch's global random state.
+
+    Args:
+        stage: What the recipe says.
+        tokenizer: The student's.
+        labels: Of a classifier's outputs; None makes a language model.
+    """
     match stage.student:
+        case ScratchStudent() as source if labels is not None:
+            auto = AutoModelForSequenceClassification
+            return build_from_scratch(source, tokenizer, auto=auto, **head_config(labels))
         case ScratchStudent() as source:
             return build_from_scratch(source, tokenizer)
         case PretrainedStudent() as source:
-            model = load_model(source)
+            model = load_model(source) if labels is None else load_classifier(source, labels)
             # peft wraps the model and passes everything through to it.
             return model if source.lora is None else attach(model, source.lora)  # pyright: ignore[reportReturnType]
         case unknown:

@@ -158,7 +158,7 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model: exact match on the procedural task, perplexity of a text file."""
+    """Measure a model: exact match on the procedural task, perplexity of a text file, accuracy."""
     with _command(quiet, debug):
         from llmkd.evaluation.suites import find_suite, with_data
 

@@ -18,17 +18,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.data.classification import labelled_rows
 from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import AdditionTask, Mixture
+from llmkd.recipe.data import AdditionTask, LabelledRows, Mixture
 from llmkd.recipe.evaluation import ExactMatchTask, Suite
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
 from llmkd.teacher_data.transformers_engine import generate, load_for_inference
+from llmkd.training.classification import stage_labels
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.metrics import peak_memory_gib
 from llmkd.training.train import build_trainer
@@ -149,7 +151,7 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
 
 
 def _try_train(stage: TrainStage, folder: Path, seed: int) -> Batch:
-    trainer = build_trainer(_with_few_rows(stage), folder, seed=seed)
+    trainer = build_trainer(_with_few_rows(_with_labels(stage, seed)), folder, seed=seed)
     batch = _one_batch(trainer)
     model: Any = trainer.model
     if stage.student.kind == "pretrained" and stage.student.lora is not None:
@@ -182,6 +184,14 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
         seconds=time.perf_counter() - started,
         peak_memory_gib=peak_memory_gib(trainer.accelerator.device),
     )
+
+
+def _with_labels(stage: TrainStage, seed: int) -> TrainStage:
+    """With the labels of all rows written out, as a few rows do not have them all."""
+    if not isinstance(stage.data, LabelledRows):
+        return stage
+    labels = stage_labels(stage, labelled_rows(stage.data, seed=seed))
+    return stage.model_copy(update={"data": stage.data.model_copy(update={"labels": labels})})
 
 
 def _with_few_rows(stage: TrainStage) -> TrainStage:

@@ -15,7 +15,7 @@ feed-forward size, q and k widths of all query and key heads, L layers, V vocabu
                     the two layers more are what the backward pass itself takes;
                     with gradient_checkpointing T (4 h L + 5 a): a layer anew, and its gradients
     teacher         its weights, and T (4 h + 3 f) s for the layer at work
-    head            8 times (5 times without a teacher) the float32 logits of one chunk (31 MiB on a
+    head            of language models: 8 times (5 times without a teacher) the float32 logits of one chunk (31 MiB on a
                     processor, 256 MiB on an accelerator, or T V 4 where that is less), the heads in
                     half precision, the student head's gradient in float32 (V h 4), and T h 8
     runtime         what Python, torch and transformers take before anything is loaded
@@ -127,11 +127,12 @@ def train_memory(
             student.shape, value_of(tokens), compute_width,
             is_checkpointed=any(map(arguments.get, CHECKPOINTING)),
         )  # fmt: skip
-        parts["head"] = _head(
-            student.shape, value_of(tokens), is_half=is_half, is_frozen=is_adapter,
-            chunk_bytes=CHUNK_BYTES["accelerator" if has_accelerator else "cpu"],
-            num_copies=COPIES_OF_A_CHUNK["without" if teacher is None else "with teacher"],
-        )  # fmt: skip
+        if student.shape.num_labels is None:
+            parts["head"] = _head(
+                student.shape, value_of(tokens), is_half=is_half, is_frozen=is_adapter,
+                chunk_bytes=CHUNK_BYTES["accelerator" if has_accelerator else "cpu"],
+                num_copies=COPIES_OF_A_CHUNK["without" if teacher is None else "with teacher"],
+            )  # fmt: skip
     else:
         how, exactness = f"without activations: {student.shape}", "at least"
     if teacher is not None and teacher.parameters.value is None:
@@ -144,6 +145,8 @@ def train_memory(
 
 def generate_memory(model: Model, num_sequences: int, length: Fact) -> Fact:
     """The peak of generation: weights, the key-value cache, and the logits of one position.
+
+    Of a classifier, which keeps no cache, the peak of reading.
 
     Args:
         model: What generates.
@@ -160,8 +163,9 @@ def generate_memory(model: Model, num_sequences: int, length: Fact) -> Fact:
             sum(parts.values()), "at least", f"without the cache: {model.shape}", "bytes", parts
         )
     tokens = num_sequences * value_of(length)
-    parts["cache"] = tokens * model.shape.num_layers * 2 * model.shape.key * width
-    parts["logits"] = 4 * num_sequences * model.shape.vocab_size * 4
+    if model.shape.num_labels is None:
+        parts["cache"] = tokens * model.shape.num_layers * 2 * model.shape.key * width
+        parts["logits"] = 4 * num_sequences * model.shape.vocab_size * 4
     parts["activations"] = _one_layer(model.shape, tokens, width)
     return Fact(sum(parts.values()), "estimate", "estimate", "bytes", parts)
 

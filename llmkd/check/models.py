@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmkd.check.architectures import Shape, num_lora_parameters, shape_of
+from llmkd.check.classifiers import classifier_shape_of
 from llmkd.check.facts import Fact, NotKnownError, known
-from llmkd.check.vocabulary import ADDITION, Tokenizer, read_tokenizer
+from llmkd.check.labels import checked_labels
+from llmkd.check.vocabulary import Tokenizer, read_tokenizer, tokenizer_of_task
 from llmkd.check.weights import Weights, read_json, read_weights
+from llmkd.data.labels import has_classifier_head, names_in_config
+from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import Classification, Task
 from llmkd.recipe.local_paths import expanded
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent, ScratchStudent
 from llmkd.recipe.schema import Recipe, TrainStage
@@ -35,6 +39,8 @@ class Model:
     """Rows of the output head."""
     bytes_per_parameter: int
     """Of the weights in memory."""
+    labels: list[str] | str | None = None
+    """Of a classifier's outputs, in their order; None of a language model."""
 
 
 class Models:
@@ -55,10 +61,11 @@ class Models:
         if stage_name not in self._students:
             stage = self.recipe.stages[stage_name]
             assert isinstance(stage, TrainStage)
+            labels = self._labels_or_why(stage)
             if isinstance(stage.student, ScratchStudent):
-                model = self._scratch(stage, stage.student)
+                model = self._scratch(stage, stage.student, labels)
             else:
-                model = self._pretrained(stage.student)
+                model = replace(self._pretrained(stage.student), labels=labels)
             self._students[stage_name] = model
         return self._students[stage_name]
 
@@ -70,6 +77,29 @@ class Models:
         student = self.student_of(stage_name)
         width = DTYPE_BYTES.get(source.dtype, student.bytes_per_parameter)
         return replace(_saved(student), name=source.model_name_or_path, bytes_per_parameter=width)
+
+    def labels_of(self, stage: TrainStage) -> list[str]:
+        """What the outputs of a stage's classifier will stand for.
+
+        Raises:
+            NotKnownError: It cannot be known yet.
+            DataError: The labels of models and rows do not fit each other.
+        """
+        assert isinstance(stage.data, Classification)
+        teacher = None if stage.teacher is None else self.of(stage.teacher).labels
+        if isinstance(teacher, str):
+            raise NotKnownError(teacher)
+        source = stage.student
+        student = self.of(source).labels if isinstance(source, PretrainedStudent) else None
+        return checked_labels(stage.data, teacher, None if isinstance(student, str) else student)
+
+    def _labels_or_why(self, stage: TrainStage) -> list[str] | str | None:
+        if not isinstance(stage.data, Classification):
+            return None
+        try:
+            return _or_why(lambda: self.labels_of(stage))
+        except DataError as error:
+            return str(error)
 
     def tokenizer_of(self, name: str, revision: str | None = None) -> Tokenizer | str:
         """The tokenizer of a model, or why it is not known."""
@@ -86,10 +116,13 @@ class Models:
             return self.tokenizer_of(student.tokenizer_name_or_path)
         if stage.teacher is not None:
             return self.tokenizer_of(stage.teacher.model_name_or_path, stage.teacher.revision)
-        is_task = isinstance(stage.data, AdditionTask)
-        return ADDITION if is_task else "a student from scratch needs a tokenizer"
+        if isinstance(stage.data, Task):
+            return tokenizer_of_task(stage.data)
+        return "a student from scratch needs a tokenizer"
 
-    def _scratch(self, stage: TrainStage, student: ScratchStudent) -> Model:
+    def _scratch(
+        self, stage: TrainStage, student: ScratchStudent, labels: list[str] | str | None
+    ) -> Model:
         tokenizer = self._tokenizer_for(stage, student)
         config = dict(student.config)
         if "vocab_size" not in config:
@@ -97,13 +130,13 @@ class Models:
         if config["vocab_size"] is None:
             shape: Shape | str = f"its vocabulary is not known: {tokenizer}"
         else:
-            shape = _or_why(lambda: shape_of(config))
+            shape = _shape(config, labels)
         parameters = _by_formula(shape, f"by formula for {config.get('model_type')}")
         dtype = config.get("dtype")
         width = DTYPE_BYTES.get(dtype, 4) if isinstance(dtype, str) else 4
         return Model(
             "from scratch", parameters, parameters, shape, tokenizer,
-            None if isinstance(shape, str) else shape.vocab_size, width,
+            None if isinstance(shape, str) else shape.vocab_size, width, labels,
         )  # fmt: skip
 
     def _pretrained(self, student: PretrainedStudent) -> Model:
@@ -134,12 +167,13 @@ class Models:
         if isinstance(config, str):
             unknown = Fact(None, "not known", config)
             return Model(name, unknown, unknown, config, tokenizer, None, 4)
-        shape = _or_why(lambda: shape_of(config))
+        labels = names_in_config(config) if has_classifier_head(config) else None
+        shape = _shape(config, labels)
         weights = _or_why(lambda: read_weights(model_folder(name, revision), config))
         parameters = _counted(weights, shape, config)
         return Model(
             name, parameters, parameters, shape, tokenizer, _num_embeddings(weights, shape),
-            weights.bytes_per_parameter if isinstance(weights, Weights) else 4,
+            weights.bytes_per_parameter if isinstance(weights, Weights) else 4, labels,
         )  # fmt: skip
 
 
@@ -165,10 +199,18 @@ def model_folder(name: str, revision: str | None) -> Path:
     raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
+def _shape(config: dict[str, Any], labels: list[str] | str | None) -> Shape | str:
+    if isinstance(labels, str):
+        return f"its labels are not known: {labels}"
+    if labels is None:
+        return _or_why(lambda: shape_of(config))
+    return _or_why(lambda: classifier_shape_of(config, len(labels)))
+
+
 def _saved(student: Model) -> Model:
     """A student as its `model/` holds it: adapters merged, embeddings that pad left out."""
     shape, tokenizer = student.shape, student.tokenizer
-    is_padded = (
+    is_padded = student.labels is None and (
         student.name == "from scratch"
         and not isinstance(shape, str)
         and not isinstance(tokenizer, str)

@@ -13,8 +13,9 @@ from typing import Any
 from llmkd.check.facts import Exactness, Fact, NotKnownError
 from llmkd.data.columns import Need, choose, written_names
 from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.data.labels import is_label
 from llmkd.errors import DataError
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.data import DatasetFiles, DatasetRows, LabelledRows
 
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
@@ -34,12 +35,18 @@ class LocalRows:
     """The first rows, with the columns that are trained on, under llmkd's names for them."""
 
 
-def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
+def read_rows(
+    source: DatasetRows | LabelledRows,
+    need: Need = "example",
+    *,
+    most: int = MOST_SAMPLED_ROWS,
+) -> LocalRows:
     """Counts the rows, and reads the first of them.
 
     Args:
         source: A file or a folder; a hub name is not known.
         need: What the rows are for.
+        most: So many of the first rows are kept, where that many can be read in a moment.
 
     Raises:
         NotKnownError: It is not on this machine, or cannot be read now.
@@ -52,7 +59,7 @@ def read_rows(source: DatasetRows, need: Need = "example") -> LocalRows:
         raise NotKnownError(f"{error.filename}: {error.strerror or error}") from error
     columns = written_names(source, need)
     rows = (row for path in files for row in _first_rows(path, columns))
-    sample = list(islice(rows, MOST_SAMPLED_ROWS))
+    sample = list(islice(rows, most))
     if not num_rows.value or not sample:
         raise DataError(
             "dataset_name",
@@ -68,9 +75,8 @@ def _refuse_bad_values(name: str, rows: Sequence[Row]) -> None:
     for number, row in enumerate(rows, 1):
         for column, value in row.items():
             # As llmkd.data.sources, whose import takes seconds; a test compares the two.
-            is_good = _is_conversation(value) if column == "messages" else _is_text(value)
-            if not is_good:
-                wanted = "a list of {role: ..., content: text}" if column == "messages" else "text"
+            wanted, is_good = _CHECKS.get(column, ("text", _is_text))
+            if not is_good(value):
                 raise DataError(
                     "dataset_name",
                     f"{name}: `{column}` of row {number} is not {wanted}; write it there, or leave "
@@ -91,6 +97,12 @@ def _is_message(value: Any) -> bool:
     return is_mapping and _is_text(value.get("role")) and isinstance(value.get("content"), str)
 
 
+_CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "messages": ("a list of {role: ..., content: text}", _is_conversation),
+    "label": ("text or an integer", is_label),
+}
+
+
 def _num_rows(files: Sequence[Path]) -> Fact:
     """Counts the first files, up to a few megabytes; of the others, only the sizes are looked at."""
     total, counted_bytes, is_exact = 0, 0, True
@@ -109,7 +121,7 @@ def _num_rows(files: Sequence[Path]) -> Fact:
     return Fact(total, "estimate", f"{how}, by the size of the first rows")
 
 
-def _files(source: DatasetRows) -> list[Path]:
+def _files(source: DatasetFiles) -> list[Path]:
     try:
         files = local_files(source)
     except (OSError, ValueError) as error:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmkd.advice import smaller
-from llmkd.check.architectures import KNOWN
+from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.labels import labelled_facts
 from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
@@ -16,7 +17,7 @@ from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, tra
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import different_tokens, too_few_embeddings
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import AdditionTask, Classification
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
@@ -120,6 +121,8 @@ class Checker:
         self, found: StageFacts, name: str, stage: TrainStage, tokenizer: Tokenizer | str
     ) -> DataFacts:
         try:
+            if isinstance(stage.data, Classification):
+                return self._labelled(found, stage, stage.data, tokenizer)
             return data_facts(stage.data, tokenizer, self._generated)
         except DataError as error:
             errors = [error]
@@ -130,6 +133,17 @@ class Checker:
         key = ("stages", name, "data")
         found.problems += [Problem((*key, *error.key), error.message) for error in errors]
         return UNKNOWN_DATA
+
+    def _labelled(
+        self,
+        found: StageFacts,
+        stage: TrainStage,
+        source: Classification,
+        tokenizer: Tokenizer | str,
+    ) -> DataFacts:
+        labels = known(lambda: Fact(len(self.models.labels_of(stage)), "exact", "of all models"))
+        found.facts["labels"] = labels
+        return labelled_facts(source, tokenizer)
 
     def _generated(self, stage_name: str) -> DataFacts:
         return self.generated.get(stage_name, UNKNOWN_DATA)

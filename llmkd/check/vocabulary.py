@@ -10,6 +10,8 @@ from typing import Any
 
 from llmkd.check.facts import NotKnownError
 from llmkd.check.weights import read_json
+from llmkd.data import intents
+from llmkd.recipe.data import IntentTask, Task
 
 # As in llmkd.data.addition, whose import would bring transformers; a test compares the two.
 ADDITION_VOCABULARY = {
@@ -69,6 +71,16 @@ ADDITION = Tokenizer(
     "task addition", ADDITION_VOCABULARY, lambda text, special: len(text) + special, "<bos>",
     lambda: Frame(adds_bos=True, adds_eos=False),
 )  # fmt: skip
+
+INTENTS = Tokenizer(
+    "task intents", intents.vocabulary(), lambda text, special: len(text.split()) + 2 * special,
+    None, lambda: Frame(adds_bos=False, adds_eos=False),
+)  # fmt: skip
+
+
+def tokenizer_of_task(task: Task) -> Tokenizer:
+    """The tokenizer that a task comes with."""
+    return INTENTS if isinstance(task, IntentTask) else ADDITION
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

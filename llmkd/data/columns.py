@@ -4,25 +4,28 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.data import DatasetRows, LabelledRows
 
-Need = Literal["example", "prompt", "scored"]
+Source = DatasetRows | LabelledRows
+
+Need = Literal["example", "prompt", "scored", "labelled"]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
     "prompt": [("prompt",)],
     "scored": [("text",), ("messages",), ("prompt", "completion")],
+    "labelled": [("text", "text_pair", "label"), ("text", "label")],
 }
 """What a row may have, in order of preference."""
 
 
-def written_names(source: DatasetRows, need: Need) -> set[str]:
+def written_names(source: Source, need: Need) -> set[str]:
     """What the data set may call the columns that are needed."""
     renamed = _renamed(source)
     return {renamed.get(name, name) for choice in COLUMNS[need] for name in choice}
 
 
-def choose(row: Mapping[str, Any], source: DatasetRows, need: Need) -> dict[str, str]:
+def choose(row: Mapping[str, Any], source: Source, need: Need) -> dict[str, str]:
     """From llmkd's name of each column that is taken to the data set's.
 
     Args:
@@ -53,5 +56,5 @@ def choose(row: Mapping[str, Any], source: DatasetRows, need: Need) -> dict[str,
     )
 
 
-def _renamed(source: DatasetRows) -> dict[str, str]:
-    return {**source.columns}
+def _renamed(source: Source) -> dict[str, str]:
+    return dict(source.columns.items())

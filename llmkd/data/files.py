@@ -12,13 +12,13 @@ from datasets.exceptions import DatasetNotFoundError
 
 from llmkd.data.folders import local_files, suffixes
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.data import DatasetFiles
 from llmkd.recipe.local_paths import expanded, looks_like_path
 from llmkd.run_folder import digest, fingerprint
 
 
 def raw_rows(
-    source: DatasetRows, columns: Collection[str], *, is_stream: bool = False
+    source: DatasetFiles, columns: Collection[str], *, is_stream: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The rows of a data set, whatever they hold.
 
@@ -36,7 +36,7 @@ def raw_rows(
     return _rows_of_files(files, columns)
 
 
-def content_of(source: DatasetRows) -> str:
+def content_of(source: DatasetFiles) -> str:
     """What identifies the rows of a data set: a hash of its files, or the hub's fingerprint."""
     files = _local_files(source)
     if files is None:
@@ -44,7 +44,7 @@ def content_of(source: DatasetRows) -> str:
     return fingerprint({file.name: digest(file) for file in files})
 
 
-def _local_files(source: DatasetRows) -> list[Path] | None:
+def _local_files(source: DatasetFiles) -> list[Path] | None:
     files = local_files(source)
     if files is None and looks_like_path(source.dataset_name):
         path = expanded(source.dataset_name)
@@ -112,7 +112,7 @@ def _decoded(place: Path | str, content: bytes) -> str:
         raise InputError(f"{place}: no UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
-def _load_from_hub(source: DatasetRows, *, is_stream: bool) -> Any:
+def _load_from_hub(source: DatasetFiles, *, is_stream: bool) -> Any:
     try:
         return datasets.load_dataset(
             source.dataset_name,

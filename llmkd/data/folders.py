@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.data import DatasetFiles
 from llmkd.recipe.local_paths import expanded
 
 SUFFIXES = (".jsonl", ".parquet", ".txt")
@@ -13,7 +13,7 @@ STAGE_DATA = "data.jsonl"
 KNOWN_SPLITS = ("train", "validation", "valid", "val", "dev", "eval", "test")
 
 
-def local_files(source: DatasetRows) -> list[Path] | None:
+def local_files(source: DatasetFiles) -> list[Path] | None:
     """The files of a data set, in order; None where it is not on this machine.
 
     Raises:

@@ -18,7 +18,7 @@ from llmkd.data.sources import iter_rows
 from llmkd.data.stream import ExampleStream
 from llmkd.data.tokenize import Example, Tokenize
 from llmkd.progress import Progress
-from llmkd.recipe.data import AdditionTask, DataSource, Mixture, Rows, Sequences
+from llmkd.recipe.data import AdditionTask, DatasetSource, Mixture, Rows, Sequences
 
 RowNumbers = list[np.ndarray]
 """Of each source, the rows that are taken."""
@@ -49,9 +49,13 @@ class TrainingData:
 
 
 def prepare(
-    source: DataSource, tokenizer: PreTrainedTokenizerBase, *, seed: int, progress: Progress
+    source: AdditionTask | DatasetSource | Mixture,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> TrainingData:
-    """Reads and tokenizes what a train stage is trained on.
+    """Reads and tokenizes what a train stage of language models is trained on.
 
     Args:
         source: With `stage:NAME` already replaced by paths.

@@ -11,11 +11,12 @@ from typing import Any
 
 import datasets
 
-from llmkd.data.addition import make_rows
 from llmkd.data.columns import Need, choose, written_names
 from llmkd.data.files import raw_rows
+from llmkd.data.labels import is_label
+from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import AdditionTask, DatasetRows
+from llmkd.recipe.data import DatasetRows, LabelledRows, Task
 
 Row = dict[str, Any]
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -24,18 +25,17 @@ _OF_TASK: dict[Need, dict[str, str]] = {
     "example": {"prompt": "prompt", "completion": "completion"},
     "scored": {"prompt": "prompt", "completion": "completion"},
     "prompt": {"prompt": "prompt"},
+    "labelled": {"text": "text", "label": "label"},
 }
 
 
-def load_rows(
-    source: AdditionTask | DatasetRows, *, seed: int, need: Need = "example"
-) -> datasets.Dataset:
+def load_rows(source: Task | DatasetRows, *, seed: int, need: Need = "example") -> datasets.Dataset:
     """All rows at once; see `iter_rows`."""
     return datasets.Dataset.from_list(list(iter_rows(source, seed=seed, need=need)))
 
 
 def iter_rows(
-    source: AdditionTask | DatasetRows,
+    source: Task | DatasetRows | LabelledRows,
     *,
     seed: int,
     need: Need = "example",
@@ -47,7 +47,8 @@ def iter_rows(
         source: A data set or a procedural task, with `stage:NAME` already replaced by a path.
         seed: Decides which sums a procedural task makes; a data set is read as it is.
         need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
-            same with `text` first; `prompt` is the prompt alone.
+            same with `text` first; `prompt` is the prompt alone; `labelled` is `text`, `text_pair`
+            where it is there, and `label`.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:
@@ -57,7 +58,7 @@ def iter_rows(
         InputError: Nothing there, a file that cannot be read, or rows that cannot be used: when
             they are found, or, of bad values, all at once after the last row.
     """
-    if isinstance(source, AdditionTask):
+    if isinstance(source, Task):
         rows, chosen = iter(make_rows(source, seed)), _OF_TASK[need]
         name = f"task {source.task}"
     else:
@@ -100,7 +101,10 @@ class _BadValues:
 
     def _message(self, column: str, bad: list[tuple[int, Any]]) -> str:
         number, value = bad[0]
-        shape = "no list of {role: ..., content: text}" if column == "messages" else "no text"
+        shape = {
+            "messages": "no list of {role: ..., content: text}",
+            "label": "neither text nor an integer",
+        }.get(column, "no text")
         return (
             f"{self.name}: `{column}` is empty or {shape} in {len(bad)} of {self.num_rows} rows, "
             f"first in row {number}: {_shortened(value)}; write it there, or leave the rows out"
@@ -139,4 +143,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "prompt": _is_text,
     "completion": _is_text,
     "messages": _is_conversation,
+    "text_pair": _is_text,
+    "label": is_label,
 }

@@ -4,7 +4,7 @@
 
     samples      prompts with what every model answered
     lengths      how many answers have how many tokens, end-of-text token included
-    reliability  next-token predictions in bins of the probability that the model gave its favourite
+    reliability  predictions of tokens or labels, in bins of the favourite's probability
 """
 
 import json
@@ -39,9 +39,9 @@ class Bin:
     """Predictions of which the model was about equally sure."""
 
     confidence: float
-    """Mean probability of the token that the model found most likely."""
+    """Mean probability of the token, or label, that the model found most likely."""
     accuracy: float
-    """Share in which that was the token."""
+    """Share in which that was right."""
     count: int
 
 

@@ -6,14 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmkd.evaluation.accuracy import bootstrap_macro_f1, score_labels
 from llmkd.evaluation.continuations import Beginning, beginnings, continued
 from llmkd.evaluation.details import Details, TaskDetails
 from llmkd.evaluation.exact_match import score_answers
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.results import Record
 from llmkd.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from llmkd.models.classifiers import load_classifier
+from llmkd.models.load import load_model
 from llmkd.progress import Progress
-from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTask, Suite
+from llmkd.recipe.evaluation import (
+    AccuracyTask,
+    EvaluationTask,
+    ExactMatchTask,
+    PerplexityTask,
+    Suite,
+    is_for_classifiers,
+)
 from llmkd.recipe.models import PretrainedModel
 from llmkd.teacher_data.transformers_engine import load_for_inference
 
@@ -66,8 +76,9 @@ def evaluate(
     total = len(models) * len(suite.tasks) * PROGRESS_STEPS
     num_finished = 0
     for label, path in models:
+        load = load_classifier if is_for_classifiers(suite) else load_model
         model, tokenizer = load_for_inference(
-            PretrainedModel(model_name_or_path=path, dtype="auto")
+            PretrainedModel(model_name_or_path=path, dtype="auto"), load
         )
         for number, task in enumerate(suite.tasks):
             if isinstance(task, PerplexityTask) and number not in texts:
@@ -117,6 +128,18 @@ def _measure(
             return Measured(
                 [("exact_match", share, len(answers.scores))],
                 TaskDetails(samples=answers.samples, lengths=answers.lengths),
+            )
+        case AccuracyTask():
+            labels = score_labels(
+                model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
+            )
+            num_examples = len(labels.is_right)
+            return Measured(
+                [
+                    ("accuracy", bootstrap_mean(labels.is_right, seed=seed), num_examples),
+                    ("macro_f1", bootstrap_macro_f1(labels, seed=seed), num_examples),
+                ],
+                TaskDetails(samples=labels.samples, bins=labels.bins),
             )
         case PerplexityTask():
             found = score_text(

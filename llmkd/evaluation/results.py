@@ -14,7 +14,7 @@ from rich.text import Text
 from llmkd.errors import InputError
 from llmkd.run_folder import write_atomically
 
-PERCENT_METRICS = ("exact_match",)
+PERCENT_METRICS = ("exact_match", "accuracy", "macro_f1")
 """Shares between 0 and 1, which the table shows in percent."""
 LOWER_IS_BETTER = ("loss_per_token", "perplexity")
 """Metrics of which less is better."""
@@ -29,7 +29,7 @@ class Record:
     suite: str
     task: str
     metric: str
-    """`exact_match` (a share, 0 to 1), `loss_per_token` (nats) or `perplexity`."""
+    """`exact_match`, `accuracy`, `macro_f1` (0 to 1), `loss_per_token` (nats) or `perplexity`."""
     value: float
     ci_low: float
     """Lower end of the 95 % bootstrap interval over examples."""

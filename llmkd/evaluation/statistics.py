@@ -82,9 +82,14 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int
         shape = (min(at_once, NUM_RESAMPLES - start), len(tops))
         chosen = generator.integers(0, len(tops), shape)
         ratios.append(tops[chosen].sum(1) / bottoms[chosen].sum(1))
+    return percentile_interval(float(tops.sum() / bottoms.sum()), np.concatenate(ratios))
+
+
+def percentile_interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+    """95 % interval of a statistic, from its values on resamples of the examples."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
-    return Interval(float(tops.sum() / bottoms.sum()), float(low), float(high))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
 
 
 def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from llmkd.errors import InputError
 from llmkd.recipe import shipped
-from llmkd.recipe.data import TextSource
-from llmkd.recipe.evaluation import EvaluationTask, PerplexityTask, Suite
+from llmkd.recipe.data import LabelledRows, TextSource
+from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, Suite
 from llmkd.recipe.load import load_part
 
 
@@ -20,7 +20,7 @@ def find_suite(suite: str | Path | Suite) -> Suite:
 
 
 def with_data(suite: Suite, replacements: Sequence[str]) -> Suite:
-    """The suite with other data for some of its perplexity tasks.
+    """The suite with other data for some of its tasks.
 
     Args:
         suite: Where the tasks' other settings come from.
@@ -36,7 +36,7 @@ def with_data(suite: Suite, replacements: Sequence[str]) -> Suite:
 
 def _read(text: str, suite: Suite) -> tuple[str, str]:
     name, equals, file = text.partition("=")
-    names = [task.name for task in suite.tasks if isinstance(task, PerplexityTask)]
+    names = [task.name for task in suite.tasks if not isinstance(task, ExactMatchTask)]
     if name not in names or not equals or not file:
         there = f"of suite {suite.name}: {', '.join(names)}" if names else "none here"
         raise InputError(
@@ -47,7 +47,11 @@ def _read(text: str, suite: Suite) -> tuple[str, str]:
 
 
 def _with_file(task: EvaluationTask, file: str | None) -> EvaluationTask:
-    if file is None or not isinstance(task, PerplexityTask):
+    if file is None or isinstance(task, ExactMatchTask):
         return task
+    if isinstance(task, AccuracyTask):
+        kept = task.data.model_dump(include={"max_length"})
+        rows = LabelledRows(kind="classification", dataset_name=file, **kept)
+        return task.model_copy(update={"data": rows})
     data = TextSource(dataset_name=file, max_length=task.data.max_length)
     return task.model_copy(update={"data": data})

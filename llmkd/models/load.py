@@ -9,17 +9,22 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
+from llmkd.data.labels import has_classifier_head
 from llmkd.errors import InputError
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
 
 LEGACY_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim")
 """Fields that transformers still reads, though configurations no longer list them."""
+
+LOAD_ERRORS = (OSError, ValueError, SafetensorError)
+"""What transformers raises where nothing loadable is."""
 
 # Loading and saving shards takes moments, and llmkd has its own progress bars.
 disable_progress_bar()
@@ -29,18 +34,34 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
     """A causal language model from a folder or the hub.
 
     Raises:
-        InputError: Nothing loadable is there.
+        InputError: Nothing loadable is there, or a classifier, which would get a random head.
     """
-    dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+    if has_classifier_head(config_of(source).to_dict()):
+        raise InputError(
+            f"{source.model_name_or_path}: is a classifier, which writes no text; write a causal "
+            "language model, or data of kind classification"
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(
             source.model_name_or_path,
             revision=source.revision,
-            dtype=dtype,
-            **_attention(source.attn_implementation),
+            dtype=dtype_of(source),
+            **attention_of(source.attn_implementation),
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _not_loadable("model", source.model_name_or_path, error) from error
+    except LOAD_ERRORS as error:
+        raise not_loadable("model", source.model_name_or_path, error) from error
+
+
+def config_of(source: PretrainedModel) -> PretrainedConfig:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    try:
+        return AutoConfig.from_pretrained(source.model_name_or_path, revision=source.revision)
+    except LOAD_ERRORS as error:
+        raise not_loadable("model", source.model_name_or_path, error) from error
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -52,7 +73,7 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
-        raise _not_loadable("tokenizer", name_or_path, error) from error
+        raise not_loadable("tokenizer", name_or_path, error) from error
     if tokenizer.pad_token_id is None:
         # Padding is masked wherever it stands, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
@@ -60,12 +81,22 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
 
 
 def build_from_scratch(
-    source: ScratchStudent, tokenizer: PreTrainedTokenizerBase
+    source: ScratchStudent,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    auto: Any = AutoModelForCausalLM,
+    **more: Any,
 ) -> PreTrainedModel:
     """A model of the given shape with random weights, from torch's global random state.
 
+    Args:
+        source: The shape.
+        tokenizer: Gives the vocabulary and the special tokens.
+        auto: The kind of model, as transformers names it.
+        **more: Further fields of the configuration.
+
     Raises:
-        InputError: `config` is no configuration of a known causal architecture.
+        InputError: `config` is no configuration of a known architecture of that kind.
     """
     ids = {
         "vocab_size": shared_vocab_size(tokenizer),
@@ -75,8 +106,8 @@ def build_from_scratch(
     }
     try:
         _check_fields(source.config)
-        config = AutoConfig.for_model(**{**ids, **source.config})
-        return AutoModelForCausalLM.from_config(config, **_attention(source.attn_implementation))
+        config = AutoConfig.for_model(**{**ids, **source.config, **more})
+        return auto.from_config(config, **attention_of(source.attn_implementation))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"student.config: {error}; write the fields of one transformers configuration, for "
@@ -94,11 +125,18 @@ def _check_fields(fields: dict[str, Any]) -> None:
         raise ValueError(f"{fields['model_type']} has no field {name}{hint}")
 
 
-def _attention(implementation: str | None) -> dict[str, str]:
+def dtype_of(source: PretrainedModel) -> Any:
+    """The type of the weights, as transformers takes it."""
+    return source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+
+
+def attention_of(implementation: str | None) -> dict[str, str]:
+    """The argument that chooses an attention implementation, where one is chosen."""
     return {} if implementation is None else {"attn_implementation": implementation}
 
 
-def _not_loadable(what: str, name: str, error: Exception) -> InputError:
+def not_loadable(what: str, name: str, error: Exception) -> InputError:
+    """What to say where nothing could be loaded."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(
         f"{name}: no {what} could be loaded ({reason}); write a folder that save_pretrained made, "

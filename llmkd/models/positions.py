@@ -1,5 +1,6 @@
 """Sequences that are longer than a model has positions for."""
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
@@ -17,10 +18,11 @@ def check_positions(model: PreTrainedModel, longest: int, key: str) -> None:
     Raises:
         InputError: The model cannot read that many tokens.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    learned = hard_limit(model)
+    limit = learned or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None or longest <= limit:
         return
-    if hard_limit(model) is not None:
+    if learned is not None:
         raise InputError(
             f"{key}: {longest} tokens are read at once, and the model has {limit} positions; "
             f"write max_length: {limit}"
@@ -33,4 +35,13 @@ def hard_limit(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     if getattr(config, "rope_parameters", None) is not None:
         return None
-    return getattr(config, "max_position_embeddings", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    return None if limit is None else limit - _num_skipped(model)
+
+
+def _num_skipped(model: PreTrainedModel) -> int:
+    """Positions that are never used: RoBERTa's begin after the padding token's id."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0

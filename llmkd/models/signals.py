@@ -1,6 +1,8 @@
 """What a model says of a batch, in the form that the objective takes: the same for both models."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,6 +16,17 @@ CLASSIFIER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def is_classifier(model: PreTrainedModel) -> bool:
     """Whether the model gives one row of logits per sequence: a sequence classifier does."""
     return model.get_output_embeddings() is None
+
+
+def classifier_inputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch a classifier reads: not every one tells the two texts of a pair apart."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    has_types = (
+        "token_type_ids" in inspect.signature(base.forward).parameters
+        and getattr(base.config, "type_vocab_size", 1) > 1
+    )
+    names = CLASSIFIER_INPUTS if has_types else CLASSIFIER_INPUTS[:-1]
+    return {name: batch[name] for name in names if name in batch}
 
 
 def signals(
@@ -38,6 +51,5 @@ def signals(
     if not is_classifier(model):
         hidden = hidden_states(model, forward, batch)
         return linear_head(model, hidden[kept], vocab_size)
-    inputs = {name: batch[name] for name in CLASSIFIER_INPUTS if name in batch}
-    output = forward(**inputs)
+    output = forward(**classifier_inputs(model, batch))
     return DenseLogits(output.logits[kept])  # pyright: ignore[reportAttributeAccessIssue]

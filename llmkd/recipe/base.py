@@ -20,15 +20,22 @@ class RecipePart(BaseModel):
     )
 
 
-def kind_or(default: str) -> Discriminator:
-    """Tells the members of a union apart by `kind`, which may be left out for `default`."""
+def kind_or(default: str, field: str = "kind") -> Discriminator:
+    """Tells the members of a union apart by `kind`, which may be left out for `default`.
 
-    def kind(value: Any) -> str:
+    Args:
+        default: The tag of the member that is meant without it.
+        field: Another field to tell them apart by; errors name it.
+    """
+
+    def tag(value: Any) -> str:
         if isinstance(value, dict):
-            return value.get("kind", default)
-        return getattr(value, "kind", default)
+            return value.get(field, default)
+        return getattr(value, field, default)
 
-    return Discriminator(kind)
+    # Pydantic says by which function it could not tell.
+    tag.__name__ = field
+    return Discriminator(tag)
 
 
 def referenced_stage(value: str) -> str | None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.data import AdditionTask, Mixture
+from llmkd.recipe.classification_checks import suite_problems
+from llmkd.recipe.data import Mixture, Sequences, Task
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
@@ -77,6 +78,7 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     if isinstance(suite, Suite):
         place = (*key, "suite", "tasks") if suite is not part else (*key, "tasks")
         problems += _repeated([task.name for task in suite.tasks], place, "task")
+        problems += suite_problems(suite, place)
     return problems
 
 
@@ -152,11 +154,12 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
         yield Problem((*key, "losses"), message)
     if isinstance(stage.student, ScratchStudent):
         yield from _scratch_problems(stage, stage.student, key)
-    if not isinstance(stage.data, AdditionTask) and stage.data.streaming:
+    if isinstance(stage.data, Sequences) and stage.data.streaming:
         yield from _streaming_problems(stage, key)
 
 
 def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    assert isinstance(stage.data, Sequences)
     max_steps = stage.trainer.get("max_steps")
     if not (isinstance(max_steps, int) and max_steps > 0):
         yield Problem(
@@ -239,7 +242,7 @@ def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> I
         place = (*key, "student", "config", "model_type")
         yield Problem(place, f"{was}; {instead}, e.g. model_type: llama")
     is_without = stage.teacher is None and student.tokenizer_name_or_path is None
-    if not isinstance(stage.data, AdditionTask) and is_without:
+    if not isinstance(stage.data, Task) and is_without:
         yield Problem(
             (*key, "student"),
             "a student from scratch takes its tokenizer from the teacher or the task, and there is "

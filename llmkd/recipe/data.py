@@ -1,4 +1,4 @@
-"""Where examples come from: data sets, mixtures of them, or a procedural task without files."""
+"""Where examples come from: data sets, mixtures of them, or procedural tasks without files."""
 
 from typing import Annotated, Literal
 
@@ -7,6 +7,8 @@ from pydantic import Field, Tag
 from llmkd.recipe.base import RecipePart, kind_or
 
 Column = Literal["text", "prompt", "completion", "messages"]
+LabelledColumn = Literal["text", "text_pair", "label"]
+Split = Literal["train", "unlabelled", "validation", "test"]
 
 
 class Sequences(RecipePart):
@@ -29,14 +31,9 @@ class Sequences(RecipePart):
     Needs `trainer.max_steps`."""
 
 
-class DatasetRows(RecipePart):
-    """Rows of a file, a folder, a hub data set, or what an earlier stage wrote.
+class DatasetFiles(RecipePart):
+    """Rows of a file, a folder, a hub data set, or what an earlier stage wrote."""
 
-    A row has a `text` field (every token is trained on), `prompt` and `completion` (only the
-    completion is), or `messages` of `role` and `content`.
-    """
-
-    kind: Literal["dataset"] = "dataset"
     dataset_name: str = Field(min_length=1)
     """A JSONL, Parquet or .txt file, a folder of them, a hub name, or `stage:NAME`."""
     dataset_config: str | None = None
@@ -45,6 +42,16 @@ class DatasetRows(RecipePart):
     """The split to read. A single file is its own `train` split."""
     num_examples: int | None = Field(default=None, gt=0)
     """Read only the first so many rows; null reads all."""
+
+
+class DatasetRows(DatasetFiles):
+    """Rows of a file, a folder, a hub data set, or what an earlier stage wrote.
+
+    A row has a `text` field (every token is trained on), `prompt` and `completion` (only the
+    completion is), or `messages` of `role` and `content`.
+    """
+
+    kind: Literal["dataset"] = "dataset"
     columns: dict[Column, str] = Field(default_factory=dict)
     """What the data set calls its columns: `{prompt: question, completion: answer}`."""
 
@@ -74,13 +81,45 @@ class AdditionTask(RecipePart):
 
     kind: Literal["task"]
     task: Literal["addition"] = "addition"
-    """Which task; there is one."""
+    """Which task."""
     digits: int = Field(default=3, ge=1, le=9)
     """Digits of each summand; shorter numbers are padded with leading zeros."""
     num_examples: int = Field(gt=0)
     """How many different sums to make; refused where the split has fewer."""
-    split: Literal["train", "unlabelled", "validation", "test"] = "train"
+    split: Split = "train"
     """`unlabelled` has other sums than `train`: prompts for a teacher to answer."""
+
+
+class IntentTask(RecipePart):
+    """Short requests to an assistant, to be told apart by what they ask for: 12 labels.
+
+    Generated from the seed. Words get lost at random, so that some requests could be of several
+    labels and none is always right; the splits never share a text.
+    """
+
+    kind: Literal["task"]
+    task: Literal["intents"]
+    """Which task."""
+    num_examples: int = Field(gt=0)
+    """How many different requests to make; refused where the split has fewer."""
+    split: Split = "train"
+    """`unlabelled` has other requests than `train`."""
+
+
+class LabelledRows(DatasetFiles):
+    """Rows of a `text`, or a `text` and a `text_pair`, each with a `label`: for a classifier.
+
+    A label is text; an integer is taken for its digits, true and false for those words.
+    """
+
+    kind: Literal["classification"]
+    columns: dict[LabelledColumn, str] = Field(default_factory=dict)
+    """What the data set calls its columns: `{text: sentence, label: intent}`."""
+    labels: list[str] | None = Field(default=None, min_length=2)
+    """All labels, in the order of the model's outputs. Default: the teacher's; else the pretrained
+    student's where they have all labels of the rows; else those of the rows, sorted."""
+    max_length: int = Field(default=512, gt=1)
+    """Longest sequence in tokens; longer ones are cut, counted and reported."""
 
 
 class MixedDataset(DatasetRows):
@@ -117,8 +156,16 @@ Rows = Annotated[
     Annotated[AdditionTask, Tag("task")] | Annotated[DatasetRows, Tag("dataset")],
     kind_or("dataset"),
 ]
+Task = AdditionTask | IntentTask
+Classification = IntentTask | LabelledRows
+"""What a classifier is trained on, and measured on."""
+AnyTask = Annotated[
+    Annotated[AdditionTask, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
+    kind_or("addition", "task"),
+]
 DataSource = Annotated[
-    Annotated[AdditionTask, Tag("task")]
+    Annotated[AnyTask, Tag("task")]
+    | Annotated[LabelledRows, Tag("classification")]
     | Annotated[DatasetSource, Tag("dataset")]
     | Annotated[Mixture, Tag("mixture")],
     kind_or("dataset"),

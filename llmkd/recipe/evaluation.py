@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from llmkd.recipe.base import RecipePart
-from llmkd.recipe.data import AdditionTask, TextSource
+from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.data import AdditionTask, IntentTask, LabelledRows, TextSource
 
 
 class ExactMatchTask(RecipePart):
@@ -35,7 +35,22 @@ class PerplexityTask(RecipePart):
     windows. Otherwise each row is cut for itself."""
 
 
-EvaluationTask = Annotated[ExactMatchTask | PerplexityTask, Field(discriminator="kind")]
+class AccuracyTask(RecipePart):
+    """How often a classifier's favourite label is the row's: accuracy, and macro F1 over labels."""
+
+    kind: Literal["accuracy"]
+    name: str = Field(min_length=1)
+    """What results call the task."""
+    data: Annotated[
+        Annotated[IntentTask, Tag("task")] | Annotated[LabelledRows, Tag("classification")],
+        kind_or("classification"),
+    ]
+    """Labelled rows; the model has to know their labels."""
+
+
+EvaluationTask = Annotated[
+    ExactMatchTask | PerplexityTask | AccuracyTask, Field(discriminator="kind")
+]
 
 
 class Suite(RecipePart):
@@ -47,3 +62,8 @@ class Suite(RecipePart):
     """One line on what it measures."""
     tasks: list[EvaluationTask] = Field(min_length=1)
     """What is measured, in order."""
+
+
+def is_for_classifiers(suite: Suite) -> bool:
+    """Whether a suite measures classifiers rather than language models; never both."""
+    return any(isinstance(task, AccuracyTask) for task in suite.tasks)

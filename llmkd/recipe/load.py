@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmkd.errors import InputError
 from llmkd.recipe.base import RecipePart
+from llmkd.recipe.classification_checks import kind_problems
 from llmkd.recipe.cross_checks import (
     part_problems,
     reference_problems,
@@ -73,6 +74,7 @@ def load_with_source(
                 suites[name] = (stage.models, suite)
                 found = reference_problems(suite, (), name, _kinds(data))
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
+    problems += kind_problems(stages, {name: suite for name, (_, suite) in suites.items()})
     problems += results_problems({name: suites[name] for name in stages if name in suites})
     if recipe is None or problems or others:
         raise source.error(problems, others)

@@ -15,8 +15,8 @@ from llmkd.recipe.schema_walk import (
     described,
     field_places,
     is_model,
-    kinds,
     locate,
+    tags,
     union_members,
 )
 from llmkd.recipe.training_arguments import OWNED, training_arguments
@@ -67,7 +67,8 @@ def _chosen_member(members: Iterable[Any], value: Any) -> str | None:
 
 def _problem(details: ErrorDetails, location: Location, root: Model) -> Problem:
     key, kind, value = location.key, details["type"], details["input"]
-    if isinstance(value, dict) and location.siblings and not is_model(location.annotation):
+    is_plain = not is_model(location.annotation) and len(union_members(location.annotation)) == 1
+    if isinstance(value, dict) and location.siblings and is_plain:
         # A mapping without `kind`, where a plain value is the default.
         return _missing_kind(value, key, location.siblings)
     match kind:
@@ -121,11 +122,13 @@ def _wrong_kind(details: ErrorDetails, location: Location) -> Problem:
     value, members = details["input"], union_members(location.annotation)
     if details["type"] == "union_tag_not_found":
         return _missing_kind(value, location.key, members)
-    kind, names = value["kind"], _all_kinds(members)
+    # As llmkd.recipe.base.kind_or names it: `kind()` of a function, 'kind' of a field.
+    field = details.get("ctx", {})["discriminator"].strip("'()")
+    kind, names = value[field], _all_kinds(members)
     hint = meant(kind, names) if isinstance(kind, str) else f"write one of {', '.join(names)}"
     if "did you mean" in hint:
         hint += f" (there are {', '.join(names)})"
-    return Problem((*location.key, "kind"), f"no such kind {shown(kind)}; {hint}")
+    return Problem((*location.key, field), f"no such {field} {shown(kind)}; {hint}")
 
 
 def _missing_kind(value: Mapping[str, Any], key: Key, members: Iterable[Any]) -> Problem:
@@ -136,9 +139,13 @@ def _missing_kind(value: Mapping[str, Any], key: Key, members: Iterable[Any]) ->
 
 
 def _all_kinds(members: Iterable[Any]) -> list[str]:
-    """The kinds of a union's members, which may be annotated with a tag."""
-    models = [union_members(member)[0] for member in members]
-    return [kind for model in models if is_model(model) for kind in kinds(model)]
+    """What tells a union's members apart; a plain value, such as a number, has no kind."""
+    return [tag for member in members if _is_mapping(member) for tag in tags(member)]
+
+
+def _is_mapping(member: Any) -> bool:
+    inside = union_members(member)
+    return is_model(inside[0]) if len(inside) == 1 else all(map(_is_mapping, inside))
 
 
 def _how_to_fill(location: Location) -> str:

@@ -43,7 +43,7 @@ SECTIONS = {
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
@@ -51,7 +51,7 @@ SECTIONS = {
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
     ],
     "Generation": ["TransformersEngine", "Generation"],
-    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask"],
+    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "AccuracyTask"],
 }  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def _models_in(annotation: Any) -> Iterator[tuple[str, Model]]:
     for member in map(_bare, union_members(annotation)):
         if is_model(member):
             yield "", member
+        elif len(union_members(member)) > 1:
+            yield from _models_in(member)
         elif get_origin(member) in (list, dict):
             name = "N." if get_origin(member) is list else "NAME."
             for dots, model in _models_in(get_args(member)[-1]):
@@ -113,7 +115,7 @@ def _bare(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _tags(member: Any) -> tuple[str, ...]:
+def tags(member: Any) -> tuple[str, ...]:
     """The tags by which a member of a tagged union is known."""
     if get_origin(member) is Annotated:
         tags = tuple(mark.tag for mark in member.__metadata__ if isinstance(mark, Tag))
@@ -124,7 +126,7 @@ def _tags(member: Any) -> tuple[str, ...]:
 
 
 def _is_tagged(members: Sequence[Any]) -> bool:
-    return all(_tags(member) for member in members)
+    return all(tags(member) for member in members)
 
 
 def _member(members: Sequence[Any], label: str) -> Any:
@@ -132,7 +134,7 @@ def _member(members: Sequence[Any], label: str) -> Any:
     for member in members:
         bare = _bare(member)
         name = getattr(get_origin(bare) or bare, "__name__", "")
-        if label in _tags(member) or label.split("[")[0] == name:
+        if label in tags(member) or label.split("[")[0] == name:
             return member
     return None
 

@@ -6,7 +6,7 @@ the student is to learn. From that config only the end-of-text tokens are taken.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,14 +33,20 @@ class Completion:
     """Tokens generated, the end-of-text token included."""
 
 
-def load_for_inference(source: PretrainedModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_for_inference(
+    source: PretrainedModel, load: Callable[[PretrainedModel], PreTrainedModel] = load_model
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, on the accelerator where there is one, and its tokenizer.
+
+    Args:
+        source: Where it is.
+        load: What loads this kind of model.
 
     Raises:
         InputError: Nothing loadable is there.
     """
     tokenizer = load_tokenizer(source.model_name_or_path, source.revision)
-    model = load_model(source).eval().requires_grad_(False)
+    model = load(source).eval().requires_grad_(False)
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), tokenizer
 

@@ -3,6 +3,7 @@
 import yaml
 
 from llmkd.evaluation.results import Record
+from llmkd.recipe.data import Classification
 from llmkd.recipe.schema import TrainStage
 
 RESULTS_HEADING = "## Results"
@@ -17,12 +18,14 @@ def model_card(stage: TrainStage, name: str) -> str:
     """
     teacher = stage.teacher.model_name_or_path if stage.teacher else None
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
+    is_classifier = isinstance(stage.data, Classification)
+    what = "sequence classifier" if is_classifier else "causal language model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (
         f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n"
-        f"A causal language model, {origin}, made with llmkd. Objective: {losses}.\n\n"
+        f"A {what}, {origin}, made with llmkd. Objective: {losses}.\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
 

@@ -23,9 +23,9 @@ from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
 from llmkd.models.load import load_model, load_tokenizer
-from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
+from llmkd.recipe.data import Classification
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
@@ -36,12 +36,14 @@ from llmkd.training.checkpoints import (
     removed_on_failure,
     set_aside_after,
 )
+from llmkd.training.classification import build_classifiers
 from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
+from llmkd.training.parts import Parts
 from llmkd.training.progress import ProgressBar
 from llmkd.training.trackers import Trackers, tracker_names
 
@@ -83,21 +85,10 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     set_seed(seed)
     arguments = training_arguments(stage.trainer, folder / "checkpoints", seed=seed)
     tokenizer = build_tokenizer_for(stage)
-    student = build_student(stage, tokenizer)
-    vocab_size = shared_vocab_size(tokenizer)
-    _check_model(student, vocab_size, "student", arguments)
-    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
-    with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
-        data = prepare(stage.data, tokenizer, seed=seed, progress=moved)
-    # Padding is masked, so without a token of its own any id will do.
-    pad_token_id: Any = tokenizer.pad_token_id or 0
-    is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
-    collate = Collator(pad_token_id, is_flat=is_flat)
-    for name, model in (("student", student), ("teacher", teacher and teacher.model)):
-        if model is not None:
-            check_positions(model, data.longest, f"data.max_length ({name})")
-            if data.sequences.packing:
-                check_documents_apart(model, collate, name)
+    is_classification = isinstance(stage.data, Classification)
+    build = build_classifiers if is_classification else _build_language_models
+    parts = build(stage, tokenizer, arguments, seed=seed)
+    data = parts.data
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
     if arguments.process_index == 0:
         callbacks.append(DataReport(data, folder / "data.json"))
@@ -108,14 +99,14 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
             max_steps=_num_steps(arguments, data.counts.num_sequences),
             compute_dtype=head_dtype(arguments),
         ),
-        teacher=teacher,
-        vocab_size=vocab_size,
+        teacher=parts.teacher,
+        vocab_size=parts.vocab_size,
         lengths=data.lengths,
         term_gradient_steps=stage.term_gradient_steps,
-        model=student,
+        model=parts.student,
         args=arguments,
         train_dataset=data.dataset,
-        data_collator=collate,
+        data_collator=parts.collate,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -123,6 +114,33 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
+
+
+def _build_language_models(
+    stage: TrainStage,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    *,
+    seed: int,
+) -> Parts:
+    source = stage.data
+    assert not isinstance(source, Classification)
+    student = build_student(stage, tokenizer)
+    vocab_size = shared_vocab_size(tokenizer)
+    _check_model(student, vocab_size, "student", arguments)
+    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
+    with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
+        data = prepare(source, tokenizer, seed=seed, progress=moved)
+    # Padding is masked, so without a token of its own any id will do.
+    pad_token_id: Any = tokenizer.pad_token_id or 0
+    is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
+    collate = Collator(pad_token_id, is_flat=is_flat)
+    parts = Parts(student, teacher, vocab_size, data, collate)
+    parts.check_lengths()
+    if data.sequences.packing:
+        for name, model in parts.models.items():
+            check_documents_apart(model, collate, name)
+    return parts
 
 
 def _trackers(
@@ -208,7 +226,7 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
             unwrapped.merge_and_unload().save_pretrained(saved)
             assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
             trainer.processing_class.save_pretrained(saved)
-        if stage.student.kind == "scratch":
+        if stage.student.kind == "scratch" and not isinstance(stage.data, Classification):
             _cut_padding(saved, trainer.vocab_size)
         (saved / "README.md").write_text(model_card(stage, name))
         publish(saved, folder / MODEL)

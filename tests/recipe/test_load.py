@@ -122,10 +122,13 @@ BAD_LINES = [
         ("num_examples: 100", "num_samples: 100, num_examples: on"),
         '4 data.num_examples: input should be an integer; got "on"',
     ),
-    (("task: addition, ", "task: add, "), '4 data.task: input should be `addition`; got "add"'),
+    (
+        ("task: addition, ", "task: add, "),
+        '4 data.task: no such task "add"; write one of addition, intents',
+    ),
     (
         ("data: {kind: task,", "data: {kind: tsak,"),
-        '4 data.kind: no such kind "tsak"; did you mean `task`? (there are task, dataset, mixture)',
+        '4 data.kind: no such kind "tsak"; did you mean `task`? (there are task, classification, dataset, mixture)',
     ),
     (("name: one", "name: 1"), '1 name: input should be text; got 1; write it in quotes: "1"'),
     (

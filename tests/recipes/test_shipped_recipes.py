@@ -87,6 +87,35 @@ def test_tinystories_runs_on_a_real_model_and_real_stories(tmp_path, real_data, 
     assert loss["student"] > 5, "two steps teach nothing: ln 512 is 6.2"
 
 
+def accuracies(recipe):
+    return {r["model"]: r["value"] for r in records(recipe) if r["metric"] == "accuracy"}
+
+
+def test_sinkhorn_runs_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = shrunk("sinkhorn", tmp_path / "run")
+    trained = [name for name, stage in recipe.stages.items() if stage.kind == "train"]
+    assert list(accuracies(recipe)) == trained
+
+
+@pytest.mark.real_data
+def test_sinkhorn_runs_on_real_requests(tmp_path, real_data, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = real_data / "clinc150"
+    model = real_data / "models" / "stories260K" / "hf"
+    data = f"{{kind: classification, dataset_name: {rows / 'train.jsonl'}}}"
+    held_out = f"{{kind: classification, dataset_name: {rows / 'validation.jsonl'}}}"
+    names = [name for name, stage in load("sinkhorn").stages.items() if stage.kind == "train"]
+    recipe = shrunk(
+        "sinkhorn",
+        tmp_path / "run",
+        f"stages.teacher.student.tokenizer_name_or_path={model}",
+        f"stages.evaluation.suite.tasks.0.data={held_out}",
+        *[f"stages.{name}.data={data}" for name in names],
+    )
+    assert max(accuracies(recipe).values()) < 0.05, "two steps teach little: 1 in 151 is chance"
+
+
 def test_every_shipped_recipe_is_tested_here():
-    tested = {*ADDITION, "tinystories"}
+    tested = {*ADDITION, "sinkhorn", "tinystories"}
     assert {path.stem for path in shipped_recipes()} == tested

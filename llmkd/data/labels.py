@@ -1,0 +1,141 @@
+"""What a classifier's outputs are called, and how rows name them. Imports no torch."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from llmkd.errors import DataError
+
+NUM_SHOWN = 5
+NUM_BY_DEFAULT = 2
+"""Labels of a configuration that names none."""
+
+
+def is_label(value: Any) -> bool:
+    """Whether a row's value can be a label: text, an integer, true or false."""
+    return value != "" if isinstance(value, str) else isinstance(value, int)
+
+
+def label_text(value: str | int) -> str:
+    """A row's label as text.
+
+    Example:
+        >>> label_text(3), label_text(True), label_text("refund")
+        ('3', 'true', 'refund')
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def has_classifier_head(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's configuration says that it is a sequence classifier."""
+    names = config.get("architectures") or ()
+    return any(str(name).endswith("ForSequenceClassification") for name in names)
+
+
+def names_in_config(config: Mapping[str, Any]) -> list[str]:
+    """The labels of a model's configuration, in the order of its outputs."""
+    names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(NUM_BY_DEFAULT)}
+    return [str(names[i]) for i in sorted(names, key=int)]
+
+
+def are_placeholders(names: Sequence[str]) -> bool:
+    """Whether they are those that transformers gives where nobody named the labels."""
+    return list(names) == [f"LABEL_{i}" for i in range(len(names))]
+
+
+def label_ids(names: Sequence[str]) -> dict[str, int]:
+    """From label to output; where nobody named the labels, from the output's number too."""
+    ids = {name: i for i, name in enumerate(names)}
+    return ids | {str(i): i for i in ids.values()} if are_placeholders(names) else ids
+
+
+def chosen_labels(
+    given: Sequence[str] | None,
+    teacher: Sequence[str] | None,
+    student: Sequence[str] | None,
+    found: Collection[str],
+) -> list[str]:
+    """What the outputs of student and teacher stand for, in their order.
+
+    Args:
+        given: The recipe's `data.labels`.
+        teacher: Those of the teacher's configuration.
+        student: Those of a pretrained student's.
+        found: Those of the rows.
+
+    Raises:
+        DataError: They do not fit each other; names what to write.
+    """
+    if given is None:
+        labels = list(teacher or _of_data(student, found))
+        _refuse_other_student(student, teacher)
+    else:
+        labels = list(given)
+        _refuse_repeated(labels)
+        _refuse_other_teacher(labels, teacher)
+    refuse_unknown(labels, found)
+    return labels
+
+
+def refuse_unknown(labels: Sequence[str], found: Iterable[str]) -> None:
+    """Refuses rows whose labels a model does not have.
+
+    Raises:
+        DataError: Names the first of them.
+    """
+    if unknown := sorted(set(found) - label_ids(labels).keys()):
+        raise DataError(
+            "labels",
+            f"the rows have {len(unknown)} labels that the model has no output for "
+            f"({_listed(unknown)}); it has {_listed(labels)}; write all labels in the order of the "
+            "outputs, leave such rows out, or write another model",
+        )
+
+
+def _of_data(student: Sequence[str] | None, found: Collection[str]) -> list[str]:
+    if student is not None and label_ids(student).keys() >= set(found):
+        return list(student)
+    if len(found) < 2:
+        raise DataError(
+            "labels",
+            f"the rows have only the label {_listed(found)}; write all labels, or name other rows",
+        )
+    # Integers by their size: 10 comes after 9.
+    return sorted(found, key=lambda name: (len(name) if name.isdecimal() else 0, name))
+
+
+def _refuse_repeated(labels: Sequence[str]) -> None:
+    if repeated := sorted({name for name in labels if labels.count(name) > 1}):
+        raise DataError("labels", f"{_listed(repeated)} comes twice; write each label once")
+
+
+def _refuse_other_teacher(labels: Sequence[str], teacher: Sequence[str] | None) -> None:
+    if teacher is None or labels == list(teacher):
+        return
+    if not are_placeholders(teacher):
+        raise DataError(
+            "labels",
+            f"are not the teacher's, which are {_listed(teacher)} in this order; leave `labels` out",
+        )
+    if len(teacher) != len(labels):
+        raise DataError(
+            "labels",
+            f"are {len(labels)}, and the teacher has {len(teacher)} outputs; write as many, in the "
+            "order of its outputs",
+        )
+
+
+def _refuse_other_student(student: Sequence[str] | None, teacher: Sequence[str] | None) -> None:
+    if student is None or teacher is None or are_placeholders(student):
+        return
+    if list(student) != list(teacher):
+        raise DataError(
+            "labels",
+            f"student and teacher have different labels: {_listed(student)}, and {_listed(teacher)}; "
+            "write the teacher's, in its order, to rename the student's outputs, or another student",
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    several = list(names)
+    more = ", ..." if len(several) > NUM_SHOWN else ""
+    return ", ".join(map(repr, several[:NUM_SHOWN])) + more

@@ -1,0 +1,34 @@
+"""Writes a tokenizer with one token per word: `python -m llmkd.data.word_tokenizer ROWS FOLDER`.
+
+Its words are those that occur at least twice in the `text` (and `text_pair`) of the rows, lower-cased and
+parted at white space; all others are `[UNK]`.
+"""
+
+import sys
+
+from llmkd.data.sources import iter_rows
+from llmkd.data.words import vocabulary_of, word_tokenizer
+from llmkd.errors import InputError
+from llmkd.progress import say
+from llmkd.recipe.data import LabelledRows
+
+
+def main(arguments: list[str]) -> None:
+    """Writes a tokenizer's folder.
+
+    Raises:
+        InputError: Not two arguments, or rows that cannot be used.
+    """
+    if len(arguments) != 2:
+        raise InputError("python -m llmkd.data.word_tokenizer: write a data set, and a folder")
+    name, folder = arguments
+    source = LabelledRows(kind="classification", dataset_name=name)
+    rows = iter_rows(source, seed=0, need="labelled")
+    texts = (row[key] for row in rows for key in ("text", "text_pair") if key in row)
+    tokenizer = word_tokenizer(vocabulary_of(texts))
+    tokenizer.save_pretrained(folder)
+    say(f"{folder}: {len(tokenizer)} tokens")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

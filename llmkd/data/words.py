@@ -1,0 +1,42 @@
+"""Tokenizers with one token per word, for small classifiers from scratch."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+LEAST_OFTEN = 2
+
+
+def word_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
+    """Framed as BERT's: `[CLS] ... [SEP]`, and `... [SEP]` of a second text.
+
+    Args:
+        vocabulary: Lower-cased word to id, with the special tokens among them.
+    """
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    special: dict[str, Any] = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )
+
+
+def vocabulary_of(texts: Iterable[str]) -> dict[str, int]:
+    """The words that occur at least twice, most frequent first, after the special tokens."""
+    counts = Counter(word for text in texts for word in text.lower().split())
+    words = [word for word, count in counts.most_common() if count >= LEAST_OFTEN]
+    return {token: i for i, token in enumerate([*SPECIAL_TOKENS, *words])}

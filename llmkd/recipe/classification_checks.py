@@ -1,0 +1,86 @@
+"""Checks across a recipe's stages: a classifier is no language model, and the other way round."""
+
+from collections.abc import Iterator, Mapping
+
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.data import Classification
+from llmkd.recipe.evaluation import AccuracyTask, Suite, is_for_classifiers
+from llmkd.recipe.models import PretrainedModel, PretrainedStudent, ScratchStudent
+from llmkd.recipe.places import Problem
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.recipe.yaml_places import Key
+
+HEAD_FIELDS = ("num_labels", "id2label", "label2id")
+
+
+def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> Iterator[Problem]:
+    """Stages that take a model of the other kind from an earlier one.
+
+    Args:
+        stages: Those to check.
+        suites: Of each evaluate stage, as far as they are known.
+    """
+    for name, stage in stages.items():
+        key = ("stages", name)
+        for place, source, wants_classifier in _taken(stage, key, suites.get(name)):
+            target = stages.get(referenced_stage(source) or "")
+            if isinstance(target, TrainStage) and is_of_classifier(target) != wants_classifier:
+                yield Problem(place, _wrong_kind(source, wants_classifier=wants_classifier))
+        if isinstance(stage, TrainStage) and is_of_classifier(stage):
+            yield from _head_problems(stage, key)
+
+
+def suite_problems(suite: Suite, key: Key) -> Iterator[Problem]:
+    """Tasks for classifiers beside tasks for language models, which no model can do both."""
+    for index, task in enumerate(suite.tasks):
+        if is_for_classifiers(suite) and not isinstance(task, AccuracyTask):
+            yield Problem(
+                (*key, index),
+                f"{task.kind} is for language models, and the suite has accuracy, which is for "
+                "classifiers; write two suites, each with its own evaluate stage",
+            )
+
+
+def is_of_classifier(stage: TrainStage) -> bool:
+    """Whether a train stage makes a classifier."""
+    return isinstance(stage.data, Classification)
+
+
+def _taken(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, str, bool]]:
+    """Each model that a stage takes: where it stands, its name, whether it must be a classifier."""
+    match stage:
+        case TrainStage():
+            models: dict[str, PretrainedModel | None] = {
+                "student": stage.student if isinstance(stage.student, PretrainedStudent) else None,
+                "teacher": stage.teacher,
+            }
+            for role, model in models.items():
+                if model is not None:
+                    place = (*key, role, "model_name_or_path")
+                    yield place, model.model_name_or_path, is_of_classifier(stage)
+        case GenerateStage():
+            place = (*key, "teacher", "model_name_or_path")
+            yield place, stage.teacher.model_name_or_path, False
+        case EvaluateStage() if suite is not None:
+            for index, model in enumerate(stage.models):
+                yield (*key, "models", index), model, is_for_classifiers(suite)
+
+
+def _wrong_kind(source: str, *, wants_classifier: bool) -> str:
+    if wants_classifier:
+        return (
+            f"{source} makes a language model, and a classifier is needed here; write a stage with "
+            "data of kind classification"
+        )
+    return (
+        f"{source} makes a classifier, which writes no text, and a language model is needed here; "
+        "write a stage that trains on text"
+    )
+
+
+def _head_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    if isinstance(stage.student, ScratchStudent):
+        for field in HEAD_FIELDS:
+            if field in stage.student.config:
+                place = (*key, "student", "config", field)
+                yield Problem(place, "follows from the labels; leave it out, or write data.labels")

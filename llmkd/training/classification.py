@@ -1,0 +1,84 @@
+"""The parts of a training of a sequence classifier."""
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from llmkd.build import build_student
+from llmkd.data.classification import (
+    LabelCollator,
+    labelled_rows,
+    labels_of,
+    max_length_of,
+    prepare_labelled,
+)
+from llmkd.data.labels import chosen_labels
+from llmkd.data.sources import Row
+from llmkd.models.classifiers import fit_to, labels_in, load_classifier
+from llmkd.models.load import load_tokenizer
+from llmkd.models.vocabulary import check_same_tokens
+from llmkd.recipe.data import Classification, LabelledRows
+from llmkd.recipe.models import InProcessTeacher as TeacherSource
+from llmkd.recipe.models import PretrainedStudent
+from llmkd.recipe.schema import TrainStage
+from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.training.arguments import compute_dtype
+from llmkd.training.parts import Parts
+
+
+def build_classifiers(
+    stage: TrainStage,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    *,
+    seed: int,
+) -> Parts:
+    """Classifiers and labelled data.
+
+    Args:
+        stage: With `data` of classification.
+        tokenizer: The student's.
+        arguments: Of the training.
+        seed: Decides what a procedural task makes.
+
+    Raises:
+        InputError: Models, tokenizers, labels or rows that do not fit each other.
+    """
+    source = stage.data
+    assert isinstance(source, Classification)
+    with arguments.main_process_first(desc="read"):
+        rows = labelled_rows(source, seed=seed)
+    labels = stage_labels(stage, rows)
+    student = build_student(stage, tokenizer, labels)
+    student.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    fit_to(student, tokenizer, "student")
+    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, len(labels), arguments)
+    data = prepare_labelled(rows, labels, tokenizer, max_length=max_length_of(source))
+    pad_token_id = tokenizer.pad_token_id
+    assert isinstance(pad_token_id, int)
+    parts = Parts(student, teacher, len(labels), data, LabelCollator(pad_token_id))
+    parts.check_lengths()
+    return parts
+
+
+def stage_labels(stage: TrainStage, rows: list[Row]) -> list[str]:
+    """What the outputs of the stage's student stand for; see `chosen_labels`."""
+    source, student = stage.data, stage.student
+    assert isinstance(source, Classification)
+    return chosen_labels(
+        source.labels if isinstance(source, LabelledRows) else None,
+        None if stage.teacher is None else labels_in(stage.teacher),
+        labels_in(student) if isinstance(student, PretrainedStudent) else None,
+        labels_of(source, rows),
+    )
+
+
+def _build_teacher(
+    source: TeacherSource,
+    tokenizer: PreTrainedTokenizerBase,
+    num_labels: int,
+    arguments: TrainingArguments,
+) -> InProcessTeacher:
+    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    model = load_classifier(source)
+    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    fit_to(model, tokenizer, "teacher")
+    return InProcessTeacher(model, vocab_size=num_labels, compute_dtype=compute_dtype(arguments))

@@ -1,0 +1,178 @@
+"""The formulas against the real classifiers of transformers, and what a check says of a stage."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from llmkd.check.classifiers import KNOWN, classifier_shape_of
+from llmkd.check.deep import try_stages
+from llmkd.check.facts import NotKnownError
+from llmkd.check.vocabulary import INTENTS
+from llmkd.data.tasks import build_tokenizer
+from llmkd.data.words import vocabulary_of, word_tokenizer
+from llmkd.errors import InputError
+from llmkd.models.classifiers import head_config
+from llmkd.recipe.data import IntentTask
+from llmkd.recipe.schema import Recipe
+from llmkd.run_plan import Run
+
+SMALL = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
+CONFIGS = [
+    {"model_type": "bert", **SMALL, "intermediate_size": 50},
+    {"model_type": "bert", **SMALL, "max_position_embeddings": 33, "type_vocab_size": 1},
+    *[{"model_type": kind, **SMALL} for kind in ("llama", "qwen3", "gpt2")],
+    {"model_type": "llama", **SMALL, "tie_word_embeddings": True},
+    *[{"model_type": kind} for kind in KNOWN],
+]
+
+
+@pytest.mark.parametrize("num_labels", [2, 7])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, config.values())))
+def test_the_formula_counts_what_the_classifier_has(config, num_labels):
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(
+            AutoConfig.for_model(**config, num_labels=num_labels)
+        )
+    shape = classifier_shape_of(config, num_labels)
+    assert shape.num_parameters == sum(p.numel() for p in model.parameters())
+    assert shape.vocab_size == model.get_input_embeddings().weight.shape[0]
+
+
+def test_other_architectures_are_not_known():
+    with pytest.raises(
+        NotKnownError, match="no formula for a classifier of electra, only for bert"
+    ):
+        classifier_shape_of({"model_type": "electra"}, 2)
+
+
+def test_the_tasks_tokenizer_is_the_one_that_is_trained_with():
+    real = build_tokenizer(IntentTask(kind="task", task="intents", num_examples=1))
+    assert INTENTS.vocabulary == real.get_vocab()
+    for special in (True, False):
+        ids = real("pay the rent", add_special_tokens=special)["input_ids"]
+        assert INTENTS.count("pay the rent", special) == len(ids)
+
+
+SHAPE = {
+    "model_type": "bert", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "max_position_embeddings": 12,
+}  # fmt: skip
+RECIPE = """\
+name: r
+stages:
+  teacher:
+    kind: train
+    student: {kind: scratch, config: SHAPE, tokenizer_name_or_path: WORDS}
+    data: &data {kind: classification, dataset_name: ROWS, max_length: 12}
+    losses: [{kind: cross_entropy}]
+    trainer: &trainer {max_steps: 2, per_device_train_batch_size: 4}
+  student:
+    kind: train
+    student: {kind: scratch, config: SHAPE}
+    teacher: {model_name_or_path: stage:teacher}
+    data: *data
+    losses: [{kind: forward_kl}]
+    trainer: *trainer
+  evaluation:
+    kind: evaluate
+    models: [stage:teacher, stage:student]
+    suite: {name: s, tasks: [{kind: accuracy, name: t, data: {kind: classification, dataset_name: ROWS}}]}
+"""
+ROWS = [("a b c", "x"), ("a b", "y"), ("b c", "x"), ("c " * 20, "z")]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "words")
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    text = RECIPE.replace("SHAPE", json.dumps(SHAPE)).replace("ROWS", str(rows))
+    path = tmp_path / "r.yaml"
+    path.write_text(text.replace("WORDS", str(tmp_path / "words")))
+    return path
+
+
+def test_a_check_knows_labels_lengths_and_parameters(recipe, checked):
+    found = checked(recipe).stages["student"].facts
+    real = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["x", "y", "z"]))
+    )
+    assert (found["labels"].value, found["labels"].exactness) == (3, "exact")
+    parameters = found["student parameters"]
+    assert (parameters.value, parameters.exactness) == (real.num_parameters(), "exact")
+    assert found["teacher parameters"].value == parameters.value
+    assert (found["rows"].value, found["longest row"].value) == (4, 12)
+    # Framed: 5, 4 and 4 tokens, and 12 of 22.
+    assert (found["tokens per row"].value, found["rows cut"].value) == (25 / 4, 0.25)
+    assert "head" not in found["memory"].parts
+    assert checked(recipe).stages["evaluation"].facts["t rows"].value == 4
+
+
+def test_labels_that_do_not_fit_are_found_before_the_run(recipe, checked, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", [("a b", "x"), ("c", "w")])
+    task = f"stages.evaluation.suite.tasks.0.data.dataset_name={other}"
+    with pytest.raises(InputError, match=r"data.labels: .*no output for \('w'\); it has 'x', 'y'"):
+        checked(recipe, f"stages.student.data.dataset_name={other}")
+    with pytest.raises(InputError, match=r"t: the rows have 1 labels .* no output for \('w'\)"):
+        checked(recipe, task)
+    with pytest.raises(InputError, match=r"are not the teacher's, which are 'x', 'y', 'z'"):
+        checked(recipe, "stages.student.data.labels=[z, y, x]")
+    bad = write_rows(tmp_path / "bad.jsonl", [("a", "x"), ("b", None)])
+    with pytest.raises(InputError, match="`label` of row 2 is not text or an integer"):
+        checked(recipe, f"stages.teacher.data.dataset_name={bad}")
+
+
+def test_a_saved_teachers_labels_are_read_from_its_folder(recipe, checked, tmp_path):
+    config = AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["x", "q"]))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "saved")
+    word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "saved")
+    with pytest.raises(InputError, match=r"no output for .'y', 'z'.; it has 'x', 'q'"):
+        checked(recipe, f"stages.student.teacher.model_name_or_path={tmp_path / 'saved'}")
+
+
+def test_what_is_not_here_is_not_known(recipe, checked):
+    found = checked(
+        recipe,
+        "stages.teacher.data.dataset_name=org/rows",
+        "stages.student.data.dataset_name=org/rows",
+    )
+    for name in ("teacher", "student"):
+        facts = found.stages[name].facts
+        assert facts["labels"].exactness == facts["student parameters"].exactness == "not known"
+
+
+def test_the_embedded_task_fits_and_has_no_false_problems(recipe, checked):
+    task = "{kind: task, task: intents, num_examples: 500}"
+    names = ("teacher", "student")
+    overrides = [f"stages.{name}.data={task}" for name in names]
+    overrides += [
+        "stages.evaluation.suite.tasks.0.data={kind: task, task: intents, num_examples: 9}"
+    ]
+    overrides += [f"stages.{name}.student.config.max_position_embeddings=19" for name in names]
+    overrides += ["stages.teacher.student.tokenizer_name_or_path=null"]
+    found = checked(recipe, *overrides)
+    assert found.warnings == []
+    facts = found.stages["student"].facts
+    assert (facts["labels"].value, facts["rows"].value, facts["longest row"].value) == (12, 500, 19)
+    with pytest.raises(InputError, match="write num_examples: 20000 or less"):
+        checked(recipe, *overrides, "stages.teacher.data.num_examples=20001")
+
+
+def test_every_stage_is_tried_with_all_labels_on_a_few_rows(recipe, tmp_path):
+    # The last label is beyond the rows that are tried.
+    rows = [("a b", "x"), ("b c", "y")] * 40 + [("c", "z")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    from llmkd.recipe import load
+
+    whole = load(recipe, [f"output_dir={tmp_path / 'run'}"])
+    assert isinstance(whole, Recipe)
+    tried = {stage.name: stage for stage in try_stages(Run(whole), told=lambda _: None)}
+    assert tried["student"].stand_ins == ["teacher"]
+    assert tried["student"].batch.losses["kl"] >= 0
+    assert tried["student"].batch.num_tokens == 4

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+import torch
+
+from llmkd.data.classification import LabelCollator, encode, labelled_rows, prepare_labelled
+from llmkd.data.words import word_tokenizer
+from llmkd.errors import InputError
+from llmkd.recipe.data import IntentTask, LabelledRows
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
+PAD, UNK, CLS, SEP, A, B, C, D = range(8)
+
+
+@pytest.fixture
+def words():
+    return word_tokenizer({word: i for i, word in enumerate(WORDS)})
+
+
+@pytest.fixture
+def rows_of(tmp_path):
+    def read(rows, **fields):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = LabelledRows(kind="classification", dataset_name=str(path), **fields)
+        return labelled_rows(source, seed=0)
+
+    return read
+
+
+def test_labels_become_text_and_columns_are_renamed(rows_of):
+    rows = rows_of([{"s": "a", "y": 1}, {"s": "b", "y": 0}], columns={"text": "s", "label": "y"})
+    assert rows == [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]
+
+
+def test_a_pair_is_read_where_there_is_one(rows_of):
+    row = {"text": "a", "text_pair": "b", "label": True, "other": 1}
+    assert rows_of([row]) == [{"text": "a", "text_pair": "b", "label": "true"}]
+
+
+def test_rows_without_a_label_are_refused_and_counted(rows_of):
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c", "label": 1.5}]
+    with pytest.raises(InputError, match=r"`label` is empty or neither .* in 2 of 3 rows"):
+        rows_of(rows)
+    with pytest.raises(InputError, match="rename them to `text` and `text_pair` and `label`, or"):
+        rows_of([{"text": "a", "y": "x"}])
+
+
+def test_a_task_gives_its_own_rows():
+    (row,) = labelled_rows(IntentTask(kind="task", task="intents", num_examples=1), seed=0)
+    assert row.keys() == {"text", "label"}
+
+
+def test_texts_are_framed_as_their_tokenizer_does(words):
+    one, pair = encode([{"text": "a b"}], words, 9) + encode(
+        [{"text": "a", "text_pair": "c d"}], words, 9
+    )
+    assert one.inputs == {"input_ids": [CLS, A, B, SEP], "token_type_ids": [0, 0, 0, 0]}
+    assert pair.inputs["input_ids"] == [CLS, A, SEP, C, D, SEP]
+    assert pair.inputs["token_type_ids"] == [0, 0, 0, 1, 1, 1]
+
+
+def test_long_texts_are_cut_inside_their_frame_and_the_tokens_counted(words):
+    rows = [{"text": "a"}, {"text": "a b c d a b"}, {"text": "b"}]
+    found = encode(rows, words, 5)
+    assert [row.inputs["input_ids"] for row in found] == [
+        [CLS, A, SEP],
+        [CLS, A, B, C, SEP],
+        [CLS, B, SEP],
+    ]
+    assert [row.num_cut for row in found] == [0, 3, 0]
+    (pair,) = encode([{"text": "a b c d", "text_pair": "d"}], words, 6)
+    assert pair.inputs["input_ids"] == [CLS, A, B, SEP, D, SEP], "the longer text is cut"
+
+
+def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
+    rows = [{"text": "a b c d", "label": "no"}, {"text": "a", "label": "yes"}]
+    data = prepare_labelled(rows, ["yes", "no"], words, max_length=4)
+    assert data.dataset["label_id"][:] == [1, 0]
+    assert data.lengths == [4, 3]
+    assert (data.counts.num_rows, data.counts.num_truncated, data.counts.num_tokens_cut) == (
+        2,
+        1,
+        2,
+    )
+    assert data.counts.num_trained_tokens == 2, "one target per row"
+    assert data.longest == 4
+
+
+def test_a_batch_is_padded_on_the_right_and_has_one_target_per_row():
+    rows = [
+        {"input_ids": [CLS, A, B, SEP], "token_type_ids": [0, 0, 1, 1], "label_id": 2},
+        {"input_ids": [CLS, SEP], "token_type_ids": [0, 0], "label_id": 0},
+    ]
+    batch = LabelCollator(PAD)(rows)
+    assert batch["input_ids"].tolist() == [[CLS, A, B, SEP], [CLS, SEP, PAD, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    assert batch["target_ids"].tolist() == [2, 0]
+    assert LabelCollator(7)(rows)["input_ids"][1].tolist() == [CLS, SEP, 7, 7]
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())

@@ -1,0 +1,164 @@
+"""Real classifiers of several architectures, tiny and random."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from llmkd.data.intents import vocabulary
+from llmkd.data.words import word_tokenizer
+from llmkd.errors import InputError
+from llmkd.models.adapters import attach
+from llmkd.models.classifiers import fit_to, head_config, labels_in, load_classifier
+from llmkd.models.load import load_model
+from llmkd.models.positions import check_positions, hard_limit
+from llmkd.models.signals import classifier_inputs, is_classifier, signals
+from llmkd.recipe.models import LoraConfig, PretrainedModel
+
+LABELS = ["no", "yes", "maybe"]
+SMALL = {"vocab_size": 130, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPES = {
+    "bert": {**SMALL, "intermediate_size": 32},
+    "roberta": {**SMALL, "intermediate_size": 32, "max_position_embeddings": 20},
+    "electra": {**SMALL, "intermediate_size": 32, "embedding_size": 8},
+    "distilbert": {"vocab_size": 130, "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2},
+    "llama": {**SMALL, "intermediate_size": 32},
+    "gpt2": {"vocab_size": 130, "n_embd": 16, "n_layer": 2, "n_head": 2},
+}
+
+
+def classifier(kind, *, seed=0, labels=LABELS, **fields):
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **SHAPES[kind], **head_config(labels), **fields)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.fixture
+def words():
+    return word_tokenizer(vocabulary())
+
+
+@pytest.fixture(params=SHAPES)
+def kind(request):
+    return request.param
+
+
+BATCH = {
+    "input_ids": torch.tensor([[2, 9, 8, 3], [2, 7, 3, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    "token_type_ids": torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]]),
+    "target_ids": torch.tensor([1, -100]),
+}
+
+
+def test_every_architecture_gives_the_logits_of_the_kept_rows(kind, words):
+    model = classifier(kind).eval()
+    fit_to(model, words, "student")
+    assert is_classifier(model)
+    kept = torch.tensor([False, True])
+    found = signals(model, model, BATCH, kept, len(LABELS)).logits
+    # By itself, without padding or a second text.
+    alone = model(input_ids=torch.tensor([[2, 7, 3]])).logits
+    assert found.shape == (1, 3)
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_only_models_with_types_get_the_types_of_a_pair(kind):
+    assert ("token_type_ids" in classifier_inputs(classifier(kind), BATCH)) == (
+        kind in ("bert", "roberta", "electra")
+    )
+    one_type = classifier("bert", type_vocab_size=1)
+    assert "token_type_ids" not in classifier_inputs(one_type, BATCH)
+
+
+def test_adapters_train_the_head_whole_and_nothing_else_but_themselves(kind):
+    model = classifier(kind)
+    heads = {
+        name for name, _ in model.named_parameters() if "classifier" in name or "score" in name
+    }
+    adapted = attach(model, LoraConfig(r=2))
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    of_head = {name for name in trained if "modules_to_save" in name}
+    assert len(of_head) == len(heads) > 0
+    assert all("lora_" in name for name in trained - of_head)
+    assert trained - of_head
+    assert not [name for name in trained if "lora_" in name and "classifier" in name]
+    assert set(classifier_inputs(adapted, BATCH)) == set(classifier_inputs(model, BATCH))
+
+
+def test_merged_adapters_and_head_load_as_a_classifier(kind, tmp_path):
+    adapted = attach(classifier(kind), LoraConfig(r=2)).eval()
+    with torch.no_grad():
+        for p in adapted.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.1)
+    inputs = {"input_ids": BATCH["input_ids"][:1], "attention_mask": torch.ones(1, 4)}
+    expected = adapted(**inputs).logits
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    loaded = load_classifier(PretrainedModel(model_name_or_path=str(tmp_path))).eval()
+    torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+    assert labels_in(PretrainedModel(model_name_or_path=str(tmp_path))) == LABELS
+
+
+def test_an_encoder_gets_a_head_as_a_student_and_is_refused_as_a_teacher(tmp_path):
+    encoder = AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES["bert"]))
+    encoder.save_pretrained(tmp_path)
+    source = PretrainedModel(model_name_or_path=str(tmp_path))
+    student = load_classifier(source, LABELS)
+    assert student.config.id2label == dict(enumerate(LABELS))
+    assert student.classifier.weight.shape[0] == 3
+    kept = student.bert.embeddings.word_embeddings.weight
+    assert torch.equal(kept, encoder.embeddings.word_embeddings.weight)
+    with pytest.raises(InputError, match="is no trained classifier, as classifier"):
+        load_classifier(source)
+
+
+def test_a_head_for_another_number_of_labels_is_made_anew(tmp_path):
+    classifier("bert").save_pretrained(tmp_path)
+    source = PretrainedModel(model_name_or_path=str(tmp_path))
+    assert load_classifier(source, ["a", "b"]).classifier.weight.shape[0] == 2
+    same = load_classifier(source, ["a", "b", "c"])
+    assert torch.equal(same.classifier.weight, classifier("bert").classifier.weight)
+
+
+def test_a_classifier_is_no_language_model(tmp_path):
+    classifier("bert").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is a classifier, which writes no text"):
+        load_model(PretrainedModel(model_name_or_path=str(tmp_path)))
+    with pytest.raises(InputError, match="nowhere: no classifier could be loaded"):
+        load_classifier(PretrainedModel(model_name_or_path=str(tmp_path / "nowhere")))
+
+
+def test_what_does_not_fit_is_refused(words):
+    with pytest.raises(InputError, match="student: the model has 100 token embeddings, its"):
+        fit_to(_small(), words, "student")
+    several = classifier("bert", problem_type="multi_label_classification")
+    with pytest.raises(InputError, match=r"teacher: .* problem_type: multi_label_classification"):
+        fit_to(several, words, "teacher")
+    broken = classifier("bert")
+    broken.classifier.bias.data[0] = torch.inf
+    with pytest.raises(InputError, match="logits are not finite"):
+        fit_to(broken, words, "student")
+
+
+def _small():
+    model = classifier("bert")
+    model.resize_token_embeddings(100)
+    return model
+
+
+def test_a_decoder_gets_the_tokenizers_padding_token(words):
+    model = classifier("llama")
+    assert model.config.pad_token_id is None
+    fit_to(model, words, "student")
+    assert model.config.pad_token_id == words.pad_token_id
+
+
+def test_robertas_first_positions_are_never_used():
+    model = classifier("roberta", pad_token_id=1)
+    assert hard_limit(model) == 18
+    assert hard_limit(classifier("bert", max_position_embeddings=20)) == 20
+    model(input_ids=torch.full((1, 18), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, 19), 5))
+    with pytest.raises(InputError, match=r"19 tokens .* 18 positions; write max_length: 18"):
+        check_positions(model, 19, "data.max_length (student)")

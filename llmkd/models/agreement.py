@@ -39,3 +39,21 @@ def too_few_embeddings(num_rows: int, vocab_size: int, name: str) -> str | None:
         "tokens; set the model's vocab_size to at least that, or use the tokenizer that "
         "belongs to it"
     )
+
+
+def different_kinds(is_student_seq2seq: bool, is_teacher_seq2seq: bool) -> str | None:
+    """What is wrong with a seq2seq model and a causal one, which read different batches.
+
+    Args:
+        is_student_seq2seq: Whether the student has an encoder and a decoder.
+        is_teacher_seq2seq: Whether the teacher has.
+    """
+    if is_student_seq2seq == is_teacher_seq2seq:
+        return None
+    kinds = ("a causal model", "a seq2seq model")
+    return (
+        f"the student is {kinds[is_student_seq2seq]} and the teacher {kinds[is_teacher_seq2seq]}, "
+        "which do not read the same batch; take two of one kind, or write losses: "
+        "[{kind: cross_entropy}] without a teacher, and train on text that the teacher wrote (a "
+        "generate stage)"
+    )

@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,25 +14,27 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from llmkd.errors import InputError
+from llmkd.models.kinds import auto_class, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
 
-LEGACY_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim")
-"""Fields that transformers still reads, though configurations no longer list them."""
+UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
+"""Fields that transformers reads, though not every configuration lists them."""
 
 # Loading and saving shards takes moments, and llmkd has its own progress bars.
 disable_progress_bar()
 
 
 def load_model(source: PretrainedModel) -> PreTrainedModel:
-    """A causal language model from a folder or the hub.
+    """A language model from a folder or the hub, causal or seq2seq as its configuration says.
 
     Raises:
         InputError: Nothing loadable is there.
     """
     dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(source.model_name_or_path, revision=source.revision)
+        return auto_class(config).from_pretrained(
             source.model_name_or_path,
             revision=source.revision,
             dtype=dtype,
@@ -65,18 +66,14 @@ def build_from_scratch(
     """A model of the given shape with random weights, from torch's global random state.
 
     Raises:
-        InputError: `config` is no configuration of a known causal architecture.
+        InputError: `config` is no configuration of a known language model.
     """
-    ids = {
-        "vocab_size": shared_vocab_size(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
     try:
         _check_fields(source.config)
+        ids = special_token_ids(source.config["model_type"], tokenizer)
+        ids["vocab_size"] = shared_vocab_size(tokenizer)
         config = AutoConfig.for_model(**{**ids, **source.config})
-        return AutoModelForCausalLM.from_config(config, **_attention(source.attn_implementation))
+        return auto_class(config).from_config(config, **_attention(source.attn_implementation))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"student.config: {error}; write the fields of one transformers configuration, for "
@@ -87,7 +84,7 @@ def build_from_scratch(
 def _check_fields(fields: dict[str, Any]) -> None:
     # A configuration keeps whatever it is given, so a misspelt size would silently be the default.
     default = AutoConfig.for_model(fields["model_type"])
-    known = {*default.to_dict(), *default.attribute_map, *LEGACY_CONFIG_FIELDS}
+    known = {*default.to_dict(), *default.attribute_map, *UNLISTED_CONFIG_FIELDS}
     for name in set(fields) - known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

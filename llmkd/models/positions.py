@@ -1,8 +1,11 @@
 """Sequences that are longer than a model has positions for."""
 
+import sys
+
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
+from llmkd.models.kinds import is_seq2seq
 from llmkd.progress import say
 
 
@@ -34,3 +37,16 @@ def hard_limit(model: PreTrainedModel) -> int | None:
     if getattr(config, "rope_parameters", None) is not None:
         return None
     return getattr(config, "max_position_embeddings", None)
+
+
+def room_after(model: PreTrainedModel, longest_prompt: int) -> int:
+    """Tokens that may be written; the last one is not read again. Below 1: the prompt is too long.
+
+    A seq2seq model's decoder has as many positions as its encoder, for itself.
+    """
+    limit = hard_limit(model)
+    if limit is None:
+        return sys.maxsize
+    if is_seq2seq(model.config):
+        return limit if longest_prompt <= limit else 0
+    return limit - longest_prompt + 1

@@ -22,7 +22,7 @@ def model_card(stage: TrainStage, name: str) -> str:
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (
         f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n"
-        f"A causal language model, {origin}, made with llmkd. Objective: {losses}.\n\n"
+        f"A language model, {origin}, made with llmkd. Objective: {losses}.\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
 

@@ -99,11 +99,11 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def _llama(config: Mapping[str, Any], model_type: str) -> Shape:
-    hidden, intermediate = _size(config, "hidden_size"), _size(config, "intermediate_size")
-    num_heads = _size(config, "num_attention_heads")
-    num_key_heads = _size(config, "num_key_value_heads", num_heads)
-    head = _size(config, "head_dim", hidden // num_heads)
-    query, key, vocab = num_heads * head, num_key_heads * head, _size(config, "vocab_size")
+    hidden, intermediate = size_of(config, "hidden_size"), size_of(config, "intermediate_size")
+    num_heads = size_of(config, "num_attention_heads")
+    num_key_heads = size_of(config, "num_key_value_heads", num_heads)
+    head = size_of(config, "head_dim", hidden // num_heads)
+    query, key, vocab = num_heads * head, num_key_heads * head, size_of(config, "vocab_size")
     linears = (
         ("q_proj", hidden, query),
         ("k_proj", hidden, key),
@@ -124,7 +124,7 @@ def _llama(config: Mapping[str, Any], model_type: str) -> Shape:
     is_tied = bool(config.get("tie_word_embeddings"))
     outside = hidden + vocab * hidden * (1 if is_tied else 2)
     return Shape(
-        hidden, intermediate, _size(config, "num_hidden_layers"), query, key, vocab, linears,
+        hidden, intermediate, size_of(config, "num_hidden_layers"), query, key, vocab, linears,
         per_layer, outside, is_gated=True, is_tied=is_tied, has_head_norm=model_type == "qwen3",
     )  # fmt: skip
 
@@ -132,8 +132,8 @@ def _llama(config: Mapping[str, Any], model_type: str) -> Shape:
 def _gpt2(config: Mapping[str, Any]) -> Shape:
     if config.get("add_cross_attention"):
         raise NotKnownError("no formula for a GPT-2 with cross-attention; the run itself will tell")
-    hidden, vocab = _size(config, "n_embd"), _size(config, "vocab_size")
-    inner = _size(config, "n_inner", 4 * hidden)
+    hidden, vocab = size_of(config, "n_embd"), size_of(config, "vocab_size")
+    inner = size_of(config, "n_inner", 4 * hidden)
     linears = (
         ("c_attn", hidden, 3 * hidden),
         ("c_proj", hidden, hidden),
@@ -142,15 +142,20 @@ def _gpt2(config: Mapping[str, Any]) -> Shape:
     )
     biases = sum(outputs for _, _, outputs in linears)
     per_layer = sum(inputs * outputs for _, inputs, outputs in linears) + biases + 4 * hidden
-    is_tied, positions = bool(config.get("tie_word_embeddings")), _size(config, "n_positions")
+    is_tied, positions = bool(config.get("tie_word_embeddings")), size_of(config, "n_positions")
     outside = vocab * hidden * (1 if is_tied else 2) + positions * hidden + 2 * hidden
     return Shape(
-        hidden, inner, _size(config, "n_layer"), hidden, hidden, vocab, linears, per_layer,
+        hidden, inner, size_of(config, "n_layer"), hidden, hidden, vocab, linears, per_layer,
         outside, is_gated=False, is_tied=is_tied, num_positions=positions,
     )  # fmt: skip
 
 
-def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+def size_of(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A size that a configuration must have, or its default.
+
+    Raises:
+        NotKnownError: It is no whole number that a model could have.
+    """
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < LARGEST_SIZE:

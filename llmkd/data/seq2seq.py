@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from llmkd.data.tokenize import Example, Tokenize, adds_eos
 from llmkd.errors import InputError
 from llmkd.losses.divergences import IGNORED_ID
+from llmkd.models.agreement import PACKED_PAIRS, not_pairs
 from llmkd.recipe.data import Sequences
 
 
@@ -58,10 +59,7 @@ class Seq2SeqTokenize(Tokenize):
         decoder_start_token_id: int,
     ):
         if sequences.packing:
-            raise InputError(
-                "data.packing: an encoder and a decoder read one example at a time; write packing: "
-                "false, and trainer.train_sampling_strategy: group_by_length for little padding"
-            )
+            raise InputError(f"data.packing: {PACKED_PAIRS}")
         super().__init__(tokenizer, sequences)
         self.decoder_start_token_id = decoder_start_token_id
         self.form = f"seq2seq, begun by {decoder_start_token_id}"
@@ -74,12 +72,7 @@ class Seq2SeqTokenize(Tokenize):
 
     def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
         if "completion" not in rows[0]:
-            raise InputError(
-                f"data.dataset_name: rows of `{next(iter(rows[0]))}`, of which a model with an encoder "
-                "and a decoder does not know what to read and what to write; give it rows of "
-                "`prompt` and `completion`, or say which they are by columns: "
-                "{prompt: NAME, completion: NAME}"
-            )
+            raise InputError(not_pairs("data", next(iter(rows[0]))))
         sources = encode_sources([row["prompt"] for row in rows], self.tokenizer)
         targets = self._targets([row["completion"] for row in rows])
         return map(self._example, sources, targets)

@@ -210,11 +210,15 @@ def test_the_product_loads_generates_and_has_no_padded_embeddings(stage, tokeniz
     assert written[0, 0] == model.config.decoder_start_token_id
 
 
-def test_a_teacher_of_another_kind_is_refused(stage, train_stage, teacher_folder, seq2seq_teacher):
+def test_a_teacher_of_another_kind_is_refused(
+    stage, train_stage, teacher_folder, seq2seq_teacher, tmp_path
+):
     with pytest.raises(InputError, match="student is a seq2seq model and the teacher a causal"):
-        build_trainer(stage(teacher={"model_name_or_path": str(teacher_folder)}), None, seed=0)
+        build_trainer(stage(teacher={"model_name_or_path": str(teacher_folder)}), tmp_path, seed=0)
     with pytest.raises(InputError, match="student is a causal model and the teacher a seq2seq"):
-        build_trainer(train_stage(teacher={"model_name_or_path": seq2seq_teacher}), None, seed=0)
+        build_trainer(
+            train_stage(teacher={"model_name_or_path": seq2seq_teacher}), tmp_path, seed=0
+        )
 
 
 def test_positions_are_counted_side_by_side(stage, kind, sums, tmp_path):

@@ -21,11 +21,11 @@ def test_help_takes_less_than_half_a_second(llmkd):
 def test_recipes_lists_every_shipped_recipe_with_its_description(llmkd):
     out, _ = llmkd.run("recipes", "--json")
     found = json.loads(out)
-    assert {"quickstart", "quickstart_table", "tinystories"} <= found.keys()
+    assert {"quickstart", "quickstart_table", "seq2seq_kl", "tinystories"} <= found.keys()
     assert all(found.values())
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_table", "tinystories"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_table", "seq2seq_kl", "tinystories"])
 def test_a_shipped_recipe_passes_check_and_prints_every_default(llmkd, name):
     out, _ = llmkd.run("check", name, "--json")
     found = json.loads(out)

@@ -33,7 +33,7 @@ def records(recipe):
     return json.loads((Path(recipe.output_dir) / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_table"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_table", "seq2seq_kl"])
 def test_the_addition_recipes_run_from_nothing(tmp_path, name, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = shrunk(name, tmp_path / "run")
@@ -87,5 +87,5 @@ def test_tinystories_runs_on_a_real_model_and_real_stories(tmp_path, real_data, 
 
 
 def test_every_shipped_recipe_is_tested_here():
-    tested = {"quickstart", "quickstart_table", "tinystories"}
+    tested = {"quickstart", "quickstart_table", "seq2seq_kl", "tinystories"}
     assert {path.stem for path in shipped_recipes()} == tested

@@ -20,7 +20,7 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # The shapes in annotations are checked in tests only, from the first import of these on.
@@ -103,6 +103,49 @@ def tiny_llama():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return LlamaForCausalLM(LlamaConfig(**(shape | config))).eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_seq2seq():
+    """Makes a two-layer T5 or BART with random weights for a given tokenizer."""
+    from llmkd.models.load import build_from_scratch
+    from llmkd.recipe.models import ScratchStudent
+
+    shapes = {
+        "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+        "bart": {
+            "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+            "max_position_embeddings": 128, "init_std": 0.2,
+        },
+    }  # fmt: skip
+
+    def make(tokenizer, kind="t5", *, seed=0, **config):
+        fields = {"model_type": kind, **shapes[kind], **config}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            source = ScratchStudent.model_validate({"kind": "scratch", "config": fields})
+            model = build_from_scratch(source, tokenizer)
+            if kind == "bart":
+                model.final_logits_bias.normal_()
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def framed():
+    """Makes the addition task's tokenizer with other special tokens around a text."""
+    from llmkd.data.addition import build_tokenizer
+
+    def make(template):
+        tokenizer = build_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<bos>", 1), ("<eos>", 2)]
+        )
+        return tokenizer
 
     return make
 

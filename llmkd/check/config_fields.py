@@ -11,8 +11,11 @@ from typing import Any
 from llmkd.check.facts import NotKnownError
 from llmkd.recipe.places import nearest
 
-# Fields that are read or set without being declared; the first three as in llmkd.models.load.
-UNDECLARED = ("rope_theta", "rope_scaling", "head_dim", "_name_or_path", "output_attentions")
+# Fields that are read or set without being declared; the first four as in llmkd.models.load.
+UNDECLARED = (
+    "rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id", "_name_or_path",
+    "output_attentions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from llmkd.check.facts import Fact, NotKnownError
-from llmkd.check.lengths import MOST_CHARACTERS, DataFacts, first, kept_facts
+from llmkd.check.lengths import MOST_CHARACTERS, DataFacts, RowLength, first, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
 from llmkd.check.vocabulary import INTENTS, Tokenizer
 from llmkd.data.intents import LABELS, MOST_EXAMPLES, make_rows, most_words
@@ -83,7 +83,8 @@ def labelled_facts(source: Classification, tokenizer: Tokenizer | str) -> DataFa
     is_all = rows.exactness == "exact" and rows.value == len(lengths)
     how = "all rows tokenized" if is_all else f"the first {len(lengths)} rows tokenized"
     known = Fact(None, "exact" if is_all else "estimate", how)
-    return kept_facts(lengths, len(lengths), rows, source.max_length, known)
+    cut = [RowLength(length, min(length, source.max_length)) for length in lengths]
+    return kept_facts(cut, len(lengths), rows, known)
 
 
 def num_labelled_rows(source: Classification, local: LocalRows | None = None) -> Fact:

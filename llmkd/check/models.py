@@ -10,6 +10,7 @@ from llmkd.check.architectures import Shape, num_lora_parameters, shape_of
 from llmkd.check.classifiers import classifier_shape_of
 from llmkd.check.facts import Fact, NotKnownError, known
 from llmkd.check.labels import checked_labels
+from llmkd.check.seq2seq import NO_SHAPE, is_seq2seq, num_seq2seq_parameters, reading_as
 from llmkd.check.vocabulary import Tokenizer, read_tokenizer, tokenizer_of_task
 from llmkd.check.weights import Weights, read_json, read_weights
 from llmkd.data.labels import has_classifier_head, names_in_config
@@ -41,6 +42,8 @@ class Model:
     """Of the weights in memory."""
     labels: list[str] | str | None = None
     """Of a classifier's outputs, in their order; None of a language model."""
+    is_seq2seq: bool | None = None
+    """Whether it has an encoder and a decoder; None where that is not known."""
 
 
 class Models:
@@ -129,14 +132,16 @@ class Models:
             config["vocab_size"] = None if isinstance(tokenizer, str) else tokenizer.size
         if config["vocab_size"] is None:
             shape: Shape | str = f"its vocabulary is not known: {tokenizer}"
+            parameters = Fact(None, "not known", shape)
         else:
-            shape = _shape(config, labels)
-        parameters = _by_formula(shape, f"by formula for {config.get('model_type')}")
+            how = f"by formula for {config.get('model_type')}"
+            shape, parameters = _by_formula(config, labels, how)
         dtype = config.get("dtype")
         width = DTYPE_BYTES.get(dtype, 4) if isinstance(dtype, str) else 4
         return Model(
-            "from scratch", parameters, parameters, shape, tokenizer,
-            None if isinstance(shape, str) else shape.vocab_size, width, labels,
+            "from scratch", parameters, parameters, shape, reading_as(tokenizer, config),
+            None if parameters.value is None else config["vocab_size"], width, labels,
+            is_seq2seq(config),
         )  # fmt: skip
 
     def _pretrained(self, student: PretrainedStudent) -> Model:
@@ -168,12 +173,15 @@ class Models:
             unknown = Fact(None, "not known", config)
             return Model(name, unknown, unknown, config, tokenizer, None, 4)
         labels = names_in_config(config) if has_classifier_head(config) else None
-        shape = _shape(config, labels)
         weights = _or_why(lambda: read_weights(model_folder(name, revision), config))
-        parameters = _counted(weights, shape, config)
+        how = f"by formula for {config.get('model_type')}; {weights}"
+        shape, parameters = _by_formula(config, labels, how)
+        parameters = _counted(weights, parameters)
         return Model(
-            name, parameters, parameters, shape, tokenizer, _num_embeddings(weights, shape),
+            name, parameters, parameters, shape, reading_as(tokenizer, config),
+            _num_embeddings(weights, shape),
             weights.bytes_per_parameter if isinstance(weights, Weights) else 4, labels,
+            is_seq2seq(config),
         )  # fmt: skip
 
 
@@ -212,14 +220,16 @@ def _saved(student: Model) -> Model:
     shape, tokenizer = student.shape, student.tokenizer
     is_padded = student.labels is None and (
         student.name == "from scratch"
-        and not isinstance(shape, str)
+        and student.num_embeddings is not None
         and not isinstance(tokenizer, str)
-        and shape.vocab_size > tokenizer.size
+        and student.num_embeddings > tokenizer.size
     )
     if not is_padded:
         return replace(student, trainable=student.parameters)
-    assert isinstance(shape, Shape)
     assert isinstance(tokenizer, Tokenizer)
+    if isinstance(shape, str):
+        most = replace(student.parameters, exactness="at most")
+        return replace(student, parameters=most, trainable=most, num_embeddings=tokenizer.size)
     cut = shape.with_vocabulary(tokenizer.size)
     parameters = replace(student.parameters, value=cut.num_parameters)
     return replace(
@@ -235,12 +245,10 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _counted(weights: Weights | str, shape: Shape | str, config: dict[str, Any]) -> Fact:
+def _counted(weights: Weights | str, by_formula: Fact) -> Fact:
     if isinstance(weights, Weights):
         return Fact(weights.num_parameters, "exact", "counted in its safetensors files")
-    if isinstance(shape, Shape):
-        return _by_formula(shape, f"by formula for {config.get('model_type')}; {weights}")
-    return Fact(None, "not known", weights)
+    return by_formula if by_formula.value is not None else Fact(None, "not known", weights)
 
 
 def _num_embeddings(weights: Weights | str, shape: Shape | str) -> int | None:
@@ -249,10 +257,16 @@ def _num_embeddings(weights: Weights | str, shape: Shape | str) -> int | None:
     return shape.vocab_size if isinstance(shape, Shape) else None
 
 
-def _by_formula(shape: Shape | str, how: str) -> Fact:
+def _by_formula(
+    config: dict[str, Any], labels: list[str] | str | None, how: str
+) -> tuple[Shape | str, Fact]:
+    """A model's shape, or why there is none, and its parameters."""
+    if labels is None and is_seq2seq(config):
+        return NO_SHAPE, known(lambda: Fact(num_seq2seq_parameters(config), "exact", how))
+    shape = _shape(config, labels)
     if isinstance(shape, str):
-        return Fact(None, "not known", shape)
-    return Fact(shape.num_parameters, "exact", how)
+        return shape, Fact(None, "not known", shape)
+    return shape, Fact(shape.num_parameters, "exact", how)
 
 
 def _or_why(compute: Callable[[], T]) -> T | str:

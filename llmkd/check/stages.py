@@ -13,10 +13,11 @@ from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_l
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
+from llmkd.check.seq2seq import KNOWN_SEQ2SEQ
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
-from llmkd.models.agreement import different_tokens, too_few_embeddings
+from llmkd.models.agreement import different_kinds, different_tokens, too_few_embeddings
 from llmkd.recipe.data import AdditionTask, Classification
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
@@ -55,7 +56,7 @@ class Checker:
         found = StageFacts(stage.kind)
         student = self.models.student_of(name)
         teacher = stage.teacher and self.models.of(stage.teacher)
-        found.problems += _config_problems(name, stage)
+        found.problems += _config_problems(name, stage) + _kind_problems(name, student, teacher)
         found.facts["student parameters"] = student.parameters
         if student.trainable != student.parameters:
             found.facts["trainable parameters"] = student.trainable
@@ -180,13 +181,21 @@ def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
     """Fields of a student's configuration that its architecture does not have."""
     config = stage.student.config if isinstance(stage.student, ScratchStudent) else {}
     model_type = config.get("model_type")
-    if model_type not in KNOWN:
+    if model_type not in (*KNOWN, *KNOWN_SEQ2SEQ):
         return []
     key = ("stages", name, "student", "config")
     return [
         Problem((*key, field), f"{model_type} has no such field; {instead}")
         for field, instead in unknown_fields(model_type, config).items()
     ]
+
+
+def _kind_problems(name: str, student: Model, teacher: Model | None) -> list[Problem]:
+    """A teacher that does not read the student's batch."""
+    if teacher is None or student.is_seq2seq is None or teacher.is_seq2seq is None:
+        return []
+    problem = different_kinds(student.is_seq2seq, teacher.is_seq2seq)
+    return [Problem(("stages", name, "teacher"), problem)] if problem else []
 
 
 def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:

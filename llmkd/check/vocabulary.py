@@ -32,6 +32,7 @@ class Tokenizer:
         count: (text, with special tokens) -> number of tokens.
         bos_token: The begin-of-text token, where there is one.
         frame: Which of the two special tokens it puts around a text by itself.
+        decoder: Of a model with an encoder and a decoder, which reads rows otherwise.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Tokenizer:
     count: Callable[[str, bool], int]
     bos_token: str | None
     frame: Callable[[], "Frame"]
+    decoder: "Decoder | None" = None
 
     @property
     def size(self) -> int:
@@ -57,6 +59,23 @@ class Tokenizer:
     def length_of_prompt(self, prompt: str) -> int:
         """Tokens of a `prompt`, without an end-of-text token."""
         return self.count(prompt, True) - self.frame().adds_eos
+
+    def lengths_of_sides(self, prompt: str, completion: str) -> tuple[int, int]:
+        """Tokens that an encoder reads, and that its decoder is to write, without an end."""
+        assert self.decoder is not None
+        # As llmkd.data.seq2seq.
+        frame, start = self.frame(), self.decoder.start_token_id
+        is_begun = frame.adds_bos and start == self.vocabulary.get(str(self.bos_token))
+        written = self.count(completion, True) - frame.adds_eos - is_begun
+        return self.count(prompt, True), written
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How the decoder of a model begins."""
+
+    start_token_id: int | None
+    """None where its configuration does not say."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 Shapes = dict[str, tuple[str, list[int]]]
 """Tensor name to (safetensors dtype, shape)."""
 
-BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Ends of names that older files hold beside the parameters."""
+BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "final_logits_bias")
+"""Ends of names that files hold beside the parameters."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     }
     head, embedding = (
         _rows(shapes, "lm_head.weight"),
-        _rows(shapes, "embed_tokens.weight", "wte.weight"),
+        _rows(shapes, "embed_tokens.weight", "wte.weight", "shared.weight"),
     )
     if config.get("tie_word_embeddings") and head is not None and embedding is not None:
         shapes = {name: value for name, value in shapes.items() if name != "lm_head.weight"}

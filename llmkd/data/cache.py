@@ -26,7 +26,7 @@ from llmkd.data.files import content_of
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
 from llmkd.progress import Progress, say
-from llmkd.recipe.data import AdditionTask, DatasetRows, Sequences
+from llmkd.recipe.data import AdditionTask, DatasetRows
 from llmkd.run_folder import fingerprint
 from llmkd.training.checkpoints import publish, removed_on_failure
 
@@ -54,8 +54,7 @@ def cache_folder() -> Path:
 
 def tokenized(
     source: AdditionTask | DatasetRows,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: Sequences,
+    tokenize: Tokenize,
     *,
     seed: int,
     progress: Progress,
@@ -64,41 +63,36 @@ def tokenized(
 
     Args:
         source: What is read.
-        tokenizer: What reads it.
-        sequences: How rows become sequences.
+        tokenize: How rows become examples; used up.
         seed: Decides which sums a procedural task makes.
         progress: Called with (done, total) rows; total is None where it is not known.
 
     Raises:
         InputError: Rows that cannot be used, or none with a token to train on.
     """
-    key = _key(source, tokenizer, sequences, seed)
+    key = _key(source, tokenize, seed)
     folder = cache_folder() / "tokenized" / key
     with _held(folder):
         found = _read(folder)
         if found is None:
-            _write(folder, source, Tokenize(tokenizer, sequences), seed, progress)
+            _write(folder, source, tokenize, seed, progress)
             found = _read(folder)
     assert found is not None
     return found
 
 
-def _key(
-    source: AdditionTask | DatasetRows,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: Sequences,
-    seed: int,
-) -> str:
+def _key(source: AdditionTask | DatasetRows, tokenize: Tokenize, seed: int) -> str:
     is_task = isinstance(source, AdditionTask)
     kind = AdditionTask if is_task else DatasetRows
-    shape = sequences.model_dump(include={"max_length", "append_eos", "assistant_only_loss"})
+    settings = {"max_length", "append_eos", "assistant_only_loss"}
     return fingerprint(
         {
             "format": FORMAT,
             "rows": source.model_dump(include={*kind.model_fields} - {"dataset_name"}),
             "content": seed if is_task else content_of(source),
-            "tokenizer": _tokenizer_content(tokenizer),
-            "sequences": shape,
+            "tokenizer": _tokenizer_content(tokenize.tokenizer),
+            "sequences": tokenize.sequences.model_dump(include=settings),
+            "form": tokenize.form,
         }
     )
 

@@ -117,7 +117,8 @@ def prepare_labelled(
     lengths = np.array([len(one.inputs["input_ids"]) for one in encoded])
     counts = DataCounts(num_sequences=len(rows))
     counts.add(lengths, np.ones_like(lengths), np.array([one.num_cut for one in encoded]))
-    return TrainingData(dataset, lengths.tolist(), counts, Sequences(max_length=max_length))
+    sequences = Sequences(max_length=max_length)
+    return TrainingData(dataset, lengths.tolist(), counts, sequences, longest=counts.longest)
 
 
 @dataclass(frozen=True)

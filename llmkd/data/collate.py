@@ -13,6 +13,8 @@ document begins, and transformers lets no token see across. Padding is a documen
 
     input_ids       <bos>   2   +   3   =   5  <eos>  <bos>  1  +  1  =  2  <eos>  <pad>
     position_ids        0   1   2   3   4   5      6      0  1  2  3  4  5      6      0
+
+Batches for an encoder and a decoder are in `llmkd.data.seq2seq`.
 """
 
 from collections.abc import Mapping, Sequence

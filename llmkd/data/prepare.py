@@ -1,6 +1,6 @@
 """From a recipe's `data` to what a trainer reads: tokenized, mixed, packed or streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from sys import maxsize
@@ -22,6 +22,7 @@ from llmkd.recipe.data import AdditionTask, DatasetSource, Mixture, Rows, Sequen
 
 RowNumbers = list[np.ndarray]
 """Of each source, the rows that are taken."""
+Tokenizing = Callable[[PreTrainedTokenizerBase, Sequences], Tokenize]
 UNCUT = Sequences(max_length=maxsize)
 """A procedural task's examples are as long as they are."""
 
@@ -35,17 +36,14 @@ class TrainingData:
         lengths: Tokens of each of them; None where the data is streamed.
         counts: What became of the data; of a stream, so far.
         sequences: The recipe's settings.
+        longest: Most tokens that a model reads at once; of a stream, the most that it may.
     """
 
     dataset: datasets.Dataset | Dataset
     lengths: list[int] | None
     counts: DataCounts
     sequences: Sequences
-
-    @property
-    def longest(self) -> int:
-        """Most tokens that a model reads at once; of a stream, the most that it may."""
-        return self.counts.longest if self.lengths is not None else self.sequences.max_length
+    longest: int
 
 
 def prepare(
@@ -54,6 +52,7 @@ def prepare(
     *,
     seed: int,
     progress: Progress,
+    tokenizing: Tokenizing = Tokenize,
 ) -> TrainingData:
     """Reads and tokenizes what a train stage of language models is trained on.
 
@@ -62,6 +61,7 @@ def prepare(
         tokenizer: The student's.
         seed: Decides a procedural task's sums, what is drawn for a mixture, and a stream's order.
         progress: Called with (done, total) rows while they are tokenized.
+        tokenizing: What the student's kind makes of rows.
 
     Raises:
         InputError: Rows that cannot be used, or none with a token to train on.
@@ -69,11 +69,13 @@ def prepare(
     sequences = UNCUT if isinstance(source, AdditionTask) else source
     parts: list[Rows] = [*source.sources] if isinstance(source, Mixture) else [source]
     if sequences.streaming:
-        return _streamed(parts, tokenizer, sequences, seed)
+        return _streamed(parts, partial(tokenizing, tokenizer, sequences), sequences, seed)
     counts = DataCounts()
     found: list[datasets.Dataset] = []
     for part in parts:
-        examples, num_dropped = tokenized(part, tokenizer, sequences, seed=seed, progress=progress)
+        examples, num_dropped = tokenized(
+            part, tokenizing(tokenizer, sequences), seed=seed, progress=progress
+        )
         counts.num_dropped += num_dropped
         found.append(examples)
     chosen = _chosen(source, found, seed, counts) if isinstance(source, Mixture) else None
@@ -88,20 +90,21 @@ def prepare(
         dataset = PackedExamples(examples, lengths, sequences.max_length)
         lengths = dataset.lengths
     counts.num_sequences = len(lengths)
-    return TrainingData(dataset, lengths, counts, sequences)
+    longest = int(tokenizing(tokenizer, sequences).num_read(length, num_trained).max(initial=0))
+    return TrainingData(dataset, lengths, counts, sequences, longest)
 
 
 def _streamed(
-    parts: list[Rows], tokenizer: PreTrainedTokenizerBase, sequences: Sequences, seed: int
+    parts: list[Rows], begin: Callable[[], Tokenize], sequences: Sequences, seed: int
 ) -> TrainingData:
     counts = DataCounts()
 
     for part in parts:
         # What cannot be read at all is found before the first step.
-        next(Tokenize(tokenizer, sequences)(iter_rows(part, seed=seed, is_stream=True)), None)
+        next(begin()(iter_rows(part, seed=seed, is_stream=True)), None)
 
     def examples(part: Rows) -> Iterator[Example]:
-        tokenize, num_dropped = Tokenize(tokenizer, sequences), 0
+        tokenize, num_dropped = begin(), 0
         for example in tokenize(iter_rows(part, seed=seed, is_stream=True)):
             counts.num_dropped += tokenize.num_dropped - num_dropped
             num_dropped = tokenize.num_dropped
@@ -115,7 +118,7 @@ def _streamed(
         packed_length=sequences.max_length if sequences.packing else None,
         counts=counts,
     )
-    return TrainingData(stream, None, counts, sequences)
+    return TrainingData(stream, None, counts, sequences, sequences.max_length)
 
 
 def _numbers(

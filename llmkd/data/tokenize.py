@@ -11,6 +11,8 @@ What begins and ends a sequence:
   A tokenizer that begins every text with a space (SentencePiece) does so here too.
 - The end-of-text token ends the sequence, unless `append_eos` is false or the sequence was cut.
 - `messages` begin and end as their chat template says; see `llmkd.data.chat`.
+
+Models with an encoder and a decoder read rows otherwise; see `llmkd.data.seq2seq`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.chat import ChatEncoder, Span
@@ -54,6 +58,8 @@ class Tokenize:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, sequences: Sequences):
         self.tokenizer = tokenizer
         self.sequences = sequences
+        self.form = "causal"
+        """What examples of the same rows and settings may differ in."""
         self.num_rows = 0
         """Rows seen so far."""
         self.num_dropped = 0
@@ -63,14 +69,19 @@ class Tokenize:
         """Examples in the order of their rows, which all have the same columns."""
         rows = iter(rows)
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            encoded = self._encode(chunk)
+            examples = self._examples(chunk)
             self.num_rows += len(chunk)
-            for ids, spans in encoded:
-                example = _cut(ids, spans, self.sequences.max_length)
+            for example in examples:
                 if example is None:
                     self.num_dropped += 1
                 else:
                     yield example
+
+    def num_read(
+        self, length: Int[np.ndarray, " rows"], num_trained: Int[np.ndarray, " rows"]
+    ) -> Int[np.ndarray, " rows"]:
+        """Tokens that a model reads at once: here all that an example has."""
+        return length
 
     def refuse_nothing(self) -> None:
         """Raises InputError where every row was dropped."""
@@ -80,6 +91,11 @@ class Tokenize:
                 f"data.max_length: none of {self.num_rows} rows has a token to train on within "
                 f"{limit} tokens; write a larger max_length"
             )
+
+    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
+        """Of each row, or None where, cut, it has no token to be trained on."""
+        max_length = self.sequences.max_length
+        return (_cut(ids, spans, max_length) for ids, spans in self._encode(rows))
 
     def _encode(self, rows: list[dict[str, Any]]) -> Iterable[tuple[list[int], list[Span]]]:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -131,7 +147,7 @@ def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> li
     """Token ids of prompts that are to be continued: never ended by an end-of-text token."""
     # verbose=False: no warning about the tokenizer's own length limit.
     encoded: Any = tokenizer(prompts, verbose=False)["input_ids"]
-    return [ids[:-1] for ids in encoded] if _adds_eos(tokenizer) else encoded
+    return [ids[:-1] for ids in encoded] if adds_eos(tokenizer) else encoded
 
 
 def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -143,7 +159,8 @@ def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[l
     return [ids if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
 
 
-def _adds_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+def adds_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer ends every text by an end-of-text token by itself."""
     eos = tokenizer.eos_token_id
     # Compared with the plain tokens, and not on an empty text: there, an end-of-text token that
     # also serves as the begin-of-text token (GPT-2) would look like one at the end.

@@ -8,9 +8,9 @@ from llmkd.data.chat import last_answer
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import encode_prompts
 from llmkd.evaluation.details import Sample
-from llmkd.models.positions import hard_limit
+from llmkd.models.positions import room_after
 from llmkd.recipe.evaluation import PerplexityTask
-from llmkd.teacher_data.transformers_engine import generate
+from llmkd.teacher_data.transformers_engine import encoded_prompts, generate
 
 NUM_TEXTS = 4
 PROMPT_LENGTH, CONTINUATION_LENGTH = 32, 48
@@ -123,9 +123,8 @@ def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> int:
-    """Tokens that may be written after the longest prompt; the last one is not read again."""
-    limit = hard_limit(model)
-    if limit is None or not prompts:
-        return CONTINUATION_LENGTH if prompts else 0
-    longest = max(map(len, encode_prompts(prompts, tokenizer)))
-    return min(CONTINUATION_LENGTH, limit - longest + 1)
+    """Tokens that may be written after the longest prompt."""
+    if not prompts:
+        return 0
+    longest = max(map(len, encoded_prompts(model, prompts, tokenizer)))
+    return min(CONTINUATION_LENGTH, room_after(model, longest))

@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.collate import Collator
+from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.evaluation.details import Bin
 from llmkd.evaluation.reliability import Reliability
 from llmkd.evaluation.windows import Window, windows_of
 from llmkd.losses.divergences import IGNORED_ID
+from llmkd.models.head import MODEL_INPUTS
+from llmkd.models.kinds import is_seq2seq
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
 from llmkd.recipe.evaluation import PerplexityTask
@@ -61,15 +63,17 @@ def score_text(
     Raises:
         InputError: No text, or more tokens in a window than the model has positions.
     """
-    windows = list(windows_of(task, tokenizer, seed=seed))
-    longest = max(window.num_read for window in windows)
+    tokenizing = tokenizing_for(model.config, model.name_or_path or "model")
+    windows = list(windows_of(task, tokenizer, seed=seed, tokenizing=tokenizing))
+    longest = max(_num_read(window, model) for window in windows)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
-    collate, reliability, num_done = Collator(0), Reliability(), 0
+    collate = collator_for(model.config, tokenizer)
+    reliability, num_done = Reliability(), 0
     for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
         rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
-        found = _window_losses(model, collate(rows), reliability)
+        found = _window_losses(model, _inputs(collate(rows), model), reliability)
         for window, loss in zip(batch, found, strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
@@ -78,16 +82,26 @@ def score_text(
     return ScoredText(losses, counts, reliability.bins())
 
 
+def _num_read(window: Window, model: PreTrainedModel) -> int:
+    """Tokens that the model reads at once; an encoder and a decoder each read their own."""
+    if is_seq2seq(model.config):
+        return max(len(window.input_ids) - window.num_scored, window.num_scored)
+    return window.num_read
+
+
+def _inputs(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    if not is_seq2seq(model.config):
+        # The last column predicts nothing, and would be one position more than the window has.
+        batch = {name: tensor[:, :-1] for name, tensor in batch.items()}
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
 @torch.inference_mode()
 def _window_losses(
-    model: PreTrainedModel, batch: dict[str, Int[Tensor, "B T"]], reliability: Reliability
+    model: PreTrainedModel, batch: dict[str, Tensor], reliability: Reliability
 ) -> list[float]:
-    # The last column predicts nothing, and would be one position more than the window has.
-    batch = {name: tensor[:, :-1].to(model.device) for name, tensor in batch.items()}
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
-    targets = batch["target_ids"]
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    logits, targets = model(**inputs, use_cache=False).logits, batch["target_ids"]
     chunks = zip(
         logits.flatten(0, 1).split(POSITIONS_AT_ONCE),
         targets.flatten().split(POSITIONS_AT_ONCE),

@@ -6,15 +6,18 @@ and predicts as many, each from those before it in the window. A window begins w
 that the one before it predicted, so every token but a row's (or the stream's) first is scored once.
 
 A row of prompt and completion, or of messages, is one window, made as for training: only what would
-be trained on is scored, the end-of-text token included.
+be trained on is scored, the end-of-text token included. A seq2seq model is scored on prompt and
+completion only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.data.prepare import Tokenizing
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import Tokenize, encode_texts
 from llmkd.errors import InputError
@@ -45,9 +48,19 @@ class Window:
 
 
 def windows_of(
-    task: PerplexityTask, tokenizer: PreTrainedTokenizerBase, *, seed: int
+    task: PerplexityTask,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    tokenizing: Tokenizing = Tokenize,
 ) -> Iterator[Window]:
     """All windows of a task, in the order of its rows.
+
+    Args:
+        task: Which rows.
+        tokenizer: The model's.
+        seed: Of the rows, where they are made rather than read.
+        tokenizing: What the model's kind makes of rows; all but `Tokenize` itself take no text.
 
     Raises:
         InputError: Nothing that could be scored.
@@ -55,9 +68,9 @@ def windows_of(
     rows = iter_rows(task.data, seed=seed, need="scored")
     first = next(rows)
     rows = chain([first], rows)
-    return (
-        _of_texts(rows, task, tokenizer) if "text" in first else _of_answers(rows, task, tokenizer)
-    )
+    if "text" in first and tokenizing is Tokenize:
+        return _of_texts(rows, task, tokenizer)
+    return _of_answers(rows, task, partial(tokenizing, tokenizer))
 
 
 def _of_texts(
@@ -80,7 +93,7 @@ def _of_texts(
 
 
 def _of_answers(
-    rows: Iterator[Row], task: PerplexityTask, tokenizer: PreTrainedTokenizerBase
+    rows: Iterator[Row], task: PerplexityTask, tokenizing: Callable[[Sequences], Tokenize]
 ) -> Iterator[Window]:
     if task.join_rows:
         raise InputError(
@@ -88,7 +101,7 @@ def _of_answers(
             "which column is the text by data.columns: {text: NAME}"
         )
     shape = task.data.model_dump(include={"max_length", "append_eos", "assistant_only_loss"})
-    tokenize = Tokenize(tokenizer, Sequences(**shape))
+    tokenize = tokenizing(Sequences(**shape))
     examples = list(tokenize(rows))
     tokenize.refuse_nothing()
     num_cut = sum(example.num_cut > 0 for example in examples)

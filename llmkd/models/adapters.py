@@ -3,6 +3,7 @@
 import peft
 from transformers import PreTrainedModel
 
+from llmkd.models.kinds import is_seq2seq
 from llmkd.models.signals import is_classifier
 from llmkd.recipe.models import LoraConfig
 
@@ -14,7 +15,7 @@ def attach(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
     """
     heads = _heads(model) if is_classifier(model) else []
     config = peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS if heads else peft.TaskType.CAUSAL_LM,
+        task_type=peft.TaskType.SEQ_CLS if heads else _language_task(model),
         modules_to_save=heads or None,
         exclude_modules=rf"({'|'.join(heads)})(\..*)?" if heads else None,
         r=lora.r,
@@ -25,6 +26,10 @@ def attach(model: PreTrainedModel, lora: LoraConfig) -> peft.PeftModel:
     adapted = peft.get_peft_model(model, config)
     assert isinstance(adapted, peft.PeftModel)
     return adapted
+
+
+def _language_task(model: PreTrainedModel) -> peft.TaskType:
+    return (peft.TaskType.CAUSAL_LM, peft.TaskType.SEQ_2_SEQ_LM)[is_seq2seq(model.config)]
 
 
 def _heads(model: PreTrainedModel) -> list[str]:

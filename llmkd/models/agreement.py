@@ -1,4 +1,4 @@
-"""Whether student, teacher and tokenizer fit each other; imports no torch, so a check can ask too."""
+"""Whether student, teacher, tokenizer and data fit; imports no torch, so a check can ask too."""
 
 from collections.abc import Mapping
 
@@ -38,4 +38,43 @@ def too_few_embeddings(num_rows: int, vocab_size: int, name: str) -> str | None:
         f"{name}: the model has {num_rows} token embeddings, its tokenizer {vocab_size} "
         "tokens; set the model's vocab_size to at least that, or use the tokenizer that "
         "belongs to it"
+    )
+
+
+def different_kinds(is_student_seq2seq: bool, is_teacher_seq2seq: bool) -> str | None:
+    """What is wrong with a seq2seq model and a causal one, which read different batches.
+
+    Args:
+        is_student_seq2seq: Whether the student has an encoder and a decoder.
+        is_teacher_seq2seq: Whether the teacher has.
+    """
+    if is_student_seq2seq == is_teacher_seq2seq:
+        return None
+    kinds = ("a causal model", "a seq2seq model")
+    return (
+        f"the student is {kinds[is_student_seq2seq]} and the teacher {kinds[is_teacher_seq2seq]}, "
+        "which do not read the same batch; take two of one kind, or write losses: "
+        "[{kind: cross_entropy}] without a teacher, and train on text that the teacher wrote (a "
+        "generate stage)"
+    )
+
+
+PACKED_PAIRS = (
+    "an encoder and a decoder read one example at a time; write packing: false, and "
+    "trainer.train_sampling_strategy: group_by_length for little padding"
+)
+"""What is wrong with packing for a seq2seq model."""
+
+
+def not_pairs(name: str, column: str) -> str:
+    """What is wrong with rows other than prompt and completion for a seq2seq model.
+
+    Args:
+        name: The data set's, or the task's.
+        column: What there is instead.
+    """
+    return (
+        f"{name}: rows of `{column}`, of which a model with an encoder and a decoder does not know "
+        "what to read and what to write; give it rows of `prompt` and `completion`, or say which "
+        "they are by columns: {prompt: NAME, completion: NAME}"
     )

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
 from llmkd.losses.signals import LinearHead, crop
+from llmkd.models.kinds import is_seq2seq
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids")
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
@@ -28,7 +29,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
     if not isinstance(head, nn.Linear):
         raise InputError(
             f"{type(model).__name__} has {type(head).__name__} as its output head, which the "
-            "chunked head cannot read; use a causal language model with a linear head, and leave "
+            "chunked head cannot read; use a language model with a linear head, and leave "
             "the head out of `lora.target_modules`"
         )
     return head
@@ -42,7 +43,8 @@ def hidden_states(
     Args:
         model: The unwrapped model, whose head is watched.
         forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
-        batch: `input_ids`, and `attention_mask` or, of packed sequences, `position_ids`, [B, T].
+        batch: `input_ids`, and `attention_mask` or, of packed sequences, `position_ids`, [B, T];
+            of a seq2seq model `input_ids` and `attention_mask` [B, S], `decoder_input_ids` [B, T].
     """
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     with _door_of(model) as caught:
@@ -66,7 +68,7 @@ def linear_head(
     whole = LinearHead(
         hidden=hidden,
         weight=head.weight,
-        bias=getattr(head, "bias", None),
+        bias=_bias(model, head),
         scale=_logit_scale(config),
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )
@@ -88,6 +90,8 @@ def check_head(model: PreTrainedModel, name: str) -> None:
     """
     ids = torch.arange(4, device=output_head(model).weight.device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if is_seq2seq(model.config):
+        batch["decoder_input_ids"] = ids
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -122,6 +126,14 @@ def _door_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         yield caught
     finally:
         handle.remove()
+
+
+def _bias(model: PreTrainedModel, head: nn.Linear) -> Tensor | None:
+    # BART and its kin add a fixed bias [1, V] to what their heads give.
+    fixed = getattr(model, "final_logits_bias", None)
+    if fixed is None:
+        return head.bias
+    return fixed[0] if head.bias is None else head.bias + fixed[0]
 
 
 def _logit_scale(config: object) -> float:

@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -17,11 +16,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmkd.data.labels import has_classifier_head
 from llmkd.errors import InputError
+from llmkd.models.kinds import auto_class, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
 
-LEGACY_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim")
-"""Fields that transformers still reads, though configurations no longer list them."""
+UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
+"""Fields that transformers reads, though not every configuration lists them."""
 
 LOAD_ERRORS = (OSError, ValueError, SafetensorError)
 """What transformers raises where nothing loadable is."""
@@ -31,18 +31,19 @@ disable_progress_bar()
 
 
 def load_model(source: PretrainedModel) -> PreTrainedModel:
-    """A causal language model from a folder or the hub.
+    """A language model from a folder or the hub, causal or seq2seq as its configuration says.
 
     Raises:
         InputError: Nothing loadable is there, or a classifier, which would get a random head.
     """
-    if has_classifier_head(config_of(source).to_dict()):
+    config = config_of(source)
+    if has_classifier_head(config.to_dict()):
         raise InputError(
             f"{source.model_name_or_path}: is a classifier, which writes no text; write a causal "
             "language model, or data of kind classification"
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return auto_class(config).from_pretrained(
             source.model_name_or_path,
             revision=source.revision,
             dtype=dtype_of(source),
@@ -84,7 +85,7 @@ def build_from_scratch(
     source: ScratchStudent,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    auto: Any = AutoModelForCausalLM,
+    auto: Any = None,
     **more: Any,
 ) -> PreTrainedModel:
     """A model of the given shape with random weights, from torch's global random state.
@@ -92,21 +93,18 @@ def build_from_scratch(
     Args:
         source: The shape.
         tokenizer: Gives the vocabulary and the special tokens.
-        auto: The kind of model, as transformers names it.
+        auto: The class of transformers that builds it; None takes that of a language model.
         **more: Further fields of the configuration.
 
     Raises:
         InputError: `config` is no configuration of a known architecture of that kind.
     """
-    ids = {
-        "vocab_size": shared_vocab_size(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
     try:
         _check_fields(source.config)
+        ids = special_token_ids(source.config["model_type"], tokenizer)
+        ids["vocab_size"] = shared_vocab_size(tokenizer)
         config = AutoConfig.for_model(**{**ids, **source.config, **more})
+        auto = auto or auto_class(config)
         return auto.from_config(config, **attention_of(source.attn_implementation))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
@@ -118,7 +116,7 @@ def build_from_scratch(
 def _check_fields(fields: dict[str, Any]) -> None:
     # A configuration keeps whatever it is given, so a misspelt size would silently be the default.
     default = AutoConfig.for_model(fields["model_type"])
-    known = {*default.to_dict(), *default.attribute_map, *LEGACY_CONFIG_FIELDS}
+    known = {*default.to_dict(), *default.attribute_map, *UNLISTED_CONFIG_FIELDS}
     for name in set(fields) - known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

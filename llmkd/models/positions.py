@@ -1,9 +1,12 @@
 """Sequences that are longer than a model has positions for."""
 
+import sys
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
+from llmkd.models.kinds import is_seq2seq
 from llmkd.progress import say
 
 
@@ -45,3 +48,16 @@ def _num_skipped(model: PreTrainedModel) -> int:
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
             return 0 if part.padding_idx is None else part.padding_idx + 1
     return 0
+
+
+def room_after(model: PreTrainedModel, longest_prompt: int) -> int:
+    """Tokens that may be written; the last one is not read again. Below 1: the prompt is too long.
+
+    A seq2seq model's decoder has as many positions as its encoder, for itself.
+    """
+    limit = hard_limit(model)
+    if limit is None:
+        return sys.maxsize
+    if is_seq2seq(model.config):
+        return limit if longest_prompt <= limit else 0
+    return limit - longest_prompt + 1

@@ -15,7 +15,8 @@ class Sequences(RecipePart):
     """How rows become token sequences."""
 
     max_length: int = Field(default=1024, gt=1)
-    """Longest sequence in tokens; longer ones are cut at the end, counted and reported."""
+    """Longest sequence in tokens; longer ones are cut at the end, counted and reported. Of a model
+    with an encoder and a decoder, what each of the two reads."""
     append_eos: bool = True
     """End every example with the tokenizer's end-of-text token. `messages` end as their chat
     template says."""
@@ -25,7 +26,7 @@ class Sequences(RecipePart):
     """A Jinja file for `messages`, also saved with the student; null takes the tokenizer's own."""
     packing: bool = False
     """Put several examples into one sequence of at most `max_length` tokens (best fit); none sees
-    another, and the loss is that of the examples one by one."""
+    another, and the loss is that of the examples one by one. For causal models."""
     streaming: bool = False
     """Read while training, without counting or caching: for data that is too large to prepare.
     Needs `trainer.max_steps`."""
@@ -48,7 +49,8 @@ class DatasetRows(DatasetFiles):
     """Rows of a file, a folder, a hub data set, or what an earlier stage wrote.
 
     A row has a `text` field (every token is trained on), `prompt` and `completion` (only the
-    completion is), or `messages` of `role` and `content`.
+    completion is), or `messages` of `role` and `content`. A model with an encoder and a decoder
+    takes `prompt` and `completion`.
     """
 
     kind: Literal["dataset"] = "dataset"
@@ -64,8 +66,8 @@ class TextSource(DatasetRows):
     """Rows to be scored."""
 
     max_length: int = Field(default=1024, gt=1)
-    """Most tokens that the model reads at once. A longer text is read in several windows; a longer
-    completion is cut, which is reported."""
+    """Most tokens that the model reads at once; an encoder and a decoder each. A longer text is read
+    in several windows; a longer completion is cut, which is reported."""
     append_eos: bool = True
     """Score the end-of-text token after a completion too; false where it was not trained on."""
     assistant_only_loss: bool = True

@@ -10,7 +10,7 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 class PretrainedModel(RecipePart):
-    """A causal language model that `transformers` can load."""
+    """A language model that `transformers` can load: causal, or with an encoder and a decoder."""
 
     model_name_or_path: str = Field(min_length=1)
     """A folder, a hub name, or `stage:NAME` for what an earlier train stage made."""
@@ -52,7 +52,7 @@ class ScratchStudent(RecipePart):
     kind: Literal["scratch"]
     config: dict[str, Any]
     """`transformers` config fields; `model_type` is required. `vocab_size` and the special token
-    ids come from the tokenizer unless given."""
+    ids, `decoder_start_token_id` among them, come from the tokenizer unless given."""
     tokenizer_name_or_path: str | None = None
     """Default: the teacher's tokenizer, or without a teacher the task's own."""
     attn_implementation: str | None = None

@@ -5,19 +5,26 @@ and penalties the checkpoint's generation config has, so that samples follow the
 the student is to learn. From that config only the end-of-text tokens are taken.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from llmkd.data.seq2seq import encode_sources
 from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError
+from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
-from llmkd.models.positions import hard_limit
+from llmkd.models.positions import hard_limit, room_after
 from llmkd.recipe.models import PretrainedModel
 
 
@@ -66,7 +73,7 @@ def generate(
     Args:
         model: In evaluation mode; its device is used.
         tokenizer: The model's.
-        prompts: Padded on the left to the longest.
+        prompts: Padded to the longest: on the left, or on the right for an encoder.
         temperature: 0 is greedy.
         max_completion_length: Tokens after which a completion is cut; sooner where a model with
             learned positions has no more of them.
@@ -76,13 +83,16 @@ def generate(
         InputError: A prompt has no tokens, or more than the model has positions for.
     """
     assert not model.training, "dropout would change what the model writes"
-    input_ids, attention_mask = _left_padded(encode_prompts(prompts, tokenizer), tokenizer)
+    input_ids, attention_mask = _padded(
+        encoded_prompts(model, prompts, tokenizer), model, tokenizer
+    )
     stops = _stop_token_ids(model, tokenizer)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
         max_new_tokens=min(max_completion_length, _room(model, input_ids.shape[1])),
+        **_decoder_settings(model),
         eos_token_id=stops or None,
         pad_token_id=_pad_token_id(tokenizer),
         **sampling,
@@ -94,22 +104,44 @@ def generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
+            **_cache(model),
         )
-    written = generated[:, input_ids.shape[1] :].tolist()
+    # A decoder of its own does not repeat the prompt, only what it begins with.
+    start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
+    written = generated[:, start:].tolist()
     return [_completion(ids, set(stops), tokenizer) for ids in written]
 
 
+def encoded_prompts(
+    model: PreTrainedModel, prompts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Token ids as the model reads them: to go on with, or, of a seq2seq model, to answer."""
+    encode = encode_sources if is_seq2seq(model.config) else encode_prompts
+    return encode(prompts, tokenizer)
+
+
+def _decoder_settings(model: PreTrainedModel) -> dict[str, Any]:
+    start = decoder_start_token_id(model.config, model.name_or_path or "model")
+    first = getattr(model.generation_config, "forced_bos_token_id", None)
+    return {} if start is None else {"decoder_start_token_id": start, "forced_bos_token_id": first}
+
+
+def _cache(model: PreTrainedModel) -> dict[str, Any]:
+    # transformers 5.23 makes room for as many layers as the encoder has, of which a T5's decoder may
+    # have more; these grow by themselves.
+    if not is_seq2seq(model.config):
+        return {}
+    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+
 def _room(model: PreTrainedModel, longest_prompt: int) -> int:
-    """Tokens that may be written; the last one is not read again."""
-    limit = hard_limit(model)
-    if limit is None:
-        return sys.maxsize
-    if longest_prompt > limit:
+    room = room_after(model, longest_prompt)
+    if room < 1:
         raise InputError(
-            f"a prompt has {longest_prompt} tokens, and the model has {limit} positions; leave it "
-            "out of the data set, or take a model that reads more"
+            f"a prompt has {longest_prompt} tokens, and the model has {hard_limit(model)} positions; "
+            "leave it out of the data set, or take a model that reads more"
         )
-    return limit - longest_prompt + 1
+    return room
 
 
 def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
@@ -121,8 +153,8 @@ def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerB
     return Completion(text, "stop", end + 1)
 
 
-def _left_padded(
-    prompts: list[list[int]], tokenizer: PreTrainedTokenizerBase
+def _padded(
+    prompts: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), _pad_token_id(tokenizer))
@@ -130,8 +162,10 @@ def _left_padded(
     for i, ids in enumerate(prompts):
         if not ids:
             raise InputError(f"prompt {i + 1} has no tokens; leave it out of the data set")
-        input_ids[i, -len(ids) :] = torch.tensor(ids)
-        attention_mask[i, -len(ids) :] = 1
+        # What goes on after a prompt stands right behind it; an encoder reads from the first on.
+        place = slice(len(ids)) if is_seq2seq(model.config) else slice(longest - len(ids), None)
+        input_ids[i, place] = torch.tensor(ids)
+        attention_mask[i, place] = 1
     return input_ids, attention_mask
 
 

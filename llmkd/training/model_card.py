@@ -19,7 +19,7 @@ def model_card(stage: TrainStage, name: str) -> str:
     teacher = stage.teacher.model_name_or_path if stage.teacher else None
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     is_classifier = isinstance(stage.data, Classification)
-    what = "sequence classifier" if is_classifier else "causal language model"
+    what = "sequence classifier" if is_classifier else "language model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -17,11 +17,12 @@ from transformers import (
 
 from llmkd.build import build_student, build_tokenizer_for
 from llmkd.build_objective import build_objective
-from llmkd.data.collate import Collator
+from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.data.prepare import prepare
 from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
+from llmkd.models.kinds import auto_class, check_same_kind
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.progress import progress, say
@@ -129,12 +130,13 @@ def _build_language_models(
     vocab_size = shared_vocab_size(tokenizer)
     _check_model(student, vocab_size, "student", arguments)
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
+    if teacher is not None:
+        check_same_kind(student.config, teacher.model.config)
+    tokenizing = tokenizing_for(student.config, "student")
     with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
-        data = prepare(source, tokenizer, seed=seed, progress=moved)
-    # Padding is masked, so without a token of its own any id will do.
-    pad_token_id: Any = tokenizer.pad_token_id or 0
+        data = prepare(source, tokenizer, seed=seed, progress=moved, tokenizing=tokenizing)
     is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
-    collate = Collator(pad_token_id, is_flat=is_flat)
+    collate = collator_for(student.config, tokenizer, is_flat=is_flat)
     parts = Parts(student, teacher, vocab_size, data, collate)
     parts.check_lengths()
     if data.sequences.packing:
@@ -242,7 +244,7 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
 
 def _cut_padding(folder: Path, vocab_size: int) -> None:
     """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype="auto")
     if len(output_head(model).weight) > vocab_size:
         say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
         model.resize_token_embeddings(vocab_size)

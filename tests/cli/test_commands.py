@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-SHIPPED = ["quickstart", "quickstart_table", "tinystories", "kl", "reverse_kl"]
+SHIPPED = [
+    "quickstart",
+    "quickstart_table",
+    "tinystories",
+    "kl",
+    "reverse_kl",
+    "seq2seq_kl",
+    "sinkhorn",
+]
 
 
 def test_help_takes_less_than_half_a_second(llmkd):

@@ -10,7 +10,7 @@ from llmkd.recipe import load
 from llmkd.recipe.schema import GenerateStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
 
-ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl")
+ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl", "seq2seq_kl")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}
 
 

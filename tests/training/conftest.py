@@ -1,5 +1,7 @@
 """A tiny train stage on real files: a saved teacher, the addition task, a scratch student."""
 
+import json
+
 import pytest
 
 from llmkd.recipe.schema import TrainStage
@@ -47,3 +49,19 @@ def train_stage(teacher_folder):
         return TrainStage.model_validate(whole | {"trainer": TRAINER | (trainer or {})})
 
     return make
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """A JSONL file of sums of very different lengths; says its path."""
+
+    def write(name="sums.jsonl", num_rows=40):
+        rows = [
+            {"prompt": "1+2=" * (1 + i % 5), "completion": "".join(str(d % 10) for d in range(i % 7 + 1))}
+            for i in range(num_rows)
+        ]  # fmt: skip
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write

@@ -27,22 +27,6 @@ def assert_same_bits(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture
-def sums(tmp_path):
-    """A JSONL file of sums of very different lengths; says its path."""
-
-    def write(name="sums.jsonl", num_rows=40):
-        rows = [
-            {"prompt": "1+2=" * (1 + i % 5), "completion": "".join(str(d % 10) for d in range(i % 7 + 1))}
-            for i in range(num_rows)
-        ]  # fmt: skip
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
-
-
 def first_step(trainer):
     """Loss and gradients of one pass over all batches, as the trainer computes them."""
     model = trainer.model

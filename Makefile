@@ -77,7 +77,7 @@ runs/sinkhorn/tokenizer: | $(INSTALLED)
 	@test -n "$(DATA)" || { echo "write DATA=FOLDER" >&2; exit 2; }
 	$(BIN)/python -m llmkd.data.word_tokenizer $(DATA)/train.jsonl $@
 
-SINKHORN_STAGES = teacher ce forward_kl reverse_kl jsd
+SINKHORN_STAGES = teacher ce forward_kl reverse_kl jsd sinkhorn_kl
 SINKHORN_OVERRIDES = \
   stages.teacher.student.tokenizer_name_or_path=$(TOKENIZER) \
   $(SINKHORN_STAGES:%='stages.%.data={kind: classification, dataset_name: $(DATA)/train.jsonl}') \

@@ -170,7 +170,9 @@ def test_every_stage_is_tried_with_all_labels_on_a_few_rows(recipe, tmp_path):
     write_rows(tmp_path / "rows.jsonl", rows)
     from llmkd.recipe import load
 
-    whole = load(recipe, [f"output_dir={tmp_path / 'run'}"])
+    last = write_rows(tmp_path / "last.jsonl", rows[-1:])
+    measured_on = f"stages.evaluation.suite.tasks.0.data.dataset_name={last}"
+    whole = load(recipe, [f"output_dir={tmp_path / 'run'}", measured_on])
     assert isinstance(whole, Recipe)
     tried = {stage.name: stage for stage in try_stages(Run(whole), told=lambda _: None)}
     assert tried["student"].stand_ins == ["teacher"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkd.data.words import vocabulary_of, word_tokenizer
 from llmkd.errors import InputError
@@ -82,13 +82,19 @@ def test_a_trained_classifier_is_right_where_it_should_be(model_folder, suite_of
 
 
 def test_batches_padding_and_order_change_nothing(model_folder, suite_of):
-    pairs = [(" ".join(TEXTS[3].split()[:n]), LABELS[n % 3]) for n in (1, 4, 2, 3, 1)]
+    texts = ["loud", "wet warm loud cold", "wet wet", "warm warm warm", "warm"]
+    pairs = [(text, LABELS[i % 3]) for i, text in enumerate(texts)]
     suite = suite_of(*pairs)
     one, together = (measured(suite, model_folder, size) for size in (1, 5))
     assert one[0] == together[0]
     assert [s["answers"] for s in one[1]["samples"]] == [
         s["answers"] for s in together[1]["samples"]
     ]
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder).eval()
+    for (text, _), sample in zip(pairs, one[1]["samples"], strict=True):
+        favourite = int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())
+        assert sample["answers"]["m"]["text"] == LABELS[favourite]
     for alone, shared in zip(one[1]["reliability"][0]["bins"], together[1]["reliability"][0]["bins"], strict=True):  # fmt: skip
         assert alone["confidence"] == pytest.approx(shared["confidence"], rel=1e-5)
 

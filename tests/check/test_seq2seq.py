@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from llmkd.check.facts import NotKnownError
+from llmkd.check.lengths import data_facts
 from llmkd.check.seq2seq import is_seq2seq, num_seq2seq_parameters, reading_as
 from llmkd.check.vocabulary import read_tokenizer
 from llmkd.data.seq2seq import Seq2SeqTokenize
@@ -106,8 +107,6 @@ def test_local_models_are_counted_and_their_memory_said_to_be_more(paired, local
 def test_rows_are_as_long_as_when_training(
     template, start, append_eos, max_length, framed, tmp_path
 ):
-    from llmkd.check.lengths import data_facts
-
     tokenizer = framed(template)
     tokenizer.save_pretrained(tmp_path)
     rows = [{"prompt": f"{10**n}+2=", "completion": "3" * (n + 1)} for n in range(8)]

@@ -221,11 +221,10 @@ def test_a_teacher_of_another_kind_is_refused(
         )
 
 
-def test_positions_are_counted_side_by_side(stage, kind, sums, tmp_path):
+@pytest.mark.parametrize("kind", ["bart"], indirect=True)  # T5 has no positions to run out of.
+def test_positions_are_counted_side_by_side(stage, sums, tmp_path):
     # The longest prompt has 21 tokens, the longest answer with its begin and end 9.
     data = {"dataset_name": sums()}
-    if kind == "t5":
-        return
     build_trainer(stage(config={"max_position_embeddings": 21}, data=data), tmp_path, seed=0)
     with pytest.raises(InputError, match=r"\(student\): 21 tokens .* has 20 positions"):
         build_trainer(stage(config={"max_position_embeddings": 20}, data=data), tmp_path, seed=0)

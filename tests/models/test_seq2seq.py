@@ -5,12 +5,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 from llmkd.errors import InputError
+from llmkd.losses.closed_form import CROSS_ENTROPY
 from llmkd.losses.divergences import cross_entropy
 from llmkd.losses.linear_head import divergence_from_hidden
+from llmkd.losses.terms import HeadTerm
 from llmkd.models.head import check_head, hidden_states, linear_head
 from llmkd.models.kinds import check_same_kind, decoder_start_token_id, is_seq2seq
 from llmkd.models.load import build_from_scratch, load_model
-from llmkd.objective import HeadTerm, of_labels
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
 
 LIKE_T5 = {
@@ -66,7 +67,7 @@ def test_cross_entropy_and_gradients_are_those_of_the_models_own_logits(name):
     hidden = hidden_states(ours, ours, batch)[kept]
     weights = torch.full((1, int(kept.sum())), 1 / int(kept.sum()))
     output = divergence_from_hidden(
-        linear_head(ours, hidden), None, target_ids[kept], [HeadTerm("ce", of_labels)], weights
+        linear_head(ours, hidden), None, target_ids[kept], [HeadTerm("ce", CROSS_ENTROPY)], weights
     )
     output.loss.backward()
     expected = cross_entropy(plain(**batch).logits[kept], target_ids[kept]).mean()

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llmkd.losses.scratch import Scratch
 from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
 from llmkd.losses.terms import Divergence, Gradient, HeadTerm, Pair, TeacherRows
 
@@ -36,9 +38,10 @@ def take(
     values: Float[Tensor, "num_terms all"],
     diagnostics: Float[Tensor, "num_diagnostics all"],
     *,
-    needs_gradient: bool,
-) -> Float[Tensor, "block vocab"] | None:
-    """Writes the block's values and diagnostics, and gives the gradient by the student's logits.
+    gradient: Float[Tensor, "block vocab"] | None,
+    scratch: Scratch,
+) -> None:
+    """Writes the block's values and diagnostics, and the gradient by the student's logits.
 
     Args:
         rows: All N positions.
@@ -47,34 +50,44 @@ def take(
         teacher: Of the block.
         values: Written at the block's positions.
         diagnostics: Likewise.
-        needs_gradient: Otherwise None is returned.
-
-    Returns:
-        Of the weighted sum of all terms; zero at a position that none gives weight.
+        gradient: Gets that of the weighted sum of all terms; zero at a position that none gives
+            weight. It may be the student's logits themselves. None where nobody needs it.
+        scratch: For what is made on the way.
     """
-    formulas = _Formulas(student_logits, teacher, rows.target_ids[block])
-    gradients = []
+    formulas = _Formulas(student_logits, teacher, rows.target_ids[block], scratch)
+    slopes = []
     for term, row in zip(rows.terms, values, strict=True):
-        row[block], gradient = formulas.of(term)
-        gradients.append(gradient)
+        row[block], slope = formulas.of(term)
+        slopes.append(slope)
     for term, row in zip(rows.diagnostics, diagnostics, strict=True):
         row[block], _ = formulas.of(term)
-    if not needs_gradient:
-        return None
-    weights = rows.weights[:, block]
+    if gradient is None:
+        return
+    weights = rows.weights[:, block, None]
     scales = [weight / term.temperature for weight, term in zip(weights, rows.terms, strict=True)]
-    total = gradients[0]().mul_(scales[0].unsqueeze(-1))
-    for gradient, scale in zip(gradients[1:], scales[1:], strict=True):
-        total.addcmul_(gradient(), scale.unsqueeze(-1))
-    # Zero times a derivative that is not finite is NaN; left out means 0.
-    return total.masked_fill_(weights.eq(0).all(0).unsqueeze(-1), 0)
+    # All slopes look at the logits, so they come before these may be overwritten.
+    first, *others = [slope() for slope in slopes]
+    torch.mul(first, scales[0], out=gradient)
+    for slope, scale in zip(others, scales[1:], strict=True):
+        gradient.addcmul_(slope, scale)
+    is_left_out = weights.eq(0).all(0)
+    if is_left_out.device.type != "cpu" or is_left_out.any():
+        # Zero times a derivative that is not finite is NaN; left out means 0.
+        gradient.masked_fill_(is_left_out, 0)
 
 
 class _Formulas:
     """The values of a block's terms; terms of one temperature share their distributions."""
 
-    def __init__(self, student_logits: Tensor, teacher: TeacherRows | None, target_ids: Tensor):
+    def __init__(
+        self,
+        student_logits: Tensor,
+        teacher: TeacherRows | None,
+        target_ids: Tensor,
+        scratch: Scratch,
+    ):
         self.student_logits, self.teacher, self.target_ids = student_logits, teacher, target_ids
+        self.scratch = scratch
         self.pairs: dict[float, Pair] = {}
         self.taken: dict[tuple[Divergence, float], tuple[Tensor, Gradient]] = {}
 
@@ -90,7 +103,7 @@ class _Formulas:
     def _pair(self, temperature: float) -> Pair:
         if temperature not in self.pairs:
             self.pairs[temperature] = Pair(
-                self.student_logits, self.teacher, self.target_ids, temperature
+                self.student_logits, self.teacher, self.target_ids, temperature, self.scratch
             )
         return self.pairs[temperature]
 

@@ -20,7 +20,6 @@ from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.losses.sparse import forward_kl_of_samples, of_top_k
 from llmkd.losses.terms import Divergence, Formula, Gradient, Pair
 
-_vecdot = torch.linalg.vecdot
 _MOST_NATS = 1e9
 
 
@@ -28,7 +27,7 @@ def _cross_entropy(pair: Pair) -> tuple[Tensor, Gradient]:
     ids, ignored = _labels(pair)
 
     def gradient() -> Tensor:
-        slope = pair.q.clone()
+        slope = pair.new().copy_(pair.q)
         slope.scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=slope.dtype))
         return slope.masked_fill_(ignored.unsqueeze(-1), 0)
 
@@ -51,53 +50,73 @@ def _num_clamped(pair: Pair) -> tuple[Tensor, Gradient]:
 
 
 def _forward_kl(pair: Pair) -> tuple[Tensor, Gradient]:
-    return _or_inf(_vecdot(pair.p, pair.log_ratio)), lambda: pair.q - pair.p
+    return _or_inf(pair.dot(pair.p, pair.log_ratio)), lambda: torch.sub(
+        pair.q, pair.p, out=pair.new()
+    )
 
 
 def _reverse_kl(pair: Pair) -> tuple[Tensor, Gradient]:
-    values = -_vecdot(pair.q, pair.log_ratio)
-    return values, lambda: (-values.unsqueeze(-1) - pair.log_ratio).mul_(pair.q)
+    values = -pair.dot(pair.q, pair.log_ratio)
+
+    def gradient() -> Tensor:
+        return torch.sub(-values.unsqueeze(-1), pair.log_ratio, out=pair.new()).mul_(pair.q)
+
+    return values, gradient
 
 
 def _jsd(pair: Pair, teacher_weight: float) -> tuple[Tensor, Gradient]:
     log_m = _log_mixture(pair, teacher_weight)
-    log_q_over_m = pair.log_q - log_m
-    kl_q = _vecdot(pair.q, log_q_over_m)
-    values = teacher_weight * _vecdot(pair.p, pair.log_p - log_m) + (1 - teacher_weight) * kl_q
+    log_q_over_m = torch.sub(pair.log_q, log_m, out=pair.new())
+    kl_q = pair.dot(pair.q, log_q_over_m)
+    kl_p = pair.dot(pair.p, torch.sub(pair.log_p, log_m, out=log_m))
+    values = teacher_weight * kl_p + (1 - teacher_weight) * kl_q
 
     def gradient() -> Tensor:
-        return (log_q_over_m - kl_q.unsqueeze(-1)).mul_(pair.q).mul_(1 - teacher_weight)
+        slope = torch.sub(log_q_over_m, kl_q.unsqueeze(-1), out=pair.new())
+        return slope.mul_(pair.q).mul_(1 - teacher_weight)
 
     return values, gradient
 
 
 def _skew_forward_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
-    log_p_over_m = pair.log_p - _log_mixture(pair, alpha)
-    values = _vecdot(pair.p, log_p_over_m)
-    return values, lambda: _through_softmax(pair.q, log_p_over_m.exp().mul_(alpha - 1))
+    log_m = _log_mixture(pair, alpha)
+    log_p_over_m = torch.sub(pair.log_p, log_m, out=log_m)
+    values = pair.dot(pair.p, log_p_over_m)
+
+    def gradient() -> Tensor:
+        p_over_m = torch.exp(log_p_over_m, out=pair.new())
+        return _through_softmax(pair, p_over_m.mul_(alpha - 1))
+
+    return values, gradient
 
 
 def _skew_reverse_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
-    log_q_over_m = pair.log_q - _log_mixture(pair, 1 - alpha)
-    values = _vecdot(pair.q, log_q_over_m)
+    log_m = _log_mixture(pair, 1 - alpha)
+    log_q_over_m = torch.sub(pair.log_q, log_m, out=log_m)
+    values = pair.dot(pair.q, log_q_over_m)
 
     def gradient() -> Tensor:
-        return _through_softmax(pair.q, log_q_over_m - alpha * log_q_over_m.exp())
+        q_over_m = torch.exp(log_q_over_m, out=pair.new())
+        return _through_softmax(pair, q_over_m.mul_(-alpha).add_(log_q_over_m))
 
     return values, gradient
 
 
 def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
-    difference = pair.q - pair.p
-    values = difference.abs().sum(-1) / 2
-    return values, lambda: _through_softmax(pair.q, difference.sign().div_(2))
+    difference = torch.sub(pair.q, pair.p, out=pair.new())
+    values = torch.linalg.vector_norm(difference, ord=1, dim=-1) / 2
+
+    def gradient() -> Tensor:
+        return _through_softmax(pair, torch.sign(difference, out=pair.new()).div_(2))
+
+    return values, gradient
 
 
 def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
     weight = head_share(pair.q, pair.p, head_mass)
     (_, forward_slope), (reverse, reverse_slope) = _forward_kl(pair), _reverse_kl(pair)
     # Not the value of _forward_kl: it may be inf, and 0 * inf is NaN.
-    values = torch.lerp(reverse, _vecdot(pair.p, pair.log_ratio), weight)
+    values = torch.lerp(reverse, pair.dot(pair.p, pair.log_ratio), weight)
     return _or_inf(values), lambda: torch.lerp(
         reverse_slope(), forward_slope(), weight.unsqueeze(-1)
     )
@@ -105,12 +124,14 @@ def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
 
 def _todi(pair: Pair) -> tuple[Tensor, Gradient]:
     def gradient() -> Tensor:
-        weight = pair.log_ratio.sigmoid()
-        # By log q, which unlike q has no 0 to divide by.
-        slope = (1 - weight) * pair.q * (1 - pair.log_ratio) - weight * pair.p
-        return slope.sub_(pair.q * slope.sum(-1, keepdim=True))
+        weight = torch.sigmoid(pair.log_ratio, out=pair.new())
+        # By log q, which unlike q has no 0 to divide by: (1 - w) q (1 - log p/q) - w p.
+        reverse = torch.sub(1, pair.log_ratio, out=pair.new()).mul_(pair.q)
+        slope = reverse.addcmul_(weight, torch.add(reverse, pair.p, out=pair.new()), value=-1)
+        return slope.addcmul_(pair.q, slope.sum(-1, keepdim=True), value=-1)
 
-    return _or_inf(_vecdot(pair.p - pair.q, pair.log_ratio)), gradient
+    difference = torch.sub(pair.p, pair.q, out=pair.new())
+    return _or_inf(pair.dot(difference, pair.log_ratio)), gradient
 
 
 def _nkd(pair: Pair, temperature: float, non_target_weight: float) -> tuple[Tensor, Gradient]:
@@ -121,7 +142,7 @@ def _nkd(pair: Pair, temperature: float, non_target_weight: float) -> tuple[Tens
     label, label_slope = _cross_entropy(pair)
     is_target = (pair.target_ids != IGNORED_ID).to(pair.q.dtype)
     scale = non_target_weight * temperature * is_target
-    others = -_vecdot(others_p, others_log_q) * (scale * temperature)
+    others = -pair.dot(others_p, others_log_q) * (scale * temperature)
 
     def gradient() -> Tensor:
         slope = others_log_q.exp().scatter_(-1, ids, 0)
@@ -135,7 +156,7 @@ def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
     is_finite = pair.teacher_logits > -torch.inf
     difference = (pair.student_logits - pair.teacher_logits).masked_fill_(~is_finite, 0)
     num_finite = is_finite.sum(-1).clamp(min=1).to(difference.dtype)
-    values = _vecdot(difference, difference) / num_finite
+    values = pair.dot(difference, difference) / num_finite
     return values, lambda: difference * (2 / num_finite).unsqueeze(-1)
 
 
@@ -153,13 +174,13 @@ def _or_inf(values: Tensor) -> Tensor:
 
 def _log_mixture(pair: Pair, teacher_weight: float) -> Tensor:
     # Where neither has mass its logarithm is multiplied by 0, and must not be -inf.
-    mixture = torch.lerp(pair.q, pair.p, teacher_weight)
+    mixture = torch.lerp(pair.q, pair.p, teacher_weight, out=pair.new())
     return mixture.clamp_(min=torch.finfo(mixture.dtype).tiny).log_()
 
 
-def _through_softmax(q: Tensor, slope: Tensor) -> Tensor:
+def _through_softmax(pair: Pair, slope: Tensor) -> Tensor:
     """From dD/dq to dD/dz; changes `slope`."""
-    return slope.sub_(_vecdot(q, slope).unsqueeze(-1)).mul_(q)
+    return slope.sub_(pair.dot(pair.q, slope).unsqueeze(-1)).mul_(pair.q)
 
 
 def _f_divergence(formula: Formula, of_samples: Formula | None = None) -> Divergence:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmkd.losses.blocks import Rows, take
+from llmkd.losses.scratch import block_scratch
 from llmkd.losses.signals import DenseLogits, wide
 from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 
@@ -36,14 +37,17 @@ class _DenseLoss(torch.autograd.Function):
         ctx: Any, logits: Tensor, teacher_logits: Tensor | None, rows: Rows
     ) -> tuple[Tensor, Tensor, Tensor]:
         values, diagnostics = rows.new_outputs()
-        gradient = take(
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        whole = slice(0, len(logits))
+        take(
             rows,
-            slice(0, len(logits)),
+            whole,
             logits,
             teacher_logits,
             values,
             diagnostics,
-            needs_gradient=ctx.needs_input_grad[0],
+            gradient=gradient,
+            scratch=block_scratch(),
         )
         if gradient is not None:
             ctx.save_for_backward(gradient)

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from llmkd.losses.blocks import Rows, check_terms, take
 from llmkd.losses.row_threads import for_each
+from llmkd.losses.scratch import block_scratch, chunk_scratch
 from llmkd.losses.signals import (
     LinearHead,
     SparseLogits,
@@ -39,14 +40,12 @@ from llmkd.losses.signals import (
 )
 from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 
-# One of a chunk's two buffers. Larger chunks make the matrix products more efficient, but on a CPU the
-# C library gives a buffer of 32 MiB or more back to the system after each use, and faulting it in
-# again costs more than it saves.
-CHUNK_BYTES_ON_CPU = 31 * 2**20
+# One of a chunk's two buffers. Larger chunks make the matrix products more efficient.
+CHUNK_BYTES_ON_CPU = 126 * 2**20
 CHUNK_BYTES_ON_ACCELERATOR = 256 * 2**20
-# The float32 logits of one block, of which about six copies stand at once: on a CPU, mostly in a core's
-# own cache.
-BLOCK_BYTES_ON_CPU = 512 * 2**10
+# The float32 logits of one block, of which about six copies stand at once. Smaller blocks stay in a CPU's
+# cache, larger ones keep its threads from waiting for the interpreter.
+BLOCK_BYTES_ON_CPU = 4 * 2**20
 BLOCK_BYTES_ON_ACCELERATOR = 64 * 2**20
 
 
@@ -139,7 +138,7 @@ class _LinearHeadLoss(torch.autograd.Function):
         result = _Result(
             *rows.new_outputs(),
             *(
-                torch.zeros_like(x, dtype=rows.weights.dtype) if needed and x is not None else None
+                torch.empty_like(x, dtype=rows.weights.dtype) if needed and x is not None else None
                 for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
             ),
         )
@@ -180,20 +179,33 @@ def _run(job: _Job, result: _Result) -> None:
     rows = job.rows
     is_weighted = rows.weights.ne(0).any(0).tolist()  # The pass's one wait for the accelerator.
     needs_gradient = any(gradient is not None for gradient in result[2:])
+    scratch = chunk_scratch()
+    num_rows = min(job.chunk_size, len(is_weighted))
     buffers = [
-        head.hidden.new_empty(min(job.chunk_size, len(is_weighted)), len(head.weight))
+        scratch.like(head.hidden.new_empty(1).expand(num_rows, len(head.weight)))
         if isinstance(head, LinearHead)
         else None
         for head in (job.student, job.teacher)
     ]
+    is_first = True
     for start in range(0, len(is_weighted), job.chunk_size):
         chunk = slice(start, min(start + job.chunk_size, len(is_weighted)))
-        _run_chunk(job, chunk, buffers, needs_gradient and any(is_weighted[chunk]), result)
+        has_gradient = needs_gradient and any(is_weighted[chunk])
+        products = _run_chunk(job, chunk, buffers, has_gradient, result)
+        if has_gradient:
+            _accumulate(products, job.student, chunk, result, is_first=is_first)
+            is_first = False
+        elif result.hidden_gradient is not None:
+            result.hidden_gradient[chunk].zero_()
+    for gradient in (result.weight_gradient, result.bias_gradient):
+        if is_first and gradient is not None:
+            gradient.zero_()
 
 
 def _run_chunk(
     job: _Job, chunk: slice, buffers: list[Tensor | None], needs_gradient: bool, result: _Result
-) -> None:
+) -> Tensor:
+    """Fills in the chunk's values, and gives the gradient by the student's products there."""
     student, teacher = (
         head_products(head, chunk, out=buffer[: chunk.stop - chunk.start])
         if isinstance(head, LinearHead) and buffer is not None
@@ -206,22 +218,26 @@ def _run_chunk(
     def run_block(start: int) -> None:
         inside = slice(start, min(start + block_size, len(student)))
         block = slice(chunk.start + inside.start, chunk.start + inside.stop)
-        logits = head_logits(job.student, student[inside])
-        gradient = take(
+        products = student[inside]
+        logits = head_logits(job.student, products)
+        gradient = products if products.dtype == logits.dtype else torch.empty_like(logits)
+        take(
             job.rows,
             block,
             logits,
             _teacher_rows(job.teacher, block, None if teacher is None else teacher[inside]),
             result.values,
             result.diagnostics,
-            needs_gradient=needs_gradient,
+            gradient=gradient if needs_gradient else None,
+            scratch=block_scratch(),
         )
-        if gradient is not None:
-            student[inside] = back_through_head(job.student, logits, gradient)
+        if needs_gradient:
+            back_through_head(job.student, logits, gradient)
+            if gradient is not products:
+                products.copy_(gradient)
 
     for_each(run_block, range(0, len(student), block_size))
-    if needs_gradient:
-        _accumulate(student, job.student, chunk, result)
+    return student
 
 
 def _teacher_rows(
@@ -233,19 +249,28 @@ def _teacher_rows(
     return teacher and sparse_rows(teacher, block)
 
 
-def _accumulate(gradient: Tensor, student: LinearHead, chunk: slice, result: _Result) -> None:
+def _accumulate(
+    gradient: Tensor, student: LinearHead, chunk: slice, result: _Result, *, is_first: bool
+) -> None:
     """From the gradient of `hidden @ weight.T + bias` to those of its three parts."""
-    if result.bias_gradient is not None:
-        result.bias_gradient.add_(gradient.sum(0, dtype=result.bias_gradient.dtype))
     if result.hidden_gradient is not None:
-        result.hidden_gradient[chunk] = gradient @ student.weight
-    if result.weight_gradient is None:
-        return
-    hidden = student.hidden[chunk]
-    if result.weight_gradient.dtype == gradient.dtype:
-        result.weight_gradient.addmm_(gradient.T, hidden)
+        _add_product(result.hidden_gradient[chunk], gradient, student.weight, is_first=True)
+    if result.weight_gradient is not None:
+        hidden = student.hidden[chunk]
+        _add_product(result.weight_gradient, gradient.T, hidden, is_first=is_first)
+    if result.bias_gradient is not None:
+        ones = result.bias_gradient.new_ones(1, len(gradient), dtype=gradient.dtype)
+        _add_product(result.bias_gradient[None], ones, gradient, is_first=is_first)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, is_first: bool) -> None:
+    """`total += a @ b`, into what may hold anything the first time."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, beta=0 if is_first else 1)
+    elif is_first:
+        total.copy_(a @ b)
     else:
-        result.weight_gradient.add_(gradient.T @ hidden)
+        total.add_(a @ b)
 
 
 def _chunk_size(student: LinearHead, dtype: torch.dtype, wanted: int | None) -> int:

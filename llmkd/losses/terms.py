@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llmkd.losses.divergences import LOG_PROB_FLOOR, logprobs
+from llmkd.losses.divergences import LOG_PROB_FLOOR
+from llmkd.losses.scratch import Scratch
 from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
 
 RULED_OUT = -1e30
@@ -38,6 +39,7 @@ class Pair:
         teacher: Its logits, [n, V], or a few of its log-probabilities; None where there is none.
         target_ids: The token that each position predicts, [n], or -100 for none.
         temperature: Divides both models' logits.
+        scratch: Where its tensors are; None makes new ones.
     """
 
     def __init__(
@@ -46,11 +48,24 @@ class Pair:
         teacher: TeacherRows | None,
         target_ids: Int[Tensor, " n"],
         temperature: float = 1.0,
+        scratch: Scratch | None = None,
     ):
         self.student_logits = student_logits
         self.teacher = teacher
         self.target_ids = target_ids
         self.temperature = temperature
+        self._scratch = scratch or Scratch()
+        self._product: Tensor | None = None
+
+    def new(self) -> Float[Tensor, "n vocab"]:
+        """Room for a result, that no other result of this pair has."""
+        return self._scratch.like(self.student_logits)
+
+    def dot(self, a: Float[Tensor, "n vocab"], b: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+        """The sum of a b over the vocabulary."""
+        if self._product is None:
+            self._product = self.new()
+        return torch.mul(a, b, out=self._product).sum(-1)
 
     @property
     def teacher_logits(self) -> Float[Tensor, "n vocab"]:
@@ -61,28 +76,33 @@ class Pair:
     @cached_property
     def log_q(self) -> Float[Tensor, "n vocab"]:
         """The student's log-probabilities."""
-        return logprobs(self.student_logits, temperature=self.temperature).clamp_(min=RULED_OUT)
+        return self._logprobs(self.student_logits).clamp_(min=RULED_OUT)
 
     @cached_property
     def log_p(self) -> Float[Tensor, "n vocab"]:
         """The teacher's log-probabilities."""
-        log_p = logprobs(self.teacher_logits, temperature=self.temperature)
-        return log_p.clamp_(min=LOG_PROB_FLOOR)
+        return self._logprobs(self.teacher_logits).clamp_(min=LOG_PROB_FLOOR)
+
+    def _logprobs(self, logits: Tensor) -> Tensor:
+        # `llmkd.losses.divergences.logprobs` into a given place.
+        if self.temperature != 1:
+            logits = torch.div(logits, self.temperature, out=self.new())
+        return torch.log_softmax(logits, dim=-1, out=self.new())
 
     @cached_property
     def q(self) -> Float[Tensor, "n vocab"]:
         """The student's probabilities."""
-        return self.log_q.exp()
+        return torch.exp(self.log_q, out=self.new())
 
     @cached_property
     def p(self) -> Float[Tensor, "n vocab"]:
         """The teacher's probabilities."""
-        return self.log_p.exp()
+        return torch.exp(self.log_p, out=self.new())
 
     @cached_property
     def log_ratio(self) -> Float[Tensor, "n vocab"]:
         """Log p - log q."""
-        return self.log_p - self.log_q
+        return torch.sub(self.log_p, self.log_q, out=self.new())
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
 
 Versions, in one process, on the same tensors, in turn, forward and backward, with a trained head:
 
-- products: the four matrix products that no exact method can do without (teacher's head, student's
-  head, and the gradients of the student's hidden states and weight), into buffers that are there.
+- products: the four matrix products that no exact method can do without: teacher's head and student's
+  head, into a buffer that is there, and the gradients of the student's hidden states and weight, into
+  new tensors, as every version returns new ones.
 - ours: `divergence_from_hidden`.
 - plain: both models' full logits, and torch's own operations with automatic differentiation.
 - liger, liger_eager: liger-kernel's chunked distillation loss as it comes (compiled, chunks of 1024),
@@ -87,7 +88,7 @@ class Inputs:
 
 
 class Products:
-    """The bare products; their buffers are made once."""
+    """The bare products; their buffer is made once."""
 
     def __init__(self, inputs: Inputs):
         hidden, weight = (leaf.detach() for leaf in inputs.leaves)
@@ -96,14 +97,14 @@ class Products:
             (inputs.teacher.hidden, inputs.teacher.weight),
         )
         self.logits = hidden.new_empty(len(hidden), len(weight))
-        self.gradients = torch.empty_like(hidden), torch.empty_like(weight)
+        self.gradients: tuple[Tensor, ...] = ()
 
     def __call__(self) -> None:
         hidden, weight = self.student
+        self.gradients = ()
         torch.mm(self.teacher[0], self.teacher[1].T, out=self.logits)
         torch.mm(hidden, weight.T, out=self.logits)
-        torch.mm(self.logits, weight, out=self.gradients[0])
-        torch.mm(self.logits.T, hidden, out=self.gradients[1])
+        self.gradients = self.logits @ weight, self.logits.T @ hidden
 
 
 def ours(inputs: Inputs, case: str) -> Tensor:

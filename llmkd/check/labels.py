@@ -131,7 +131,7 @@ def _of_task(task: IntentTask, tokenizer: Tokenizer | str) -> DataFacts:
     sample = make_rows(task.model_copy(update={"num_examples": few}), seed=0)
     lengths = [tokenizer.count(row["text"], True) for row in sample]
     mean = Fact(round(sum(lengths) / few, 4), "estimate", f"mean of {few} requests")
-    if tokenizer is INTENTS:
+    if tokenizer.name == INTENTS.name:
         longest = Fact(most_words() + 2, "at most", "words of the longest request")
     else:
         longest = Fact(max(lengths), "estimate", f"longest of {few} requests")

@@ -528,3 +528,72 @@ def test_tensors_that_do_not_fit_each_other_are_refused(student, teacher, ids, w
         run(terms=[FORWARD_KL])
     with pytest.raises(ValueError, match="at least one"):
         run(terms=[], weights=weights[:0])
+
+
+# Numerics.
+
+
+@pytest.mark.parametrize("tau", [0.1, 10.0])
+def test_a_padded_vocabulary_of_a_real_size_is_cropped_without_nan(tau):
+    # 151,936 rows in one model's head and 152,064 in the other's, for the same tokenizer.
+    tokens, n, hidden_size = 151_665, 3, 4
+    generator = torch.Generator().manual_seed(0)
+
+    def head(num_rows: int, dtype: torch.dtype) -> LinearHead:
+        hidden, weight = (
+            3 * torch.randn(size, hidden_size, generator=generator, dtype=torch.float64)
+            for size in (n, num_rows)
+        )
+        return LinearHead(hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_())
+
+    student, teacher = head(151_936, torch.float32), head(152_064, torch.float32)
+    ids = torch.tensor([0, 77, tokens - 1])
+    terms = [
+        HeadTerm("forward_kl", closed_form.FORWARD_KL, tau),
+        HeadTerm("reverse_kl", closed_form.REVERSE_KL, tau),
+        HeadTerm("jsd", closed_form.jsd(0.5), tau),
+    ]
+    with pytest.raises(ValueError, match=r"151936 tokens and the teacher's 152064"):
+        divergence_from_hidden(student, teacher, ids, terms, torch.ones(3, n))
+    output = divergence_from_hidden(
+        crop(student, tokens), crop(teacher, tokens), ids, terms, torch.ones(3, n)
+    )
+    exact = [as_dtype(crop(x, tokens), torch.float64) for x in (student, teacher)]
+    z_s, z_t = (full_logits(x) for x in exact)
+    expected = torch.stack(
+        [
+            d.forward_kl(z_s, z_t, temperature=tau),
+            d.reverse_kl(z_s, z_t, temperature=tau),
+            d.jsd(z_s, z_t, temperature=tau),
+        ]
+    )
+    # Logits up to 100 over temperature 0.1 are 1000, where float32 has steps of 6e-5.
+    torch.testing.assert_close(output.values.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+    ours = gradients_of(output.loss, student)
+    theirs = gradients_of(expected.sum(), exact[0])
+    assert (ours[1][tokens:] == 0).all()
+    assert_close_in_norm(ours[0], theirs[0], 1e-3)
+    assert_close_in_norm(ours[1][:tokens], theirs[1], 1e-3)
+
+
+def test_float16_weights_keep_gradients_that_float16_would_round_to_zero():
+    # A share of a mean over a million tokens: 1e-6 (q - p) is below what float16 can hold.
+    student, teacher = (
+        LinearHead(torch.randn(4, 8).half(), torch.randn(30, 8).half()) for _ in range(2)
+    )
+    hidden = student.hidden.float().requires_grad_()
+    ids = torch.zeros(4, dtype=torch.long)
+    output = divergence_from_hidden(
+        replace(student, hidden=hidden),
+        teacher,
+        ids,
+        [FORWARD_KL],
+        torch.full((1, 4), 1e-6),
+        compute_dtype=torch.float16,
+    )
+    (ours,) = torch.autograd.grad(output.loss, hidden)
+    exact = hidden.detach().double().requires_grad_()
+    wide = LinearHead(exact, student.weight.double())
+    z_t = teacher.hidden.double() @ teacher.weight.double().T
+    (theirs,) = torch.autograd.grad(1e-6 * d.forward_kl(full_logits(wide), z_t).sum(), exact)
+    assert_close_in_norm(ours, theirs, 2e-2)

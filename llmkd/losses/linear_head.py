@@ -92,16 +92,19 @@ def divergence_from_hidden(
     check_terms([*terms, *diagnostics], teacher)
     assert chunk_size is None or chunk_size > 0
     dtype = compute_dtype or product_dtype(student)
+    weights = position_weights.detach().to(wide(student.hidden.dtype))
+    unit = _unit(weights) if dtype == torch.float16 else weights.new_ones(())
     job = _Job(
         _prepared(student, dtype),
         _prepared(teacher, dtype) if isinstance(teacher, LinearHead) else teacher,
         Rows(
             target_ids,
-            position_weights.detach().to(wide(student.hidden.dtype)),
+            weights / unit,
             tuple(terms),
             tuple(diagnostics),
         ),
         _chunk_size(student, dtype, chunk_size),
+        unit,
     )
     parameters = student.hidden, student.weight, student.bias
     if not torch.is_grad_enabled():
@@ -117,6 +120,8 @@ class _Job:
     teacher: LinearHead | SparseLogits | None
     rows: Rows
     chunk_size: int
+    unit: Tensor
+    """What the rows' weights are multiples of."""
 
 
 class _Result(NamedTuple):
@@ -145,10 +150,11 @@ class _LinearHeadLoss(torch.autograd.Function):
         # The compute dtype decides the precision of the products here, not autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             _run(job, result)
-        ctx.gradients = result[2:]
+        ctx.gradients, ctx.unit = result[2:], job.unit
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(result.values, result.diagnostics)
-        return weighted_sum(rows.weights, result.values), result.values, result.diagnostics
+        loss = weighted_sum(rows.weights, result.values) * job.unit
+        return loss, result.values, result.diagnostics
 
     @staticmethod
     @once_differentiable
@@ -160,7 +166,7 @@ class _LinearHeadLoss(torch.autograd.Function):
                 "the gradient of divergence_from_hidden was given away; run it again for another "
                 "backward pass"
             )
-        scale = output_gradients[0]  # The other outputs have no gradient.
+        scale = output_gradients[0] * ctx.unit  # The other outputs have no gradient.
         gradients, ctx.gradients = ctx.gradients, None
         scaled = (
             g if g is None else _scaled(g, scale).to(dtype)
@@ -271,6 +277,17 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, *, is_first: bool) -> None
         total.copy_(a @ b)
     else:
         total.add_(a @ b)
+
+
+def _unit(weights: Tensor) -> Tensor:
+    """The power of two next to the largest weight, so that dividing by it rounds nothing.
+
+    A share of a mean over many tokens times a gradient is less than float16 can hold.
+    """
+    if not weights.numel():
+        return weights.new_ones(())
+    largest = weights.abs().amax()
+    return torch.where(largest > 0, largest.log2().floor().exp2(), 1)
 
 
 def _chunk_size(student: LinearHead, dtype: torch.dtype, wanted: int | None) -> int:

@@ -34,8 +34,9 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     all_started = threading.Barrier(num_threads)
 
     def start() -> None:
-        # Of this thread, and of all that start later.
+        # Of this thread, and of all that ask for the first time later: so it asks at once.
         torch.set_num_threads(1)
+        torch.get_num_threads()
         all_started.wait()
 
     pool = ThreadPoolExecutor(num_threads, "llmkd-rows", initializer=start)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmkd.losses.blocks import refusal
 from llmkd.losses.closed_form import FORWARD_KL, NUM_CLAMPED, TEACHER_NLL
 from llmkd.losses.dense import divergence_from_logits
 from llmkd.losses.divergences import IGNORED_ID
@@ -108,21 +109,26 @@ class Objective:
         is_pointwise = [isinstance(term.loss, HeadTerm) for term in self.terms]
         if any(is_pointwise):
             of_positions = weights[is_pointwise, None].expand(-1, len(target_ids))
-            output = self._pointwise(student, teacher, target_ids, of_positions)
+            # A stored teacher may not be able to give all diagnostics.
+            diagnostics = [x for x in self.diagnostics if refusal(x, teacher) is None]
+            output = self._pointwise(student, teacher, target_ids, of_positions, diagnostics)
             losses.append(output.loss)
-            metrics = self._metrics(output, share[is_pointwise])
+            metrics = self._metrics(output, share[is_pointwise], diagnostics)
         for term, weight, part in zip(self.terms, weights, share, strict=True):
             if isinstance(term.loss, BatchTerm):
-                value, found = self._of_batch(term.loss, student, teacher, target_ids, step)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(term.weight(step))):
+                    value, found = self._of_batch(term.loss, student, teacher, target_ids, step)
                 losses.append(weight * len(target_ids) * value)
                 found = {f"loss/{term.loss.name}": value.detach(), **found}
                 metrics |= {name: x * len(target_ids) * part for name, x in found.items()}
         return ObjectiveOutput(torch.stack(losses).sum(), metrics)
 
-    def _metrics(self, output: HeadOutput, share: Tensor) -> dict[str, Tensor]:
+    def _metrics(
+        self, output: HeadOutput, share: Tensor, diagnostics: Sequence[HeadTerm]
+    ) -> dict[str, Tensor]:
         names = [f"loss/{term.loss.name}" for term in self.terms if isinstance(term.loss, HeadTerm)]
         metrics = dict(zip(names, output.values.sum(-1) * share, strict=True))
-        for diagnostic, values in zip(self.diagnostics, output.diagnostics, strict=True):
+        for diagnostic, values in zip(diagnostics, output.diagnostics, strict=True):
             metrics[diagnostic.name] = values.sum() * share[0]
         return metrics
 
@@ -132,12 +138,13 @@ class Objective:
         teacher: Signals | None,
         target_ids: Tensor,
         position_weights: Tensor,
+        diagnostics: Sequence[HeadTerm],
     ) -> HeadOutput:
         terms = [term.loss for term in self.terms if isinstance(term.loss, HeadTerm)]
         if isinstance(student, DenseLogits):
             assert teacher is None or isinstance(teacher, DenseLogits), "both are classifiers"
             return divergence_from_logits(
-                student, teacher, target_ids, terms, position_weights, diagnostics=self.diagnostics
+                student, teacher, target_ids, terms, position_weights, diagnostics=diagnostics
             )
         assert not isinstance(teacher, DenseLogits), "both are language models"
         return divergence_from_hidden(
@@ -146,7 +153,7 @@ class Objective:
             target_ids,
             terms,
             position_weights,
-            diagnostics=self.diagnostics,
+            diagnostics=diagnostics,
             compute_dtype=self.compute_dtype,
         )
 

@@ -6,6 +6,7 @@ import torch
 from llmkd import schedules
 from llmkd.losses import closed_form
 from llmkd.losses.signals import LinearHead
+from llmkd.losses.sparse import top_k_logits
 from llmkd.losses.terms import BatchTerm, HeadTerm
 from llmkd.objective import Objective, Term, trained
 
@@ -203,3 +204,38 @@ def test_a_clamp_of_the_teacher_is_counted(batch):
     expected = (log_p < -1000).sum(-1).double().mean()
     assert expected > 1
     assert metrics["num_clamped/reverse_kl"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_stored_teacher_gives_the_diagnostics_that_it_can(batch):
+    kept = trained(batch["target_ids"])
+    ids = batch["target_ids"][kept]
+    z_s = (batch["student"] @ batch["weight"].T)[kept]
+    z_t = (batch["teacher"] @ batch["teacher_weight"].T)[kept]
+    for stored_at, names in ((1.0, {"teacher_nll", "kl"}), (2.0, {"teacher_nll"})):
+        objective = Objective(
+            [
+                Term(
+                    HeadTerm("forward_kl", closed_form.FORWARD_KL, stored_at), schedules.constant(1)
+                ),
+                Term(HeadTerm("ce", closed_form.CROSS_ENTROPY), schedules.constant(1)),
+            ],
+            has_teacher=True,
+        )
+        output = objective(
+            LinearHead(z_s.clone().requires_grad_(), torch.eye(VOCAB).double()),
+            top_k_logits(z_t, ids, k=VOCAB, temperature=stored_at),
+            ids,
+            num_positions=objective.count_positions(ids),
+            step=0,
+        )
+        assert output.metrics.keys() == {"loss/forward_kl", "loss/ce"} | names
+        expected = torch.nn.functional.cross_entropy(z_t, ids)
+        assert output.metrics["teacher_nll"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_batch_term_of_weight_zero_is_logged_and_has_no_gradient(batch):
+    objective = batch_objective(100)
+    _, metrics, hidden_grad, _ = run(objective, batch, 6, step=10)
+    assert metrics["loss/spread"] > 0
+    _, _, pointwise_grad, _ = run(objective.only(0), batch, 6, step=10)
+    torch.testing.assert_close(hidden_grad, pointwise_grad, rtol=1e-6, atol=1e-12)

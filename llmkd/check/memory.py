@@ -15,9 +15,11 @@ feed-forward size, q and k widths of all query and key heads, L layers, V vocabu
                     the two layers more are what the backward pass itself takes;
                     with gradient_checkpointing T (4 h L + 5 a): a layer anew, and its gradients
     teacher         its weights, and T (4 h + 3 f) s for the layer at work
-    head            of language models: 8 times (5 times without a teacher) the float32 logits of one chunk (31 MiB on a
-                    processor, 256 MiB on an accelerator, or T V 4 where that is less), the heads in
-                    half precision, the student head's gradient in float32 (V h 4), and T h 8
+    head            of language models: for each model the logits of one chunk (126 MiB on a processor,
+                    256 MiB on an accelerator), 8 times (4 times without a teacher) those of a block
+                    (4 MiB for each processor, 64 MiB on an accelerator), neither more than T V 4;
+                    the heads in half precision, the student head's gradient in float32 (V h 4),
+                    and T h 8
     runtime         what Python, torch and transformers take before anything is loaded
 
 The coefficients of `a` are what PyTorch 2.13 saves for transformers 5.23's Llama and GPT-2 with the
@@ -26,6 +28,7 @@ or with dropout on a processor) they come on top. The sum is an upper bound of s
 it stands at the same moment; on a processor, freed memory that the C library keeps comes on top.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +37,15 @@ from llmkd.check.architectures import Shape
 from llmkd.check.facts import Fact, value_of
 from llmkd.check.machine import MIB, Memory
 from llmkd.check.models import Model
+from llmkd.losses.budgets import (
+    BLOCK_BYTES_ON_ACCELERATOR,
+    BLOCK_BYTES_ON_CPU,
+    CHUNK_BYTES_ON_ACCELERATOR,
+    CHUNK_BYTES_ON_CPU,
+)
 
 RUNTIME_BYTES = 700 * MIB
-CHUNK_BYTES = {"cpu": 31 * MIB, "accelerator": 256 * MIB}
-COPIES_OF_A_CHUNK = {"with teacher": 8, "without": 5}
+COPIES_OF_A_BLOCK = {"with teacher": 8, "without": 4}
 
 CHECKPOINTED_LAYERS = 5
 """Layers' worth of activations while one is computed anew: measured, 3.6 to 4.7."""
@@ -130,8 +138,7 @@ def train_memory(
         if student.shape.num_labels is None:
             parts["head"] = _head(
                 student.shape, value_of(tokens), is_half=is_half, is_frozen=is_adapter,
-                chunk_bytes=CHUNK_BYTES["accelerator" if has_accelerator else "cpu"],
-                num_copies=COPIES_OF_A_CHUNK["without" if teacher is None else "with teacher"],
+                has_accelerator=has_accelerator, has_teacher=teacher is not None,
             )  # fmt: skip
     else:
         how, exactness = f"without activations: {student.shape}", "at least"
@@ -202,12 +209,19 @@ def _activations(shape: Shape, tokens: int, width: int, *, is_checkpointed: bool
 
 
 def _head(
-    shape: Shape, tokens: int, *, is_half: bool, is_frozen: bool, chunk_bytes: int, num_copies: int
-) -> int:
-    weights = shape.vocab_size * shape.hidden
-    chunk = max(4 * shape.vocab_size, min(chunk_bytes, 4 * tokens * shape.vocab_size))
+    shape: Shape, tokens: int, *, is_half: bool, is_frozen: bool, has_accelerator: bool,
+    has_teacher: bool,
+) -> int:  # fmt: skip
+    weights, row = shape.vocab_size * shape.hidden, 4 * shape.vocab_size
+    if has_accelerator:
+        chunk, blocks = CHUNK_BYTES_ON_ACCELERATOR, BLOCK_BYTES_ON_ACCELERATOR
+    else:
+        chunk, blocks = CHUNK_BYTES_ON_CPU, BLOCK_BYTES_ON_CPU * (os.cpu_count() or 1)
+    chunk, blocks = (max(row, min(budget, tokens * row)) for budget in (chunk, blocks))
+    copies = COPIES_OF_A_BLOCK["with teacher" if has_teacher else "without"]
     gradient = 0 if is_frozen else 4 * weights
-    return num_copies * chunk + gradient + 2 * weights * is_half + 8 * tokens * shape.hidden
+    logits = (1 + has_teacher) * chunk + copies * blocks
+    return logits + gradient + 2 * weights * is_half + 8 * tokens * shape.hidden
 
 
 def _teacher(teacher: Model, tokens: int, is_half: bool) -> int:

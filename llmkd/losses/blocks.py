@@ -1,6 +1,5 @@
 """All terms of an objective, with their gradient, over a block of positions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,24 +107,20 @@ class _Formulas:
         return self.pairs[temperature]
 
 
-def check_terms(terms: Sequence[HeadTerm], teacher: Signals | None) -> None:
-    """Refuses terms that cannot be taken of what was stored of a teacher.
-
-    Raises:
-        ValueError: Such a term, or one of another temperature than the stored one.
-    """
+def refusal(term: HeadTerm, teacher: Signals | None) -> str | None:
+    """Why a term cannot be taken of what was stored of a teacher; None where it can."""
     if not isinstance(teacher, SparseLogits):
-        return
+        return None
     stored = {TopKLogits: "top-k log-probabilities", SampledLogits: "random samples"}[type(teacher)]
-    for term in terms:
-        if term.divergence.formula(teacher) is None:
-            raise ValueError(
-                f"{term.name} cannot be taken of {stored} of the teacher; take forward_kl, or a "
-                "teacher that gives all its logits"
-            )
-        if term.divergence.is_of_labels or term.temperature == teacher.temperature:
-            continue
-        raise ValueError(
-            f"{term.name} has temperature {term.temperature}, and the teacher's {stored} were "
-            f"stored at {teacher.temperature}; the two must be the same"
+    if term.divergence.formula(teacher) is None:
+        return (
+            f"{term.name} cannot be taken of {stored} of the teacher; take forward_kl, or a "
+            "teacher that gives all its logits"
         )
+    if term.divergence.is_of_labels or term.temperature == teacher.temperature:
+        return None
+    return (
+        f"{term.name} has temperature {term.temperature}, and the teacher's {stored} were stored at "
+        f"{teacher.temperature}, which serves no other; give the term that temperature, or store "
+        f"them at {term.temperature}"
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llmkd.losses.divergences import IGNORED_ID, LOG_PROB_FLOOR
 from llmkd.losses.divergences.blends import head_share
-from llmkd.losses.divergences.labels import others_logprobs
+from llmkd.losses.divergences.labels import gatherable, others_logprobs
 from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.losses.sparse import forward_kl_of_samples, of_top_k
 from llmkd.losses.terms import Divergence, Formula, Gradient, Pair
@@ -31,7 +31,7 @@ def _cross_entropy(pair: Pair) -> tuple[Tensor, Gradient]:
         slope.scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=slope.dtype))
         return slope.masked_fill_(ignored.unsqueeze(-1), 0)
 
-    return pair.log_q.gather(-1, ids).squeeze(-1).neg().masked_fill(ignored, 0), gradient
+    return _or_inf(pair.log_q.gather(-1, ids).squeeze(-1).neg().masked_fill(ignored, 0)), gradient
 
 
 def _teacher_nll(pair: Pair) -> tuple[Tensor, Gradient]:
@@ -40,6 +40,8 @@ def _teacher_nll(pair: Pair) -> tuple[Tensor, Gradient]:
         log_p_label = pair.teacher.label_log_prob.to(pair.student_logits.dtype)
     else:
         log_p_label = pair.log_p.gather(-1, ids).squeeze(-1)
+        is_ruled_out = pair.teacher_logits.gather(-1, ids).squeeze(-1) == -torch.inf
+        log_p_label = log_p_label.masked_fill(is_ruled_out, -torch.inf)
     return log_p_label.neg().masked_fill(ignored, 0), lambda: torch.zeros_like(pair.student_logits)
 
 
@@ -114,12 +116,14 @@ def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
 
 def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
     weight = head_share(pair.q, pair.p, head_mass)
-    (_, forward_slope), (reverse, reverse_slope) = _forward_kl(pair), _reverse_kl(pair)
-    # Not the value of _forward_kl: it may be inf, and 0 * inf is NaN.
+    reverse, reverse_slope = _reverse_kl(pair)
     values = torch.lerp(reverse, pair.dot(pair.p, pair.log_ratio), weight)
-    return _or_inf(values), lambda: torch.lerp(
-        reverse_slope(), forward_slope(), weight.unsqueeze(-1)
-    )
+
+    def gradient() -> Tensor:
+        forward_slope = torch.sub(pair.q, pair.p, out=pair.new())
+        return reverse_slope().lerp_(forward_slope, weight.unsqueeze(-1))
+
+    return _or_inf(values), gradient
 
 
 def _todi(pair: Pair) -> tuple[Tensor, Gradient]:
@@ -149,7 +153,8 @@ def _nkd(pair: Pair, temperature: float, non_target_weight: float) -> tuple[Tens
         slope.mul_(others_p.sum(-1, keepdim=True)).sub_(others_p).mul_(scale.unsqueeze(-1))
         return slope.addcmul_(label_slope(), p_label)
 
-    return p_label.squeeze(-1) * label + others, gradient
+    target = (p_label.squeeze(-1) * label).masked_fill(p_label.squeeze(-1) == 0, 0)
+    return _or_inf(target + others), gradient
 
 
 def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
@@ -162,13 +167,11 @@ def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
 
 def _labels(pair: Pair) -> tuple[Tensor, Tensor]:
     """Ids that can be gathered, [n, 1], and which of them stand for no target, [n]."""
-    # Only -100 is replaced: any other id outside the vocabulary is a mistake, and gather says so.
-    ignored = pair.target_ids == IGNORED_ID
-    return pair.target_ids.masked_fill(ignored, 0).unsqueeze(-1), ignored
+    return gatherable(pair.target_ids), pair.target_ids == IGNORED_ID
 
 
 def _or_inf(values: Tensor) -> Tensor:
-    # Only what `RULED_OUT` stands for is as large.
+    # `RULED_OUT` times a probability; one below 1e-21 is not seen.
     return values.masked_fill(values > _MOST_NATS, torch.inf)
 
 
@@ -198,7 +201,7 @@ FORWARD_KL = _f_divergence(_forward_kl, of_samples=forward_kl_of_samples)
 REVERSE_KL = replace(_f_divergence(_reverse_kl), has_floor=True)
 TOTAL_VARIATION = _f_divergence(_total_variation)
 TODI = Divergence(_todi, has_floor=True)
-LOGIT_MSE = Divergence(_logit_mse)
+LOGIT_MSE = Divergence(_logit_mse, has_temperature=False)
 
 
 def jsd(teacher_weight: float) -> Divergence:
@@ -222,5 +225,6 @@ def adaptive_kl(head_mass: float) -> Divergence:
 
 
 def nkd(temperature: float, non_target_weight: float) -> Divergence:
-    """`llmkd.losses.divergences.nkd`, whose term has temperature 1: it divides by its own."""
-    return Divergence(partial(_nkd, temperature=temperature, non_target_weight=non_target_weight))
+    """`llmkd.losses.divergences.nkd`, which divides by a temperature of its own."""
+    formula = partial(_nkd, temperature=temperature, non_target_weight=non_target_weight)
+    return Divergence(formula, has_temperature=False)

@@ -36,19 +36,21 @@ class _DenseLoss(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, teacher_logits: Tensor | None, rows: Rows
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values, diagnostics = rows.new_outputs()
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         whole = slice(0, len(logits))
-        take(
-            rows,
-            whole,
-            logits,
-            teacher_logits,
-            values,
-            diagnostics,
-            gradient=gradient,
-            scratch=block_scratch(),
-        )
+        # What is kept must not be made in inference mode, which forbids to change it later.
+        with torch.inference_mode(False), torch.no_grad():
+            values, diagnostics = rows.new_outputs()
+            gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+            take(
+                rows,
+                whole,
+                logits,
+                teacher_logits,
+                values,
+                diagnostics,
+                gradient=gradient,
+                scratch=block_scratch(),
+            )
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values, diagnostics)

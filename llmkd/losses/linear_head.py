@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llmkd.losses.blocks import Rows, check_terms, take
+from llmkd.losses.blocks import Rows, refusal, take
+from llmkd.losses.budgets import rows_of_block, rows_of_chunk
 from llmkd.losses.row_threads import for_each
 from llmkd.losses.scratch import block_scratch, chunk_scratch
 from llmkd.losses.signals import (
@@ -40,13 +41,7 @@ from llmkd.losses.signals import (
 )
 from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
 
-# One of a chunk's two buffers. Larger chunks make the matrix products more efficient.
-CHUNK_BYTES_ON_CPU = 126 * 2**20
-CHUNK_BYTES_ON_ACCELERATOR = 256 * 2**20
-# The float32 logits of one block, of which about six copies stand at once. Smaller blocks stay in a CPU's
-# cache, larger ones keep its threads from waiting for the interpreter.
-BLOCK_BYTES_ON_CPU = 4 * 2**20
-BLOCK_BYTES_ON_ACCELERATOR = 64 * 2**20
+_ROWS_OF_PRODUCT = 16_384
 
 
 def divergence_from_hidden(
@@ -76,7 +71,7 @@ def divergence_from_hidden(
         terms: What the loss is made of; at least one.
         position_weights: Each term's weight at each position; gets no gradient.
         diagnostics: Further values to report at each position, outside the loss.
-        chunk_size: Positions per chunk; None takes as many as `CHUNK_BYTES_ON_...` holds.
+        chunk_size: Positions per chunk; None takes what `llmkd.losses.budgets` says.
         compute_dtype: Of the matrix products; None follows autocast where that is on, and the
             student's tensors otherwise. Whatever it is, divergences are taken, and the chunks'
             gradients are added up, in float32 (float64 stays float64).
@@ -89,11 +84,14 @@ def divergence_from_hidden(
             cannot be taken of such a teacher.
     """
     _check(student, teacher, target_ids, terms, position_weights)
-    check_terms([*terms, *diagnostics], teacher)
+    for term in (*terms, *diagnostics):
+        if problem := refusal(term, teacher):
+            raise ValueError(problem)
     assert chunk_size is None or chunk_size > 0
     dtype = compute_dtype or product_dtype(student)
     weights = position_weights.detach().to(wide(student.hidden.dtype))
     unit = _unit(weights) if dtype == torch.float16 else weights.new_ones(())
+    on_cpu = student.weight.device.type == "cpu"
     job = _Job(
         _prepared(student, dtype),
         _prepared(teacher, dtype) if isinstance(teacher, LinearHead) else teacher,
@@ -103,7 +101,8 @@ def divergence_from_hidden(
             tuple(terms),
             tuple(diagnostics),
         ),
-        _chunk_size(student, dtype, chunk_size),
+        chunk_size
+        or rows_of_chunk(len(target_ids), dtype.itemsize * len(student.weight), on_cpu=on_cpu),
         unit,
     )
     parameters = student.hidden, student.weight, student.bias
@@ -139,21 +138,28 @@ class _LinearHeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = job.rows
-        result = _Result(
-            *rows.new_outputs(),
-            *(
-                torch.empty_like(x, dtype=rows.weights.dtype) if needed and x is not None else None
-                for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-            ),
-        )
-        # The compute dtype decides the precision of the products here, not autocast.
-        with torch.autocast(hidden.device.type, enabled=False):
-            _run(job, result)
+        # Of the hidden states each chunk writes its own rows; the rest is a sum over chunks.
+        dtypes = hidden.dtype, job.rows.weights.dtype, job.rows.weights.dtype
+        # The compute dtype decides the precision of the products here, not autocast; and memory that
+        # is kept must not be made in inference mode, which forbids to change it later.
+        with torch.autocast(hidden.device.type, enabled=False), torch.inference_mode(False):
+            result = _Result(
+                *job.rows.new_outputs(),
+                *(
+                    torch.empty(x.shape, dtype=dtype, device=x.device)
+                    if needed and x is not None
+                    else None
+                    for x, dtype, needed in zip(
+                        (hidden, weight, bias), dtypes, ctx.needs_input_grad, strict=False
+                    )
+                ),
+            )
+            with torch.no_grad():
+                _run(job, result)
         ctx.gradients, ctx.unit = result[2:], job.unit
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(result.values, result.diagnostics)
-        loss = weighted_sum(rows.weights, result.values) * job.unit
+        loss = weighted_sum(job.rows.weights, result.values) * job.unit
         return loss, result.values, result.diagnostics
 
     @staticmethod
@@ -219,7 +225,8 @@ def _run_chunk(
         for head, buffer in zip((job.student, job.teacher), buffers, strict=True)
     )
     assert student is not None
-    block_size = _block_size(student)
+    row_bytes = wide(student.dtype).itemsize * student.shape[-1]
+    block_size = rows_of_block(row_bytes, on_cpu=student.device.type == "cpu")
 
     def run_block(start: int) -> None:
         inside = slice(start, min(start + block_size, len(student)))
@@ -242,7 +249,7 @@ def _run_chunk(
             if gradient is not products:
                 products.copy_(gradient)
 
-    for_each(run_block, range(0, len(student), block_size))
+    for_each(run_block, range(0, len(student), block_size), device=student.device)
     return student
 
 
@@ -273,10 +280,15 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, *, is_first: bool) -> None
     """`total += a @ b`, into what may hold anything the first time."""
     if total.dtype == a.dtype:
         total.addmm_(a, b, beta=0 if is_first else 1)
-    elif is_first:
-        total.copy_(a @ b)
-    else:
-        total.add_(a @ b)
+        return
+    # In slices, as the product is rounded to its own type before it is added; and not in float16,
+    # where the sum over a chunk may be more than it can hold.
+    for part, rows in zip(total.split(_ROWS_OF_PRODUCT), a.split(_ROWS_OF_PRODUCT), strict=True):
+        product = rows.float() @ b.float() if a.dtype == torch.float16 else rows @ b
+        if is_first:
+            part.copy_(product)
+        else:
+            part.add_(product)
 
 
 def _unit(weights: Tensor) -> Tensor:
@@ -288,24 +300,6 @@ def _unit(weights: Tensor) -> Tensor:
         return weights.new_ones(())
     largest = weights.abs().amax()
     return torch.where(largest > 0, largest.log2().floor().exp2(), 1)
-
-
-def _chunk_size(student: LinearHead, dtype: torch.dtype, wanted: int | None) -> int:
-    """Positions per chunk: the wanted ones, or within the budget and all chunks alike."""
-    if wanted is not None:
-        assert wanted > 0
-        return wanted
-    on_cpu = student.weight.device.type == "cpu"
-    budget = CHUNK_BYTES_ON_CPU if on_cpu else CHUNK_BYTES_ON_ACCELERATOR
-    most = max(1, budget // (dtype.itemsize * len(student.weight)))
-    num_chunks = max(1, -(-len(student.hidden) // most))
-    return max(1, -(-len(student.hidden) // num_chunks))
-
-
-def _block_size(products: Tensor) -> int:
-    on_cpu = products.device.type == "cpu"
-    budget = BLOCK_BYTES_ON_CPU if on_cpu else BLOCK_BYTES_ON_ACCELERATOR
-    return max(1, budget // (wide(products.dtype).itemsize * products.shape[-1]))
 
 
 def _prepared(head: LinearHead, dtype: torch.dtype) -> LinearHead:

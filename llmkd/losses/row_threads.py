@@ -8,25 +8,39 @@ moment, all threads wait for the one that lost it. Here a thread takes a block t
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
 
 
-def for_each(function: Callable[[int], None], starts: Sequence[int]) -> None:
-    """Calls the function with every start, in no order, as many at a time as torch has threads.
+def for_each(
+    function: Callable[[int], None], starts: Sequence[int], *, device: torch.device
+) -> None:
+    """Calls the function with every start, on a CPU as many at a time as torch has threads.
 
-    Gradients are off in the function, wherever it runs. An exception is passed on.
+    Gradients are off in the function, wherever it runs. An exception is passed on, and none of the
+    calls is still running then.
+
+    Args:
+        function: Called in no order.
+        starts: Its arguments.
+        device: Where it computes. An accelerator runs what is queued in this thread's order.
     """
     num_threads = torch.get_num_threads()
-    if num_threads == 1 or len(starts) == 1:
+    if device.type != "cpu" or num_threads == 1 or len(starts) == 1:
         with torch.no_grad():
             for start in starts:
                 function(start)
         return
-    for _ in _pool(num_threads).map(torch.no_grad()(function), starts):
-        pass
+    futures = [_pool(num_threads).submit(torch.no_grad()(function), start) for start in starts]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 @cache

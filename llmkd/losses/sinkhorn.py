@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmkd.losses.divergences import IGNORED_ID, logprobs
+from llmkd.losses.divergences.distributions import upcast
 from llmkd.losses.transport import (
     MAX_ITERATIONS,
     TOLERANCE,
     Problem,
     Scalar,
     check_positive,
-    upcast,
 )
 
 Rows = Float[Tensor, "rows features"]

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llmkd.losses.divergences import IGNORED_ID, logprobs
+from llmkd.losses.divergences import logprobs, teacher_nll
 from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.losses.terms import RULED_OUT, Formula, Gradient, Pair
 
@@ -41,7 +41,7 @@ def top_k_logits(
     log_p = logprobs(logits.detach(), temperature=temperature)
     kept, ids = log_p.topk(k, dim=-1)
     tail = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1)
-    return TopKLogits(ids, kept, tail, _of_labels(logits, target_ids), temperature)
+    return TopKLogits(ids, kept, tail, _label_log_probs(logits, target_ids), temperature)
 
 
 def sampled_logits(
@@ -64,14 +64,12 @@ def sampled_logits(
     log_p = logprobs(logits.detach(), temperature=temperature)
     ids = log_p.exp().multinomial(num_samples, replacement=True, generator=generator)
     weights = torch.full_like(ids, 1, dtype=log_p.dtype) / num_samples
-    labels = _of_labels(logits, target_ids)
+    labels = _label_log_probs(logits, target_ids)
     return SampledLogits(ids, log_p.gather(-1, ids), weights, labels, temperature)
 
 
-def _of_labels(logits: Tensor, target_ids: Tensor) -> Tensor:
-    ignored = target_ids == IGNORED_ID
-    ids = target_ids.masked_fill(ignored, 0).unsqueeze(-1)
-    return logprobs(logits.detach()).gather(-1, ids).squeeze(-1).masked_fill(ignored, 0)
+def _label_log_probs(logits: Tensor, target_ids: Tensor) -> Tensor:
+    return -teacher_nll(logits, target_ids)
 
 
 def of_top_k(formula: Formula) -> Formula:

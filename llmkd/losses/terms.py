@@ -23,7 +23,11 @@ Gradient = Callable[[], Tensor]
 """The derivative of n values by the logits that a `Pair` divides by its temperature, [n, V]: computed
 when it is called, and then the caller's to change."""
 Formula = Callable[["Pair"], tuple[Tensor, Gradient]]
-"""From both models' distributions to [n] values in nats, and their gradient."""
+"""From both models' distributions to [n] values in nats, and their gradient.
+
+Called in several threads, without automatic differentiation. What `Pair.new` gives is good until the
+block is done; values must be tensors of their own.
+"""
 
 BatchLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -116,6 +120,7 @@ class Divergence:
         of_samples: Of tokens drawn from the teacher; None where that would be biased.
         is_of_labels: It needs no more of the teacher than the label's log-probability.
         has_floor: It counts what the teacher rules out as `LOG_PROB_FLOOR`.
+        has_temperature: A term may divide both logits by a temperature.
     """
 
     of_logits: Formula
@@ -123,6 +128,7 @@ class Divergence:
     of_samples: Formula | None = None
     is_of_labels: bool = False
     has_floor: bool = False
+    has_temperature: bool = True
 
     def formula(self, teacher: Signals | None) -> Formula | None:
         """The one for such a teacher, or None where there is none."""
@@ -138,6 +144,9 @@ class HeadTerm:
     name: str
     divergence: Divergence
     temperature: float = 1.0
+
+    def __post_init__(self):
+        assert self.divergence.has_temperature or self.temperature == 1
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from llmkd.losses.divergences.distributions import upcast
+
 Scalar = Float[Tensor, ""]
 
 MAX_ITERATIONS = 1000
@@ -181,7 +183,7 @@ class Problem:
 
 def _weights(weights: Tensor | None, cost: Tensor, dim: int) -> Tensor:
     size = cost.shape[dim]
-    weights = torch.full((size,), 1 / max(size, 1)) if weights is None else weights
+    weights = cost.new_full((size,), 1 / max(size, 1)) if weights is None else weights
     total = weights.detach().sum().item()
     if (weights < 0).any() or not abs(total - 1) < 1e-4:
         raise ValueError(
@@ -189,11 +191,6 @@ def _weights(weights: Tensor | None, cost: Tensor, dim: int) -> Tensor:
             "at least 0 and sum to 1"
         )
     return weights.to(cost)
-
-
-def upcast(tensor: Tensor) -> Tensor:
-    """As float32; float64 stays float64."""
-    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def check_positive(**settings: int | float) -> None:

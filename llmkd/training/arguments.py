@@ -52,8 +52,8 @@ def training_arguments(
 def head_dtype(arguments: TrainingArguments) -> torch.dtype | None:
     """The type of the output heads' matrix products; None is the weights' own.
 
-    Never float16: the head's gradient is computed before a loss scaler could lift it, and it is a
-    share of a mean over all tokens, which float16 rounds to 0.
+    With `fp16` too, which is float32 for weights that are trained: the head's gradient is computed
+    before a loss scaler could lift it, and float16 has few digits for it.
     """
     return torch.bfloat16 if arguments.bf16 else None
 

@@ -15,6 +15,7 @@ Versions, in one process, on the same tensors, in turn, forward and backward, wi
 - trl: TRL's chunked divergence.
 
 A version's ratio is the median over rounds of its time by the products' time in the same round.
+The difference is that of a version's gradients to those of plain, in norm, relative to these.
 Workspace: a fresh process per version (on a GPU: the allocator's peak), the growth of the peak over one
 forward and backward pass, less the two gradients that are returned.
 """
@@ -60,6 +61,8 @@ DIVERGENCES: dict[str, tuple[Divergence, Callable[[Tensor, Tensor], Tensor]]] = 
     "todi": (closed_form.TODI, divergences.todi),
     "logit_mse": (closed_form.LOGIT_MSE, divergences.logit_mse),
 }
+LOGIT_SCALE = float(os.environ.get("LOGIT_SCALE", "1"))
+"""Standard deviation of the logits: 1 is a nearly flat distribution, 3 one as of a language model."""
 PEERS_BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
 """What liger-kernel and TRL call those that they have."""
 
@@ -74,13 +77,18 @@ class Inputs:
         def normal(*size: int, scale: float = 1.0) -> Tensor:
             return (torch.randn(*size, device=DEVICE) * scale).to(dtype)
 
-        self.student = LinearHead(normal(n, h), normal(v, h, scale=h**-0.5))
-        self.teacher = LinearHead(normal(n, h), normal(v, h, scale=h**-0.5))
+        scale = LOGIT_SCALE * h**-0.5
+        self.student = LinearHead(normal(n, h), normal(v, h, scale=scale))
+        self.teacher = LinearHead(normal(n, h), normal(v, h, scale=scale))
         self.target_ids = torch.randint(v, (n,), device=DEVICE)
         self.leaves = self.student.hidden, self.student.weight
         for leaf in self.leaves:
             leaf.requires_grad_()
         self.weights = torch.full((1, n), 1 / n, device=DEVICE)
+
+    def gradients(self) -> Tensor:
+        """Both, one after the other."""
+        return torch.cat([leaf.grad.float().flatten() for leaf in self.leaves])
 
     def forget_gradients(self) -> None:
         for leaf in self.leaves:
@@ -203,10 +211,15 @@ def measure_times(
     products = Products(inputs)
     taken: dict[str, list[float]] = {"products": []}
     failed: dict[str, dict[str, float | str]] = {}
+    differences: dict[str, float] = {}
+    run("plain", inputs, case)
+    expected = inputs.gradients()
     for version in versions_of(case):
         try:
             run(version, inputs, case)
             taken[version] = []
+            difference = (inputs.gradients() - expected).norm() / expected.norm()
+            differences[version] = float(f"{difference.item():.2e}")
         except Exception as error:  # noqa: BLE001 - a peer that fails is reported, not fatal
             failed[version] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     products()
@@ -220,6 +233,7 @@ def measure_times(
     return {
         version: {
             **summary(times),
+            **({"difference": differences[version]} if version in differences else {}),
             "to_products": round(
                 statistics.median(a / b for a, b in zip(times, taken["products"], strict=True)),
                 3,
@@ -354,6 +368,7 @@ def main() -> None:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "timed_rounds": args.repeats,
+            "logit_scale": LOGIT_SCALE,
             "load_average_at_start": round(os.getloadavg()[0], 2),
             "cases": {
                 f"{shape} {dtype} {case}": measure(

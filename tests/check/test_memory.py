@@ -6,7 +6,6 @@ from llmkd.check.architectures import shape_of
 from llmkd.check.facts import Fact, NotKnownError
 from llmkd.check.machine import MIB, Memory
 from llmkd.check.memory import (
-    CHUNK_BYTES,
     QUANTIZED_STATES,
     RUNTIME_BYTES,
     STATES,
@@ -16,7 +15,6 @@ from llmkd.check.memory import (
     verdict,
 )
 from llmkd.check.models import Model
-from llmkd.losses import linear_head
 from llmkd.recipe.training_arguments import effective, training_arguments
 
 SMALL = {"vocab_size": 61, "hidden_size": 48, "num_attention_heads": 4}
@@ -72,11 +70,6 @@ def test_a_layer_keeps_about_what_autograd_saves_for_it(config, dtype):
     assert estimate == pytest.approx(measured, rel=0.15)
 
 
-def test_the_chunks_are_those_of_the_head():
-    expected = (linear_head.CHUNK_BYTES_ON_CPU, linear_head.CHUNK_BYTES_ON_ACCELERATOR)
-    assert (CHUNK_BYTES["cpu"], CHUNK_BYTES["accelerator"]) == expected
-
-
 def test_the_sum_of_a_small_training_by_hand():
     # 1 layer, h 8, f 10, q = k 8, V 16: 16*8*2 + 8 + (4*8*8 + 3*8*10 + 2*8) = 776 parameters.
     config = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 10, "vocab_size": 16}
@@ -91,7 +84,7 @@ def test_the_sum_of_a_small_training_by_hand():
         "optimizer": 776 * 8,
         # a = 4*4*10 + 24*8 + 2*4*(8 + 8) = 480, and three layers of it.
         "activations": 20 * 3 * 480,
-        # Five chunks of 20*16*4, the head's gradient 16*8*4, and 20*8*8.
+        # A chunk of 20*16*4, four blocks as large, the head's gradient 16*8*4, and 20*8*8.
         "head": 5 * 1280 + 512 + 1280,
         "runtime": RUNTIME_BYTES,
     }

@@ -120,8 +120,10 @@ def test_also_for_logits_of_hundreds(closed, pure, ids):
 def test_a_student_that_rules_out_what_the_teacher_allows_costs_inf_without_nan(ids):
     student, teacher = normal(0), normal(1)
     student[1, 4] = -torch.inf
-    assert_equal(c.FORWARD_KL, FUNCTIONS["forward_kl"][1], student, teacher, ids)
-    for closed, _ in FUNCTIONS.values():
+    ids[1] = 4
+    for name in ("forward_kl", "cross_entropy"):
+        assert_equal(*FUNCTIONS[name], student, teacher, ids)
+    for closed, _ in (FUNCTIONS | {"nkd": ALONE["nkd"]}).values():
         leaf = student.clone().requires_grad_()
         output = divergence_from_logits(
             DenseLogits(leaf),
@@ -134,6 +136,26 @@ def test_a_student_that_rules_out_what_the_teacher_allows_costs_inf_without_nan(
         assert not output.values.isnan().any()
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
+
+
+def test_nkd_is_inf_where_the_student_rules_out_any_token(ids):
+    student, ids[1] = normal(0), 4
+    student[1, 4] = student[2, (ids[2] + 1) % V] = -torch.inf
+    output = divergence_from_logits(
+        DenseLogits(student),
+        DenseLogits(normal(1)),
+        ids,
+        [HeadTerm("nkd", c.nkd(1.0, 1.5))],
+        torch.ones(1, N),
+    )
+    assert output.values[0].isinf().tolist() == [t in (1, 2) for t in range(N)]
+
+
+def test_a_term_without_a_temperature_takes_none():
+    with pytest.raises(AssertionError):
+        HeadTerm("mse", c.LOGIT_MSE, 2.0)
+    with pytest.raises(AssertionError):
+        HeadTerm("nkd", c.nkd(2.0, 1.5), 2.0)
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
@@ -161,6 +183,22 @@ def test_low_precision_logits_are_taken_in_float32(closed, pure, ids, dtype, tau
     assert (ours.double() - theirs).norm() <= step * theirs.norm() + 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("closed", "pure"), ALONE.values(), ids=ALONE)
+def test_so_are_those_without_a_temperature(closed, pure, ids, dtype):
+    student, teacher = normal(0).to(dtype).requires_grad_(), normal(1).to(dtype)
+    output = divergence_from_logits(
+        DenseLogits(student), DenseLogits(teacher), ids, [HeadTerm("it", closed)], torch.ones(1, N)
+    )
+    exact = student.detach().double().requires_grad_()
+    expected = pure(exact, teacher.double(), ids, 1.0)
+    torch.testing.assert_close(output.values[0].double(), expected.detach(), rtol=1e-5, atol=1e-4)
+    (ours,) = torch.autograd.grad(output.loss, student)
+    (theirs,) = torch.autograd.grad(expected.sum(), exact)
+    step = max(torch.finfo(dtype).eps, 1e-4)
+    assert (ours.double() - theirs).norm() <= step * theirs.norm() + 1e-5
+
+
 def test_what_the_teacher_rules_out_is_counted(ids):
     student, teacher = normal(0), normal(1)
     teacher[0, :5] = -torch.inf
@@ -177,6 +215,7 @@ def test_what_the_teacher_rules_out_is_counted(ids):
 
 def test_the_teachers_loss_is_that_of_its_logits(ids):
     teacher = normal(1)
+    teacher[0, ids[0]] = -torch.inf
     output = divergence_from_logits(
         DenseLogits(normal(0)),
         DenseLogits(teacher),

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from llmkd.losses import closed_form
 from llmkd.losses import divergences as d
 from llmkd.losses.linear_head import divergence_from_hidden
+from llmkd.losses.scratch import _OfThread
 from llmkd.losses.signals import LinearHead, crop
 from llmkd.losses.terms import Divergence, HeadTerm
 
@@ -479,8 +480,11 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_is_larger_than_a_chunk_of_logits_or_the_head():
-    n, vocab_size, hidden_size, chunk_size = 512, 1000, 8, 16
+@pytest.mark.parametrize("n", [512, 2048])
+def test_the_workspace_is_two_chunks_and_a_block_however_many_positions(n, monkeypatch):
+    vocab_size, hidden_size, chunk_size = 1000, 4, 16
+    kept = _OfThread()
+    monkeypatch.setattr("llmkd.losses.scratch._of_thread", kept)
     student, teacher = (
         LinearHead(
             torch.randn(n, hidden_size, requires_grad=True),
@@ -495,6 +499,9 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits_or_the_head():
         )
         output.loss.backward()
     assert largest.numel == chunk_size * vocab_size
+    assert [x.numel() for x in kept.chunks.kept] == [chunk_size * vocab_size] * 2
+    assert {x.numel() for x in kept.blocks.kept} == {chunk_size * vocab_size}
+    assert len(kept.blocks.kept) < 25
     with LargestTensor() as largest:
         full_logits(student)
     assert largest.numel == n * vocab_size
@@ -509,7 +516,7 @@ def test_the_default_chunk_fits_its_budget(monkeypatch, student, teacher, ids, w
 
     spy = HeadTerm("spy", Divergence(look))
     # Five float64 rows fit; three chunks of four are as many as two of five and one of one.
-    monkeypatch.setattr("llmkd.losses.linear_head.CHUNK_BYTES_ON_CPU", 8 * V * 5 + 1)
+    monkeypatch.setattr("llmkd.losses.budgets.CHUNK_BYTES_ON_CPU", 8 * V * 5 + 1)
     divergence_from_hidden(student, teacher, ids, [spy], weights[:1])
     assert rows == [4, 4, 3]
 
@@ -574,6 +581,24 @@ def test_a_padded_vocabulary_of_a_real_size_is_cropped_without_nan(tau):
     assert (ours[1][tokens:] == 0).all()
     assert_close_in_norm(ours[0], theirs[0], 1e-3)
     assert_close_in_norm(ours[1][:tokens], theirs[1], 1e-3)
+
+
+def test_a_chunks_sum_of_float16_gradients_does_not_overflow():
+    n = 1000
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(n, 4, generator=generator).half()
+    hidden[:, 0] = 100
+    head = LinearHead(hidden, torch.zeros(30, 4).half().requires_grad_(), torch.zeros(30).half())
+    head.bias.requires_grad_()
+    ids = torch.zeros(n, dtype=torch.long)
+    weights = torch.full((1, n), 1 / n)
+    output = divergence_from_hidden(head, None, ids, [CROSS_ENTROPY], weights)
+    ours = torch.autograd.grad(output.loss, (head.weight, head.bias))
+    # All tokens are as likely, and token 0 is right each time.
+    slope = torch.full((30,), 1 / 30, dtype=torch.float64)
+    slope[0] -= 1
+    assert_close_in_norm(ours[0], slope[:, None] * hidden.double().mean(0), 1e-2)
+    assert_close_in_norm(ours[1], slope, 1e-2)
 
 
 def test_float16_weights_keep_gradients_that_float16_would_round_to_zero():

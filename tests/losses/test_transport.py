@@ -291,3 +291,14 @@ def test_a_symmetric_problem_is_down_to_rounding_in_a_few_dozen_iterations(epsil
     potentials = symmetric.average(1000)
     assert potentials.num_iterations < 40
     assert symmetric.solved(potentials, 1.0).marginal_error < 1e-5
+
+
+def test_default_weights_are_as_exact_as_the_cost():
+    cost = problem(3, 5)[0]
+    uniform = [torch.full((n,), 1 / n, dtype=torch.float64) for n in cost.shape]
+    ours = sinkhorn(cost, epsilon=0.5, tolerance=1e-12)
+    theirs = sinkhorn(
+        cost, epsilon=0.5, row_weights=uniform[0], column_weights=uniform[1], tolerance=1e-12
+    )
+    assert ours.is_converged
+    assert torch.equal(ours.plan, theirs.plan)

@@ -42,7 +42,7 @@ def cross_entropy(student_logits: Logits, target_ids: TargetIds) -> PerPosition:
 
 def cross_entropy_from_logprobs(log_q: Logprobs, target_ids: TargetIds) -> PerPosition:
     """`cross_entropy` of log-probabilities."""
-    nll = log_q.gather(-1, _safe(target_ids)).squeeze(-1).neg()
+    nll = log_q.gather(-1, gatherable(target_ids)).squeeze(-1).neg()
     return nll.masked_fill(target_ids == IGNORED_ID, 0)
 
 
@@ -119,7 +119,7 @@ def nkd_from_logprobs(
     `temperature` is applied here: log-probabilities are logits too, shifted.
     """
     check_temperature(temperature)
-    log_p, label = log_p.detach(), _safe(target_ids)
+    log_p, label = log_p.detach(), gatherable(target_ids)
     p_label, log_q_label = (x.gather(-1, label).squeeze(-1) for x in (log_p.exp(), log_q))
     target = -p_label * log_q_label.masked_fill(p_label == 0, 0)
     others_log_q, others_log_p = (others_logprobs(x / temperature, label) for x in (log_q, log_p))
@@ -136,6 +136,7 @@ def others_logprobs(logits: Tensor, label: Tensor) -> Tensor:
     return F.log_softmax(logits.scatter(-1, label, torch.finfo(logits.dtype).min), dim=-1)
 
 
-def _safe(target_ids: Tensor) -> Tensor:
+def gatherable(target_ids: Tensor) -> Tensor:
+    """Ids to gather with, [*positions, 1]: 0 where there is no target."""
     # Only -100 is replaced: any other id outside the vocabulary is a mistake, and gather says so.
     return target_ids.masked_fill(target_ids == IGNORED_ID, 0).unsqueeze(-1)

@@ -15,8 +15,8 @@ feed-forward size, q and k widths of all query and key heads, L layers, V vocabu
                     the two layers more are what the backward pass itself takes;
                     with gradient_checkpointing T (4 h L + 5 a): a layer anew, and its gradients
     teacher         its weights, and T (4 h + 3 f) s for the layer at work
-    head            of language models: for each model the logits of one chunk (126 MiB on a processor,
-                    256 MiB on an accelerator), 8 times (4 times without a teacher) those of a block
+    head            of language models: for each model the logits of one chunk (126 MiB or h / 2
+                    positions on a processor, 256 MiB on an accelerator), 8 times (4 times without a teacher) those of a block
                     (4 MiB for each processor, 64 MiB on an accelerator), neither more than T V 4;
                     the heads in half precision, the student head's gradient in float32 (V h 4),
                     and T h 8
@@ -37,12 +37,7 @@ from llmkd.check.architectures import Shape
 from llmkd.check.facts import Fact, value_of
 from llmkd.check.machine import MIB, Memory
 from llmkd.check.models import Model
-from llmkd.losses.budgets import (
-    BLOCK_BYTES_ON_ACCELERATOR,
-    BLOCK_BYTES_ON_CPU,
-    CHUNK_BYTES_ON_ACCELERATOR,
-    CHUNK_BYTES_ON_CPU,
-)
+from llmkd.losses.budgets import rows_of_block, rows_of_chunk
 
 RUNTIME_BYTES = 700 * MIB
 COPIES_OF_A_BLOCK = {"with teacher": 8, "without": 4}
@@ -213,11 +208,10 @@ def _head(
     has_teacher: bool,
 ) -> int:  # fmt: skip
     weights, row = shape.vocab_size * shape.hidden, 4 * shape.vocab_size
-    if has_accelerator:
-        chunk, blocks = CHUNK_BYTES_ON_ACCELERATOR, BLOCK_BYTES_ON_ACCELERATOR
-    else:
-        chunk, blocks = CHUNK_BYTES_ON_CPU, BLOCK_BYTES_ON_CPU * (os.cpu_count() or 1)
-    chunk, blocks = (max(row, min(budget, tokens * row)) for budget in (chunk, blocks))
+    chunk = row * rows_of_chunk(tokens, row, shape.hidden, on_cpu=not has_accelerator)
+    num_threads = 1 if has_accelerator else os.cpu_count() or 1
+    block = row * rows_of_block(row, on_cpu=not has_accelerator)
+    blocks = min(block * num_threads, max(row, tokens * row))
     copies = COPIES_OF_A_BLOCK["with teacher" if has_teacher else "without"]
     gradient = 0 if is_frozen else 4 * weights
     logits = (1 + has_teacher) * chunk + copies * blocks

@@ -102,7 +102,12 @@ def divergence_from_hidden(
             tuple(diagnostics),
         ),
         chunk_size
-        or rows_of_chunk(len(target_ids), dtype.itemsize * len(student.weight), on_cpu=on_cpu),
+        or rows_of_chunk(
+            len(target_ids),
+            dtype.itemsize * len(student.weight),
+            student.hidden.shape[-1],
+            on_cpu=on_cpu,
+        ),
         unit,
     )
     parameters = student.hidden, student.weight, student.bias

@@ -63,6 +63,8 @@ DIVERGENCES: dict[str, tuple[Divergence, Callable[[Tensor, Tensor], Tensor]]] = 
 }
 LOGIT_SCALE = float(os.environ.get("LOGIT_SCALE", "1"))
 """Standard deviation of the logits: 1 is a nearly flat distribution, 3 one as of a language model."""
+WANTED = os.environ.get("VERSIONS", "").split()
+"""Only these versions, where any are named."""
 PEERS_BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
 """What liger-kernel and TRL call those that they have."""
 
@@ -183,7 +185,7 @@ VERSIONS: dict[str, Callable[[Inputs, str], Tensor]] = {
 
 
 def versions_of(case: str) -> list[str]:
-    return list(VERSIONS) if case in PEERS_BETA else ["ours", "plain"]
+    return WANTED or (list(VERSIONS) if case in PEERS_BETA else ["ours", "plain"])
 
 
 def run(version: str, inputs: Inputs, case: str) -> None:

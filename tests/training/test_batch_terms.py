@@ -84,3 +84,22 @@ def test_bfloat16_and_checkpointing_train_it_alike(train_stage, tmp_path):
     # As for pointwise terms; a distance of nearly equal rows is a difference of rounded numbers.
     assert logs["bf16"] == pytest.approx(logs["plain"], rel=4e-2)
     assert logs["bf16"] != logs["plain"]
+
+
+def test_adapters_learn_from_it_while_the_head_stays(train_stage, tokenizer, tiny_llama, tmp_path):
+    folder = tmp_path / "student"
+    tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    student = {"model_name_or_path": str(folder), "lora": {"r": 2}}
+    trainer = {"max_steps": 30, "save_strategy": "no", "learning_rate": 2e-2}
+    run_train(
+        train_stage(trainer, losses=LOSSES, student=student), tmp_path / "s", name="s", seed=0
+    )
+    lines = metrics(tmp_path / "s")
+    assert lines[-1]["loss/sinkhorn"] < lines[0]["loss/sinkhorn"]
+    before, after = load_file(folder / "model.safetensors"), weights(tmp_path / "s")
+    changed = {
+        name for name in after if not torch.equal(after[name], before[name][: len(after[name])])
+    }
+    assert changed
+    assert not any("lm_head" in name or "embed" in name for name in changed)

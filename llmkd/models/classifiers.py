@@ -13,6 +13,7 @@ from llmkd.data.labels import names_in_config
 from llmkd.errors import InputError
 from llmkd.models.agreement import too_few_embeddings
 from llmkd.models.load import LOAD_ERRORS, attention_of, config_of, dtype_of, not_loadable
+from llmkd.models.positions import num_skipped
 from llmkd.recipe.models import PretrainedModel
 
 
@@ -68,16 +69,16 @@ def fit_to(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
     """Refuses a classifier that its tokenizer or the objective does not fit.
 
     Args:
-        model: Gets the tokenizer's padding token where it has none: a decoder's head looks for the
-            last token before it.
+        model: Gets the tokenizer's padding token: a decoder's head looks for the last token before
+            it. RoBERTa and its kin keep their own, as they count positions from it.
         tokenizer: What makes its batches.
         name: What the message calls it: `student` or `teacher`.
 
     Raises:
         InputError: Too few embeddings, several labels per text, or logits that are not finite.
     """
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if not num_skipped(model):
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     num_rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
     vocab_size = max(tokenizer.get_vocab().values()) + 1
     if problem := too_few_embeddings(int(num_rows), vocab_size, name):

@@ -146,11 +146,26 @@ def _small():
     return model
 
 
-def test_a_decoder_gets_the_tokenizers_padding_token(words):
-    model = classifier("llama")
-    assert model.config.pad_token_id is None
+@pytest.mark.parametrize("own", [None, 9])
+@pytest.mark.parametrize("decoder", ["llama", "gpt2"])
+def test_a_decoders_head_reads_the_last_token_before_the_tokenizers_padding(decoder, own, words):
+    model = classifier(decoder, pad_token_id=own).eval()
     fit_to(model, words, "student")
-    assert model.config.pad_token_id == words.pad_token_id
+    assert model.config.pad_token_id == words.pad_token_id == 0
+    padded = model(
+        input_ids=torch.tensor([[2, 7, 9, 0, 0]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])
+    )
+    alone = model(input_ids=torch.tensor([[2, 7, 9]]))
+    torch.testing.assert_close(padded.logits, alone.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_that_are_counted_from_the_padding_token_stay(words, tmp_path):
+    model = classifier("roberta", pad_token_id=1).eval()
+    expected = model(input_ids=BATCH["input_ids"][:1]).logits
+    fit_to(model, words, "student")
+    model.save_pretrained(tmp_path)
+    loaded = load_classifier(PretrainedModel(model_name_or_path=str(tmp_path))).eval()
+    torch.testing.assert_close(loaded(input_ids=BATCH["input_ids"][:1]).logits, expected)
 
 
 def test_robertas_first_positions_are_never_used():

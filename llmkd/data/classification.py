@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.counts import DataCounts
-from llmkd.data.labels import label_ids, label_text
+from llmkd.data.labels import label_text
 from llmkd.data.prepare import TrainingData
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
@@ -94,7 +94,7 @@ def _tokens(
 
 def prepare_labelled(
     rows: Sequence[Row],
-    labels: Sequence[str],
+    ids: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -103,11 +103,11 @@ def prepare_labelled(
 
     Args:
         rows: From `labelled_rows`.
-        labels: Of the student's outputs; all labels of the rows are among them.
+        ids: From the rows' labels to the student's outputs; see `label_ids`.
         tokenizer: The student's.
         max_length: Most tokens of a sequence.
     """
-    ids, encoded = label_ids(labels), encode(rows, tokenizer, max_length)
+    encoded = encode(rows, tokenizer, max_length)
     dataset = datasets.Dataset.from_list(
         [
             {**one.inputs, "label_id": ids[row["label"]]}

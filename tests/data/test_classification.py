@@ -75,7 +75,7 @@ def test_long_texts_are_cut_inside_their_frame_and_the_tokens_counted(words):
 
 def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
     rows = [{"text": "a b c d", "label": "no"}, {"text": "a", "label": "yes"}]
-    data = prepare_labelled(rows, ["yes", "no"], words, max_length=4)
+    data = prepare_labelled(rows, {"yes": 0, "no": 1}, words, max_length=4)
     assert data.dataset["label_id"][:] == [1, 0]
     assert data.lengths == [4, 3]
     assert (data.counts.num_rows, data.counts.num_truncated, data.counts.num_tokens_cut) == (

@@ -152,7 +152,8 @@ def _refuse_other_student(student: Sequence[str] | None, teacher: Sequence[str] 
         raise DataError(
             "labels",
             f"student and teacher have different labels: {_listed(student)}, and {_listed(teacher)}; "
-            "write the teacher's, in its order, to rename the student's outputs, or another student",
+            "write the teacher's as `labels`, in its order, for which the student's head is reordered "
+            "or made anew, or write another student",
         )
 
 

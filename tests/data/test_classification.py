@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from llmkd.check.rows import read_rows
 from llmkd.data.classification import LabelCollator, encode, labelled_rows, prepare_labelled
 from llmkd.data.words import word_tokenizer
 from llmkd.errors import InputError
@@ -36,6 +37,20 @@ def test_labels_become_text_and_columns_are_renamed(rows_of):
 def test_a_pair_is_read_where_there_is_one(rows_of):
     row = {"text": "a", "text_pair": "b", "label": True, "other": 1}
     assert rows_of([row]) == [{"text": "a", "text_pair": "b", "label": "true"}]
+
+
+def test_a_second_text_in_a_later_row_only_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 1, "text_pair": "c"}\n')
+    source = LabelledRows(kind="classification", dataset_name=str(path))
+    message = "row 2 has a `text_pair`, and the first row has none"
+    with pytest.raises(InputError, match=message):
+        labelled_rows(source, seed=0)
+    with pytest.raises(InputError, match=message):
+        read_rows(source, "labelled")
+    first = source.model_copy(update={"num_examples": 1})
+    assert len(labelled_rows(first, seed=0)) == 1
+    assert read_rows(first, "labelled").sample[0] == {"text": "a", "label": 0}
 
 
 def test_rows_without_a_label_are_refused_and_counted(rows_of):

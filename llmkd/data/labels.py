@@ -92,6 +92,12 @@ def chosen_labels(
         _refuse_repeated(labels)
         _refuse_other_teacher(labels, teacher)
     _refuse_unknown(labels, found, is_given=given is not None)
+    if len(labels) < 2:
+        raise DataError(
+            "labels",
+            f"the model has only the output {_listed(labels)}, and a classifier chooses between "
+            "several; write another model",
+        )
     return labels
 
 
@@ -112,13 +118,13 @@ def _refuse_unknown(labels: Sequence[str], found: Iterable[str], *, is_given: bo
 
 
 def _of_data(student: Sequence[str] | None, found: Collection[str]) -> list[str]:
-    if student is not None and label_ids(student).keys() >= set(found):
-        return list(student)
     if len(found) < 2:
         raise DataError(
             "labels",
             f"the rows have only the label {_listed(found)}; write all labels, or name other rows",
         )
+    if student is not None and label_ids(student).keys() >= set(found):
+        return list(student)
     # Integers by their size: 10 comes after 9.
     return sorted(found, key=lambda name: (len(name) if name.isdecimal() else 0, name))
 

@@ -86,6 +86,10 @@ def test_the_recipe_comes_first_then_the_teacher_then_the_student_then_the_rows(
         (None, PLACEHOLDERS, None, {"yes"}, "write all labels in the order of the outputs"),
         (None, ["a", "b"], ["b", "a"], {"a"}, "student and teacher have different labels: 'b'"),
         (None, None, None, {"a"}, "only the label 'a'"),
+        (None, None, ["b", "a"], {"a"}, "only the label 'a'"),
+        (None, ["a"], None, {"a"}, "only the output 'a', .* write another model"),
+        (None, PLACEHOLDERS[:1], None, {"0"}, "only the output 'LABEL_0'"),
+        (["a"], None, None, {"a"}, "only the output 'a'"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(given, teacher, student, found, message):

@@ -8,9 +8,8 @@ from llmkd.check.facts import Fact, NotKnownError
 from llmkd.check.lengths import MOST_CHARACTERS, DataFacts, RowLength, first, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
 from llmkd.check.vocabulary import INTENTS, Tokenizer
-from llmkd.data.intents import LABELS, MOST_EXAMPLES, make_rows, most_words
+from llmkd.data.intents import LABELS, make_rows, most_words, refuse_too_many
 from llmkd.data.labels import chosen_labels, given_labels, label_text
-from llmkd.errors import DataError
 from llmkd.recipe.data import Classification, IntentTask, LabelledRows
 
 MOST_ROWS = 200_000
@@ -97,13 +96,7 @@ def num_labelled_rows(source: Classification, local: LocalRows | None = None) ->
     if isinstance(source, LabelledRows):
         local = local or read_rows(source, "labelled")
         return first(local.num_rows, source.num_examples)
-    most = MOST_EXAMPLES[source.split]
-    if source.num_examples > most:
-        raise DataError(
-            "num_examples",
-            f"{source.num_examples} requests were asked for, and split {source.split} gives {most} "
-            f"at most; write num_examples: {most} or less",
-        )
+    refuse_too_many(source)
     return Fact(source.num_examples, "exact", "data.num_examples")
 
 

@@ -88,6 +88,15 @@ def test_long_texts_are_cut_inside_their_frame_and_the_tokens_counted(words):
     assert pair.inputs["input_ids"] == [CLS, A, B, SEP, D, SEP], "the longer text is cut"
 
 
+@pytest.mark.parametrize(("row", "least"), [({"text": "a b"}, 3), ({"text": "a b", "text_pair": "c d"}, 5)])  # fmt: skip
+def test_a_length_that_leaves_no_text_is_refused(words, row, least):
+    with pytest.raises(InputError, match=f"leave no room for text; write max_length: {least} or"):
+        encode([row], words, least - 1)
+    (found,) = encode([row], words, least)
+    assert len(found.inputs["input_ids"]) == least
+    assert all(token in found.inputs["input_ids"] for token in ([A] if least == 3 else [A, C]))
+
+
 def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
     rows = [{"text": "a b c d", "label": "no"}, {"text": "a", "label": "yes"}]
     data = prepare_labelled(rows, {"yes": 0, "no": 1}, words, max_length=4)

@@ -12,7 +12,7 @@ from llmkd.data.chat import read_chat_template
 from llmkd.data.tasks import build_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.adapters import attach
-from llmkd.models.classifiers import head_config, load_classifier
+from llmkd.models.classifiers import head_config, load_student_classifier
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
 from llmkd.recipe.data import Sequences, Task
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
@@ -59,8 +59,12 @@ def build_student(
         case ScratchStudent() as source:
             return build_from_scratch(source, tokenizer)
         case PretrainedStudent() as source:
-            model = load_model(source) if labels is None else load_classifier(source, labels)
+            new_parts: list[str] = []
+            if labels is None:
+                model = load_model(source)
+            else:
+                model, new_parts = load_student_classifier(source, labels)
             # peft wraps the model and passes everything through to it.
-            return model if source.lora is None else attach(model, source.lora)  # pyright: ignore[reportReturnType]
+            return model if source.lora is None else attach(model, source.lora, new_parts)  # pyright: ignore[reportReturnType]
         case unknown:
             assert_never(unknown)

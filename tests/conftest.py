@@ -143,7 +143,7 @@ def framed():
     def make(template):
         tokenizer = build_tokenizer()
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=template, special_tokens=[("<bos>", 1), ("<eos>", 2)]
+            single=template, special_tokens=[("<bos>", 1), ("<eos>", 2), ("#", 17)]
         )
         return tokenizer
 

@@ -8,9 +8,8 @@ from llmkd.check.facts import Fact, NotKnownError
 from llmkd.check.lengths import MOST_CHARACTERS, DataFacts, RowLength, first, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
 from llmkd.check.vocabulary import INTENTS, Tokenizer
-from llmkd.data.intents import LABELS, MOST_EXAMPLES, make_rows, most_words
-from llmkd.data.labels import chosen_labels, label_text, refuse_unknown
-from llmkd.errors import DataError
+from llmkd.data.intents import LABELS, make_rows, most_words, refuse_too_many
+from llmkd.data.labels import chosen_labels, given_labels, label_text
 from llmkd.recipe.data import Classification, IntentTask, LabelledRows
 
 MOST_ROWS = 200_000
@@ -53,7 +52,7 @@ def checked_labels(
         NotKnownError: It cannot be known yet.
         DataError: Labels do not fit each other; see `chosen_labels`.
     """
-    given = source.labels if isinstance(source, LabelledRows) else None
+    given = given_labels(source)
     try:
         found = labels_of_rows(source)
     except NotKnownError:
@@ -97,13 +96,7 @@ def num_labelled_rows(source: Classification, local: LocalRows | None = None) ->
     if isinstance(source, LabelledRows):
         local = local or read_rows(source, "labelled")
         return first(local.num_rows, source.num_examples)
-    most = MOST_EXAMPLES[source.split]
-    if source.num_examples > most:
-        raise DataError(
-            "num_examples",
-            f"{source.num_examples} requests were asked for, and split {source.split} gives {most} "
-            f"at most; write num_examples: {most} or less",
-        )
+    refuse_too_many(source)
     return Fact(source.num_examples, "exact", "data.num_examples")
 
 
@@ -141,7 +134,7 @@ def _of_task(task: IntentTask, tokenizer: Tokenizer | str) -> DataFacts:
 def refuse_unknown_rows(
     source: Classification, models: Sequence[Sequence[str] | str | None]
 ) -> None:
-    """Refuses rows with labels that one of the models is known not to have.
+    """Refuses labels, of the rows or of the recipe, that one of the models is known not to have.
 
     Args:
         source: The rows.
@@ -151,9 +144,9 @@ def refuse_unknown_rows(
         DataError: Names the first of them.
     """
     try:
-        found = labels_of_rows(source)
+        found = labels_of_rows(source).names
     except NotKnownError:
-        return
+        found = ()
     for labels in models:
         if labels is not None and not isinstance(labels, str):
-            refuse_unknown(labels, found.names)
+            chosen_labels(given_labels(source), labels, None, found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import Exactness, Fact, NotKnownError
-from llmkd.data.columns import Need, choose, written_names
+from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.folders import SUFFIXES, local_files, suffixes
 from llmkd.data.labels import is_label
 from llmkd.errors import DataError
@@ -66,6 +66,8 @@ def read_rows(
             f"{source.dataset_name}: the data set is empty; name one with rows",
         )
     chosen = choose(sample[0], source, need)
+    for number, row in enumerate(sample[: source.num_examples], 1):
+        refuse_late_pair(row, number, source, chosen)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
     _refuse_bad_values(source.dataset_name, kept[: source.num_examples])
     return LocalRows(num_rows, kept)

@@ -17,20 +17,38 @@ def is_seq2seq(config: Mapping[str, Any]) -> bool | None:
     """Whether a configuration is that of an encoder and a decoder; None where that is not known."""
     if "is_encoder_decoder" in config:
         return bool(config["is_encoder_decoder"])
+    defaults = _defaults(config)
+    return bool(defaults.get("is_encoder_decoder")) if defaults else None
+
+
+def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the architecture; empty where it is not known."""
     model_type = config.get("model_type")
     try:
-        defaults = with_defaults(model_type, {}) if isinstance(model_type, str) else None
+        return with_defaults(model_type, {}) if isinstance(model_type, str) else {}
     except (NotKnownError, OSError, ValueError):
-        return None
-    return None if defaults is None else bool(defaults.get("is_encoder_decoder"))
+        return {}
 
 
 def reading_as(tokenizer: Tokenizer | str, config: Mapping[str, Any]) -> Tokenizer | str:
     """The tokenizer as a model of this configuration has rows tokenized."""
     if isinstance(tokenizer, str):
         return tokenizer
-    decoder = Decoder(config.get("decoder_start_token_id")) if is_seq2seq(config) else None
+    decoder = Decoder(_start(tokenizer, config)) if is_seq2seq(config) else None
     return replace(tokenizer, decoder=decoder)
+
+
+def _start(tokenizer: Tokenizer, config: Mapping[str, Any]) -> int | None:
+    """What the decoder begins with, where it can be a text's first token."""
+    if "decoder_start_token_id" in config:
+        return config["decoder_start_token_id"]
+    # As llmkd.models.kinds, for a student from scratch.
+    defaults = _defaults(config)
+    start = defaults.get("decoder_start_token_id")
+    is_bos = start == defaults.get("bos_token_id") != defaults.get("pad_token_id")
+    if start is None or not is_bos:
+        return None
+    return tokenizer.vocabulary.get(str(tokenizer.bos_token))
 
 
 def num_seq2seq_parameters(config: Mapping[str, Any]) -> int:

@@ -30,7 +30,7 @@ from llmkd.recipe.data import AdditionTask, DatasetRows
 from llmkd.run_folder import fingerprint
 from llmkd.training.checkpoints import publish, removed_on_failure
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same rows and settings give other examples than before."""
 EXAMPLES, COUNTS = "examples.arrow", "counts.json"
 _IDS = pyarrow.list_(pyarrow.int32())

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.counts import DataCounts
-from llmkd.data.labels import label_ids, label_text
+from llmkd.data.labels import label_text
 from llmkd.data.prepare import TrainingData
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
+from llmkd.errors import DataError
 from llmkd.recipe.data import Classification, LabelledRows, Sequences
 
 PADDING = {"attention_mask": 0, "token_type_ids": 0}
@@ -63,7 +64,19 @@ class EncodedRow:
 def encode(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[EncodedRow]:
-    """Frames and cuts texts as the tokenizer does: of a pair, the longer text is cut first."""
+    """Frames and cuts texts as the tokenizer does: of a pair, the longer text is cut first.
+
+    Raises:
+        DataError: `max_length` leaves no token for a text beside the special ones.
+    """
+    is_pair = "text_pair" in rows[0]
+    num_special = tokenizer.num_special_tokens_to_add(pair=is_pair)
+    if max_length < (least := num_special + 1 + is_pair):
+        raise DataError(
+            "max_length",
+            f"{max_length} tokens, of which {num_special} are special, leave no room for text; write "
+            f"max_length: {least} or more",
+        )
     encoded: list[EncodedRow] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         chunk = rows[start : start + ROWS_AT_ONCE]
@@ -94,7 +107,7 @@ def _tokens(
 
 def prepare_labelled(
     rows: Sequence[Row],
-    labels: Sequence[str],
+    ids: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -103,11 +116,11 @@ def prepare_labelled(
 
     Args:
         rows: From `labelled_rows`.
-        labels: Of the student's outputs; all labels of the rows are among them.
+        ids: From the rows' labels to the student's outputs; see `label_ids`.
         tokenizer: The student's.
         max_length: Most tokens of a sequence.
     """
-    ids, encoded = label_ids(labels), encode(rows, tokenizer, max_length)
+    encoded = encode(rows, tokenizer, max_length)
     dataset = datasets.Dataset.from_list(
         [
             {**one.inputs, "label_id": ids[row["label"]]}

@@ -56,5 +56,27 @@ def choose(row: Mapping[str, Any], source: Source, need: Need) -> dict[str, str]
     )
 
 
+def refuse_late_pair(
+    row: Mapping[str, Any], number: int, source: Source, chosen: Mapping[str, str]
+) -> None:
+    """Refuses a second text where the first row had none, as it would not be read.
+
+    Args:
+        row: A row of labelled data.
+        number: Its own, from 1.
+        source: The data set.
+        chosen: From `choose`.
+
+    Raises:
+        DataError: The row has one.
+    """
+    if "label" in chosen and "text_pair" not in chosen and row.get("text_pair"):
+        raise DataError(
+            "dataset_name",
+            f"{source.dataset_name}: row {number} has a `text_pair`, and the first row has none; "
+            "write one in all rows, or in none",
+        )
+
+
 def _renamed(source: Source) -> dict[str, str]:
     return dict(source.columns.items())

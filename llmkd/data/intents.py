@@ -14,7 +14,7 @@ torch nor transformers.
 import hashlib
 import random
 
-from llmkd.errors import InputError
+from llmkd.errors import DataError
 from llmkd.recipe.data import IntentTask, Split
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -134,12 +134,7 @@ def make_rows(task: IntentTask, seed: int) -> list[dict[str, str]]:
     Raises:
         InputError: The split has fewer requests than asked for.
     """
-    most = MOST_EXAMPLES[task.split]
-    if task.num_examples > most:
-        raise InputError(
-            f"data.num_examples: split {task.split} gives {most} requests at most, "
-            f"{task.num_examples} were asked for; write num_examples: {most} or less"
-        )
+    refuse_too_many(task)
     # `random()` alone: of all of Python's draws, it is promised to stay as it is.
     draw = random.Random(seed).random
     found: dict[str, str] = {}
@@ -149,6 +144,17 @@ def make_rows(task: IntentTask, seed: int) -> list[dict[str, str]]:
         if text and _tenth(text) in TENTHS[task.split]:
             found.setdefault(text, label)
     return [{"text": text, "label": label} for text, label in found.items()]
+
+
+def refuse_too_many(task: IntentTask) -> None:
+    """Raises DataError where the split has fewer requests than asked for."""
+    most = MOST_EXAMPLES[task.split]
+    if task.num_examples > most:
+        raise DataError(
+            "num_examples",
+            f"split {task.split} gives {most} requests at most, {task.num_examples} were asked for; "
+            f"write num_examples: {most} or less",
+        )
 
 
 def words() -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmkd.errors import DataError
+from llmkd.recipe.data import Classification, LabelledRows
 
 NUM_SHOWN = 5
 NUM_BY_DEFAULT = 2
@@ -42,10 +43,28 @@ def are_placeholders(names: Sequence[str]) -> bool:
     return list(names) == [f"LABEL_{i}" for i in range(len(names))]
 
 
-def label_ids(names: Sequence[str]) -> dict[str, int]:
-    """From label to output; where nobody named the labels, from the output's number too."""
+def given_labels(source: Classification) -> list[str] | None:
+    """The recipe's `data.labels`."""
+    return source.labels if isinstance(source, LabelledRows) else None
+
+
+def label_ids(names: Sequence[str], *, is_given: bool = False) -> dict[str, int]:
+    """From label to output, and from the output's number where that can mean nothing else.
+
+    Args:
+        names: In the order of the outputs.
+        is_given: Whether the recipe writes them out: then rows may count them, unless one of them
+            is a number itself. Otherwise they may where nobody named the labels.
+
+    Example:
+        >>> label_ids(["no", "yes"], is_given=True)
+        {'no': 0, 'yes': 1, '0': 0, '1': 1}
+    """
     ids = {name: i for i, name in enumerate(names)}
-    return ids | {str(i): i for i in ids.values()} if are_placeholders(names) else ids
+    is_counted = is_given and not any(map(str.isdecimal, names))
+    if is_counted or are_placeholders(names):
+        ids |= {str(i): i for i in range(len(names))}
+    return ids
 
 
 def chosen_labels(
@@ -58,7 +77,7 @@ def chosen_labels(
 
     Args:
         given: The recipe's `data.labels`.
-        teacher: Those of the teacher's configuration.
+        teacher: Those of the configuration of the teacher, or of a model that is measured.
         student: Those of a pretrained student's.
         found: Those of the rows.
 
@@ -72,33 +91,40 @@ def chosen_labels(
         labels = list(given)
         _refuse_repeated(labels)
         _refuse_other_teacher(labels, teacher)
-    refuse_unknown(labels, found)
+    _refuse_unknown(labels, found, is_given=given is not None)
+    if len(labels) < 2:
+        raise DataError(
+            "labels",
+            f"the model has only the output {_listed(labels)}, and a classifier chooses between "
+            "several; write another model",
+        )
     return labels
 
 
-def refuse_unknown(labels: Sequence[str], found: Iterable[str]) -> None:
-    """Refuses rows whose labels a model does not have.
-
-    Raises:
-        DataError: Names the first of them.
-    """
-    if unknown := sorted(set(found) - label_ids(labels).keys()):
-        raise DataError(
-            "labels",
-            f"the rows have {len(unknown)} labels that the model has no output for "
-            f"({_listed(unknown)}); it has {_listed(labels)}; write all labels in the order of the "
-            "outputs, leave such rows out, or write another model",
-        )
+def _refuse_unknown(labels: Sequence[str], found: Iterable[str], *, is_given: bool) -> None:
+    unknown = set(found) - label_ids(labels, is_given=is_given).keys()
+    if not unknown:
+        return
+    instead = (
+        "write all labels in the order of the outputs, leave such rows out, or write another model"
+    )
+    if unknown <= label_ids(labels, is_given=True).keys():
+        instead = "write these as `labels`, in this order, if the rows' numbers count them from 0"
+    raise DataError(
+        "labels",
+        f"the rows have {len(unknown)} labels that the model has no output for "
+        f"({_listed(sorted(unknown))}); it has {_listed(labels)}; {instead}",
+    )
 
 
 def _of_data(student: Sequence[str] | None, found: Collection[str]) -> list[str]:
-    if student is not None and label_ids(student).keys() >= set(found):
-        return list(student)
     if len(found) < 2:
         raise DataError(
             "labels",
             f"the rows have only the label {_listed(found)}; write all labels, or name other rows",
         )
+    if student is not None and label_ids(student).keys() >= set(found):
+        return list(student)
     # Integers by their size: 10 comes after 9.
     return sorted(found, key=lambda name: (len(name) if name.isdecimal() else 0, name))
 
@@ -114,12 +140,13 @@ def _refuse_other_teacher(labels: Sequence[str], teacher: Sequence[str] | None) 
     if not are_placeholders(teacher):
         raise DataError(
             "labels",
-            f"are not the teacher's, which are {_listed(teacher)} in this order; leave `labels` out",
+            f"are not the model's, which has {_listed(teacher)}; write these as `labels`, in this "
+            "order, if the rows' numbers count them from 0, or leave `labels` out",
         )
     if len(teacher) != len(labels):
         raise DataError(
             "labels",
-            f"are {len(labels)}, and the teacher has {len(teacher)} outputs; write as many, in the "
+            f"are {len(labels)}, and the model has {len(teacher)} outputs; write as many, in the "
             "order of its outputs",
         )
 
@@ -131,7 +158,8 @@ def _refuse_other_student(student: Sequence[str] | None, teacher: Sequence[str] 
         raise DataError(
             "labels",
             f"student and teacher have different labels: {_listed(student)}, and {_listed(teacher)}; "
-            "write the teacher's, in its order, to rename the student's outputs, or another student",
+            "write the teacher's as `labels`, in its order, for which the student's head is reordered "
+            "or made anew, or write another student",
         )
 
 

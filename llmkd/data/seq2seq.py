@@ -1,11 +1,12 @@
 """Prompt and completion for models with an encoder and a decoder: T5, BART and their kin.
 
 - A `prompt` goes to the encoder as the tokenizer writes a text: with all the special tokens that it
-  adds by itself, an end-of-text token (T5's) included.
+  adds by itself, an end-of-text token (T5's) included, and cut before those at its end.
 - A `completion` is what the decoder is to write, again with the special tokens that the tokenizer
   adds by itself, since such models have learned to write them: BART begins with `<s>`. A first one
   that the decoder begins with anyway is left out.
-- The end-of-text token ends it, unless `append_eos` is false or it was cut.
+- The end-of-text token ends it, unless `append_eos` is false or it was cut. A tokenizer that writes
+  more after it (mBART's language) does so here too.
 
 `max_length` bounds each of the two. In the batch, position t of `decoder_input_ids` and `target_ids`
 belongs to the prediction of `target_ids[:, t]`, as everywhere; nobody else shifts.
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from llmkd.data.tokenize import Example, Tokenize, adds_eos
+from llmkd.data.tokenize import Example, Tokenize
 from llmkd.errors import InputError
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.models.agreement import PACKED_PAIRS, not_pairs
@@ -75,19 +76,24 @@ class Seq2SeqTokenize(Tokenize):
             raise InputError(not_pairs("data", next(iter(rows[0]))))
         sources = encode_sources([row["prompt"] for row in rows], self.tokenizer)
         targets = self._targets([row["completion"] for row in rows])
-        return map(self._example, sources, targets)
+        ending = len(_ending(self.tokenizer, "text"))
+        return (self._example(*sides, ending) for sides in zip(sources, targets, strict=True))
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
         # Some tokenizers (Marian's) read another language on this side.
         encoded: Any = self.tokenizer(text_target=texts, verbose=False)["input_ids"]
-        start, end = [self.decoder_start_token_id], -1 if adds_eos(self.tokenizer) else None
-        eos = self._eos()
-        return [[*ids[ids[:1] == start : end], *eos] for ids in encoded]
+        start, eos = [self.decoder_start_token_id], self._eos()
+        own = _ending(self.tokenizer, "text_target")
+        if eos:
+            ending = own if eos[0] in own else [*own, *eos]
+        else:
+            ending = [token for token in own if token != self.tokenizer.eos_token_id]
+        return [[*ids[ids[:1] == start : len(ids) - len(own)], *ending] for ids in encoded]
 
-    def _example(self, source: list[int], target: list[int]) -> Example | None:
+    def _example(self, source: list[int], target: list[int], num_ending: int) -> Example | None:
         """The two cut and joined, or None where one of them has no token."""
         longest = self.sequences.max_length
-        read, written = source[:longest], target[:longest]
+        read, written = _cut_before_ending(source, num_ending, longest), target[:longest]
         if not read or not written:
             return None
         length = len(read) + len(written)
@@ -100,6 +106,21 @@ def encode_sources(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list
     # verbose=False: no warning about the tokenizer's own length limit.
     encoded: Any = tokenizer(texts, verbose=False)["input_ids"]
     return encoded
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase, side: str) -> list[int]:
+    """The special tokens that a tokenizer puts after a `text`, or a `text_target`."""
+    text: dict[str, Any] = {side: "a"}
+    framed: Any = tokenizer(**text)["input_ids"]
+    plain: Any = tokenizer(**text, add_special_tokens=False)["input_ids"]
+    starts = (i for i in range(len(framed)) if plain and framed[i : i + len(plain)] == plain)
+    return framed[next(starts, len(framed)) + len(plain) :]
+
+
+def _cut_before_ending(ids: list[int], num_ending: int, longest: int) -> list[int]:
+    if len(ids) <= longest or num_ending >= longest:
+        return ids[:longest]
+    return [*ids[: longest - num_ending], *ids[len(ids) - num_ending :]]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from llmkd.data.columns import Need, choose, written_names
+from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.files import raw_rows
 from llmkd.data.labels import is_label
 from llmkd.data.tasks import make_rows
@@ -69,7 +69,9 @@ def iter_rows(
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
         rows, chosen = chain([first], rows), choose(first, source, need)
     problems = _BadValues(name, is_stream)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(source, Task):
+            refuse_late_pair(row, number, source, chosen)
         kept = {name: row.get(written) for name, written in chosen.items()}
         if problems.accepts(kept):
             yield kept

@@ -14,7 +14,7 @@ from llmkd.data.classification import (
     labelled_rows,
     max_length_of,
 )
-from llmkd.data.labels import label_ids, names_in_config, refuse_unknown
+from llmkd.data.labels import chosen_labels, given_labels, label_ids, names_in_config
 from llmkd.data.sources import Row
 from llmkd.evaluation.details import Bin, Sample
 from llmkd.evaluation.reliability import Reliability
@@ -69,15 +69,16 @@ def score_labels(
     """
     fit_to(model, tokenizer, f"tasks.{task.name}: the model")
     rows = labelled_rows(task.data, seed=seed)
-    names = names_in_config(model.config.to_dict())
-    refuse_unknown(names, {row["label"] for row in rows})
+    given, found = given_labels(task.data), {row["label"] for row in rows}
+    names = chosen_labels(given, names_in_config(model.config.to_dict()), None, found)
+    ids = label_ids(names, is_given=given is not None)
     encoded = encode(rows, tokenizer, max_length_of(task.data))
     if num_cut := sum(row.num_cut > 0 for row in encoded):
         say(f"{task.name}: {num_cut} of {len(rows)} rows were cut to {max_length_of(task.data)}")
     longest = max(len(row.inputs["input_ids"]) for row in encoded)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     reliability, favourites = Reliability(), np.empty(len(rows), np.int64)
-    gold = np.array([label_ids(names)[row["label"]] for row in rows])
+    gold = np.array([ids[row["label"]] for row in rows])
     # Rows of like length together, so that little is padding.
     order = sorted(range(len(rows)), key=lambda i: -len(encoded[i].inputs["input_ids"]))
     for start in range(0, len(rows), batch_size):
@@ -86,7 +87,7 @@ def score_labels(
         favourites[batch] = probabilities.argmax(1)
         reliability.add(probabilities.max(1), favourites[batch] == gold[batch])
         progress(start + len(batch), len(rows))
-    samples = _samples(rows, encoded, [names[i] for i in favourites], gold == favourites)
+    samples = _samples(rows, encoded, names, gold, favourites)
     return ScoredLabels(gold, favourites, reliability.bins(), samples)
 
 
@@ -132,16 +133,20 @@ def _probabilities(
 
 
 def _samples(
-    rows: list[Row], encoded: list[EncodedRow], answers: list[str], is_right: np.ndarray
+    rows: list[Row],
+    encoded: list[EncodedRow],
+    names: list[str],
+    gold: Int[np.ndarray, " examples"],
+    favourites: Int[np.ndarray, " examples"],
 ) -> list[Sample]:
     return [
         Sample(
             example=i,
             prompt=" | ".join(row[name] for name in ("text", "text_pair") if name in row),
-            reference=row["label"],
-            text=answers[i],
+            reference=names[gold[i]],
+            text=names[favourites[i]],
             num_tokens=len(encoded[i].inputs["input_ids"]),
-            is_right=bool(is_right[i]),
+            is_right=bool(gold[i] == favourites[i]),
         )
         for i, row in enumerate(rows[:NUM_SAMPLES])
     ]

@@ -16,15 +16,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmkd.data.labels import has_classifier_head
 from llmkd.errors import InputError
-from llmkd.models.kinds import auto_class, special_token_ids
+from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
 
 UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
 """Fields that transformers reads, though not every configuration lists them."""
 
-LOAD_ERRORS = (OSError, ValueError, SafetensorError)
-"""What transformers raises where nothing loadable is."""
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+"""What transformers raises where nothing loadable is, or weights of other sizes than it says."""
 
 # Loading and saving shards takes moments, and llmkd has its own progress bars.
 disable_progress_bar()
@@ -93,7 +93,7 @@ def build_from_scratch(
     Args:
         source: The shape.
         tokenizer: Gives the vocabulary and the special tokens.
-        auto: The class of transformers that builds it; None takes that of a language model.
+        auto: The class of transformers that builds a classifier; None takes a language model's.
         **more: Further fields of the configuration.
 
     Raises:
@@ -104,6 +104,10 @@ def build_from_scratch(
         ids = special_token_ids(source.config["model_type"], tokenizer)
         ids["vocab_size"] = shared_vocab_size(tokenizer)
         config = AutoConfig.for_model(**{**ids, **source.config, **more})
+        if auto is not None and is_seq2seq(config):
+            raise ValueError(
+                f"{config.model_type} has an encoder and a decoder; a classifier has one"
+            )
         auto = auto or auto_class(config)
         return auto.from_config(config, **attention_of(source.attn_implementation))
     except (ValueError, TypeError, KeyError) as error:

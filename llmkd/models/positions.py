@@ -39,10 +39,10 @@ def hard_limit(model: PreTrainedModel) -> int | None:
     if getattr(config, "rope_parameters", None) is not None:
         return None
     limit = getattr(config, "max_position_embeddings", None)
-    return None if limit is None else limit - _num_skipped(model)
+    return None if limit is None else limit - num_skipped(model)
 
 
-def _num_skipped(model: PreTrainedModel) -> int:
+def num_skipped(model: PreTrainedModel) -> int:
     """Positions that are never used: RoBERTa's begin after the padding token's id."""
     for name, part in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):

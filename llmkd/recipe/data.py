@@ -119,7 +119,8 @@ class LabelledRows(DatasetFiles):
     """What the data set calls its columns: `{text: sentence, label: intent}`."""
     labels: list[str] | None = Field(default=None, min_length=2)
     """All labels, in the order of the model's outputs. Default: the teacher's; else the pretrained
-    student's where they have all labels of the rows; else those of the rows, sorted."""
+    student's where they have all labels of the rows; else those of the rows, sorted. Where they are
+    written and none is a number, rows may name a label by its number in this order, from 0."""
     max_length: int = Field(default=512, gt=1)
     """Longest sequence in tokens; longer ones are cut, counted and reported."""
 

@@ -10,12 +10,12 @@ from llmkd.data.classification import (
     max_length_of,
     prepare_labelled,
 )
-from llmkd.data.labels import chosen_labels
+from llmkd.data.labels import chosen_labels, given_labels, label_ids
 from llmkd.data.sources import Row
 from llmkd.models.classifiers import fit_to, labels_in, load_classifier
 from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import check_same_tokens
-from llmkd.recipe.data import Classification, LabelledRows
+from llmkd.recipe.data import Classification
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.schema import TrainStage
@@ -51,7 +51,8 @@ def build_classifiers(
     student.to(arguments.device)  # pyright: ignore[reportArgumentType]
     fit_to(student, tokenizer, "student")
     teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, len(labels), arguments)
-    data = prepare_labelled(rows, labels, tokenizer, max_length=max_length_of(source))
+    ids = label_ids(labels, is_given=given_labels(source) is not None)
+    data = prepare_labelled(rows, ids, tokenizer, max_length=max_length_of(source))
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
     parts = Parts(student, teacher, len(labels), data, LabelCollator(pad_token_id))
@@ -64,7 +65,7 @@ def stage_labels(stage: TrainStage, rows: list[Row]) -> list[str]:
     source, student = stage.data, stage.student
     assert isinstance(source, Classification)
     return chosen_labels(
-        source.labels if isinstance(source, LabelledRows) else None,
+        given_labels(source),
         None if stage.teacher is None else labels_in(stage.teacher),
         labels_in(student) if isinstance(student, PretrainedStudent) else None,
         labels_of(source, rows),

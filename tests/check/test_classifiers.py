@@ -121,8 +121,10 @@ def test_labels_that_do_not_fit_are_found_before_the_run(recipe, checked, tmp_pa
         checked(recipe, f"stages.student.data.dataset_name={other}")
     with pytest.raises(InputError, match=r"t: the rows have 1 labels .* no output for \('w'\)"):
         checked(recipe, task)
-    with pytest.raises(InputError, match=r"are not the teacher's, which are 'x', 'y', 'z'"):
+    with pytest.raises(InputError, match=r"are not the model's, which has 'x', 'y', 'z'"):
         checked(recipe, "stages.student.data.labels=[z, y, x]")
+    with pytest.raises(InputError, match=r"t: are not the model's, which has 'x', 'y', 'z'"):
+        checked(recipe, "stages.evaluation.suite.tasks.0.data.labels=[z, y, x]")
     bad = write_rows(tmp_path / "bad.jsonl", [("a", "x"), ("b", None)])
     with pytest.raises(InputError, match="`label` of row 2 is not text or an integer"):
         checked(recipe, f"stages.teacher.data.dataset_name={bad}")

@@ -12,8 +12,9 @@ from llmkd.check.seq2seq import is_seq2seq, num_seq2seq_parameters, reading_as
 from llmkd.check.vocabulary import read_tokenizer
 from llmkd.data.seq2seq import Seq2SeqTokenize
 from llmkd.errors import InputError
+from llmkd.models.kinds import special_token_ids
 from llmkd.models.load import load_model
-from llmkd.recipe.data import DatasetSource
+from llmkd.recipe.data import DatasetSource, Sequences
 from llmkd.recipe.models import PretrainedModel
 
 SMALL = {"vocab_size": 97, "d_model": 24}
@@ -122,6 +123,19 @@ def test_rows_are_as_long_as_when_training(
     assert found.tokens_per_row.value == sum(e.length for e in examples) / 8
     assert found.longest.value == max(e.length for e in examples)
     assert found.truncated.value == sum(e.num_cut > 0 for e in examples) / 8
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart", "blenderbot", "marian", "mbart"])
+def test_rows_are_as_long_as_when_a_student_from_scratch_is_trained(model_type, framed, tmp_path):
+    tokenizer = framed("<bos> $A <eos>")
+    tokenizer.save_pretrained(tmp_path)
+    start = special_token_ids(model_type, tokenizer)["decoder_start_token_id"]
+    made = Seq2SeqTokenize(tokenizer, Sequences(), decoder_start_token_id=start)
+    (example,) = made([{"prompt": "1+2=", "completion": "3"}])
+    found = reading_as(read_tokenizer(tmp_path), {"model_type": model_type})
+    assert not isinstance(found, str)
+    # The end-of-text token comes on top.
+    assert sum(found.lengths_of_sides("1+2=", "3")) + 1 == example.length
 
 
 def test_a_teacher_of_another_kind_is_refused(paired, local, checked, tokenizer, tiny_llama):

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from llmkd.check.rows import read_rows
 from llmkd.data.classification import LabelCollator, encode, labelled_rows, prepare_labelled
 from llmkd.data.words import word_tokenizer
 from llmkd.errors import InputError
@@ -36,6 +37,20 @@ def test_labels_become_text_and_columns_are_renamed(rows_of):
 def test_a_pair_is_read_where_there_is_one(rows_of):
     row = {"text": "a", "text_pair": "b", "label": True, "other": 1}
     assert rows_of([row]) == [{"text": "a", "text_pair": "b", "label": "true"}]
+
+
+def test_a_second_text_in_a_later_row_only_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 1, "text_pair": "c"}\n')
+    source = LabelledRows(kind="classification", dataset_name=str(path))
+    message = "row 2 has a `text_pair`, and the first row has none"
+    with pytest.raises(InputError, match=message):
+        labelled_rows(source, seed=0)
+    with pytest.raises(InputError, match=message):
+        read_rows(source, "labelled")
+    first = source.model_copy(update={"num_examples": 1})
+    assert len(labelled_rows(first, seed=0)) == 1
+    assert read_rows(first, "labelled").sample[0] == {"text": "a", "label": 0}
 
 
 def test_rows_without_a_label_are_refused_and_counted(rows_of):
@@ -73,9 +88,18 @@ def test_long_texts_are_cut_inside_their_frame_and_the_tokens_counted(words):
     assert pair.inputs["input_ids"] == [CLS, A, B, SEP, D, SEP], "the longer text is cut"
 
 
+@pytest.mark.parametrize(("row", "least"), [({"text": "a b"}, 3), ({"text": "a b", "text_pair": "c d"}, 5)])  # fmt: skip
+def test_a_length_that_leaves_no_text_is_refused(words, row, least):
+    with pytest.raises(InputError, match=f"leave no room for text; write max_length: {least} or"):
+        encode([row], words, least - 1)
+    (found,) = encode([row], words, least)
+    assert len(found.inputs["input_ids"]) == least
+    assert all(token in found.inputs["input_ids"] for token in ([A] if least == 3 else [A, C]))
+
+
 def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
     rows = [{"text": "a b c d", "label": "no"}, {"text": "a", "label": "yes"}]
-    data = prepare_labelled(rows, ["yes", "no"], words, max_length=4)
+    data = prepare_labelled(rows, {"yes": 0, "no": 1}, words, max_length=4)
     assert data.dataset["label_id"][:] == [1, 0]
     assert data.lengths == [4, 3]
     assert (data.counts.num_rows, data.counts.num_truncated, data.counts.num_tokens_cut) == (

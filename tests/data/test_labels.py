@@ -28,9 +28,28 @@ def test_names_are_in_the_order_of_the_outputs():
     assert names_in_config({}) == PLACEHOLDERS
 
 
-def test_outputs_without_names_answer_to_their_numbers():
+def test_outputs_without_names_or_with_given_ones_answer_to_their_numbers():
     assert label_ids(PLACEHOLDERS) == {"LABEL_0": 0, "LABEL_1": 1, "0": 0, "1": 1}
-    assert label_ids(["1", "0"]) == {"1": 0, "0": 1}
+    assert label_ids(["b", "a"]) == {"b": 0, "a": 1}
+    assert label_ids(["b", "a"], is_given=True) == {"b": 0, "a": 1, "0": 0, "1": 1}
+    # A label that is a number means itself.
+    for is_given in (True, False):
+        assert label_ids(["1", "0"], is_given=is_given) == {"1": 0, "0": 1}
+        assert label_ids(["a", "0"], is_given=is_given) == {"a": 0, "0": 1}
+
+
+def test_rows_with_numbers_are_told_how_to_count_the_teachers_labels():
+    found, teacher = {"0", "1"}, ["no", "yes"]
+    with pytest.raises(DataError) as first:
+        chosen_labels(None, teacher, None, found)
+    # Whoever writes the numbers as labels then is told the same.
+    with pytest.raises(DataError) as second:
+        chosen_labels(["0", "1"], teacher, None, found)
+    way_out = "write these as `labels`, in this order, if the rows' numbers count them from 0"
+    assert all(way_out in str(error.value) for error in (first, second))
+    assert chosen_labels(teacher, teacher, None, found) == teacher
+    with pytest.raises(DataError, match=r"no output for .'2'.; it has .* leave such rows out"):
+        chosen_labels(teacher, teacher, None, {"0", "2"})
 
 
 @pytest.mark.parametrize(
@@ -59,14 +78,18 @@ def test_the_recipe_comes_first_then_the_teacher_then_the_student_then_the_rows(
 @pytest.mark.parametrize(
     ("given", "teacher", "student", "found", "message"),
     [
-        (["a", "b"], ["b", "a"], None, {"a"}, "not the teacher's, which are 'b', 'a' in this"),
-        (["a", "b", "c"], PLACEHOLDERS, None, {"a"}, "are 3, and the teacher has 2 outputs"),
+        (["a", "b"], ["b", "a"], None, {"a"}, "not the model's, which has 'b', 'a'; write these"),
+        (["a", "b", "c"], PLACEHOLDERS, None, {"a"}, "are 3, and the model has 2 outputs"),
         (["a", "a"], None, None, {"a"}, "'a' comes twice"),
         (["a", "b"], None, None, {"a", "x"}, "1 labels that the model has no output for .'x'."),
         (None, ["a", "b"], None, {"x"}, "no output for .'x'.; it has 'a', 'b'"),
         (None, PLACEHOLDERS, None, {"yes"}, "write all labels in the order of the outputs"),
         (None, ["a", "b"], ["b", "a"], {"a"}, "student and teacher have different labels: 'b'"),
         (None, None, None, {"a"}, "only the label 'a'"),
+        (None, None, ["b", "a"], {"a"}, "only the label 'a'"),
+        (None, ["a"], None, {"a"}, "only the output 'a', .* write another model"),
+        (None, PLACEHOLDERS[:1], None, {"0"}, "only the output 'LABEL_0'"),
+        (["a"], None, None, {"a"}, "only the output 'a'"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(given, teacher, student, found, message):

@@ -15,6 +15,7 @@ from llmkd.errors import InputError
 from llmkd.recipe.data import DataSource, Sequences
 
 PAD, BOS, EOS = 0, 1, 2
+MBART = "$A <eos> #"
 T5, BART, CAUSAL = "$A <eos>", "<bos> $A <eos>", "<bos> $A"
 ROWS = [{"prompt": "1+2=", "completion": "3"}, {"prompt": "12+34=", "completion": "46"}]
 
@@ -43,6 +44,8 @@ def sides(example):
         (T5, PAD, [*digits("1+2="), EOS], [*digits("3"), EOS]),
         (BART, EOS, [BOS, *digits("1+2="), EOS], [BOS, *digits("3"), EOS]),
         (CAUSAL, PAD, [BOS, *digits("1+2=")], [BOS, *digits("3"), EOS]),
+        # A token after the end, as mBART's of the language, stays the last.
+        (MBART, PAD, [*digits("1+2="), EOS, *digits("#")], [*digits("3"), EOS, *digits("#")]),
         # A decoder that begins with the begin-of-text token needs no second one.
         (CAUSAL, BOS, [BOS, *digits("1+2=")], [*digits("3"), EOS]),
     ],
@@ -59,11 +62,18 @@ def test_the_end_is_the_recipes_to_choose(framed, template):
     assert sides(first)[0][-1] == (EOS if template == T5 else digits("=")[0]), "the prompt's own"
 
 
+def test_without_the_end_a_token_after_it_stays(framed):
+    first, _ = examples(framed(MBART), append_eos=False)
+    assert sides(first)[1] == digits("3#")
+
+
 def test_max_length_bounds_each_side_and_what_is_cut_is_counted(framed):
     rows = [{"prompt": "12345", "completion": "1"}, {"prompt": "1", "completion": "12345"}]
     tokenizer = framed(T5)
     long_prompt, long_answer = examples(tokenizer, rows, max_length=4)
-    assert sides(long_prompt) == (digits("1234"), [*digits("1"), EOS])
+    # As transformers cuts a text, the end of what the encoder reads stays.
+    assert sides(long_prompt) == ([*digits("123"), EOS], [*digits("1"), EOS])
+    assert sides(long_prompt)[0] == tokenizer("12345", truncation=True, max_length=4)["input_ids"]
     assert sides(long_answer) == ([*digits("1"), EOS], digits("1234"))
     # Of six tokens on one side four are left; the other side has its two.
     assert [example.num_cut for example in (long_prompt, long_answer)] == [2, 2]

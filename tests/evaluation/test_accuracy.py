@@ -104,6 +104,27 @@ def test_labels_that_the_model_does_not_have_are_refused(model_folder, suite_of)
         measured(suite_of(("wet wet", "snow")), model_folder)
 
 
+def test_given_labels_name_outputs_that_have_no_names_and_are_counted_by_rows(
+    model_folder, suite_of
+):
+    config = AutoConfig.from_pretrained(model_folder)
+    config.id2label = {i: f"LABEL_{i}" for i in range(3)}
+    config.label2id = {f"LABEL_{i}": i for i in range(3)}
+    config.save_pretrained(model_folder)
+    pairs = [("wet wet", "rain"), ("warm warm", "1"), ("loud loud", 2), ("wet wet", "sun")]
+    records, details = measured(suite_of(*pairs, labels=LABELS), model_folder)
+    assert records["accuracy"].value == 0.75
+    samples = [(s["reference"], s["answers"]["m"]["text"]) for s in details["samples"]]
+    assert samples == [("rain", "rain"), ("sun", "sun"), ("wind", "wind"), ("sun", "rain")]
+    with pytest.raises(InputError, match=r"labels: are 2, and the model has 3 outputs"):
+        measured(suite_of(*pairs, labels=["rain", "sun"]), model_folder)
+
+
+def test_given_labels_that_the_model_does_not_have_are_refused(model_folder, suite_of):
+    with pytest.raises(InputError, match=r"are not the model's, which has 'rain', 'sun', 'wind'"):
+        measured(suite_of(("wet wet", "rain"), labels=["sun", "rain", "wind"]), model_folder)
+
+
 def test_long_texts_are_cut_and_counted_or_refused(model_folder, suite_of, capsys):
     pairs = [("wet " * 30, "rain"), ("wet", "rain")]
     with pytest.raises(InputError, match=r"tasks.weather.data.max_length: 32 tokens .* 16 pos"):

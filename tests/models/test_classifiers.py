@@ -1,18 +1,27 @@
 """Real classifiers of several architectures, tiny and random."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from llmkd.data.intents import vocabulary
 from llmkd.data.words import word_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.adapters import attach
-from llmkd.models.classifiers import fit_to, head_config, labels_in, load_classifier
-from llmkd.models.load import load_model
+from llmkd.models.classifiers import (
+    fit_to,
+    head_config,
+    labels_in,
+    load_classifier,
+    load_student_classifier,
+)
+from llmkd.models.load import build_from_scratch, load_model
 from llmkd.models.positions import check_positions, hard_limit
 from llmkd.models.signals import classifier_inputs, is_classifier, signals
-from llmkd.recipe.models import LoraConfig, PretrainedModel
+from llmkd.recipe.models import LoraConfig, PretrainedModel, ScratchStudent
 
 LABELS = ["no", "yes", "maybe"]
 SMALL = {"vocab_size": 130, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -81,7 +90,9 @@ def test_adapters_train_the_head_whole_and_nothing_else_but_themselves(kind):
     assert len(of_head) == len(heads) > 0
     assert all("lora_" in name for name in trained - of_head)
     assert trained - of_head
-    assert not [name for name in trained if "lora_" in name and "classifier" in name]
+    assert not [
+        name for name in trained if "lora_" in name and ("classifier" in name or "score" in name)
+    ]
     assert set(classifier_inputs(adapted, BATCH)) == set(classifier_inputs(model, BATCH))
 
 
@@ -103,7 +114,7 @@ def test_an_encoder_gets_a_head_as_a_student_and_is_refused_as_a_teacher(tmp_pat
     encoder = AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES["bert"]))
     encoder.save_pretrained(tmp_path)
     source = PretrainedModel(model_name_or_path=str(tmp_path))
-    student = load_classifier(source, LABELS)
+    student, _ = load_student_classifier(source, LABELS)
     assert student.config.id2label == dict(enumerate(LABELS))
     assert student.classifier.weight.shape[0] == 3
     kept = student.bert.embeddings.word_embeddings.weight
@@ -112,19 +123,101 @@ def test_an_encoder_gets_a_head_as_a_student_and_is_refused_as_a_teacher(tmp_pat
         load_classifier(source)
 
 
-def test_a_head_for_another_number_of_labels_is_made_anew(tmp_path):
+def test_a_head_for_other_labels_is_made_anew_and_that_is_said(tmp_path, capsys):
     classifier("bert").save_pretrained(tmp_path)
     source = PretrainedModel(model_name_or_path=str(tmp_path))
-    assert load_classifier(source, ["a", "b"]).classifier.weight.shape[0] == 2
-    same = load_classifier(source, ["a", "b", "c"])
-    assert torch.equal(same.classifier.weight, classifier("bert").classifier.weight)
+    fewer, _ = load_student_classifier(source, ["a", "b"])
+    assert fewer.classifier.weight.shape[0] == 2
+    others, _ = load_student_classifier(source, ["a", "b", "c"])
+    assert not (others.classifier.weight == classifier("bert").classifier.weight).any()
+    assert others.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert capsys.readouterr().err.count("new for these labels, and random: classifier") == 2
+    kept = others.bert.pooler.dense.weight
+    assert torch.equal(kept, classifier("bert").bert.pooler.dense.weight)
+
+
+def test_a_head_follows_its_labels_to_another_order(kind, tmp_path, capsys):
+    model = classifier(kind).eval()
+    model.save_pretrained(tmp_path)
+    order = [2, 0, 1]
+    student, _ = load_student_classifier(
+        PretrainedModel(model_name_or_path=str(tmp_path)), [LABELS[i] for i in order]
+    )
+    inputs = {"input_ids": BATCH["input_ids"][:1]}
+    expected = model(**inputs).logits[:, order]
+    torch.testing.assert_close(student.eval()(**inputs).logits, expected)
+    assert "random" not in capsys.readouterr().err
+
+
+def test_a_head_whose_outputs_nobody_named_is_kept(tmp_path, capsys):
+    model = classifier("bert", labels=[f"LABEL_{i}" for i in range(3)])
+    model.save_pretrained(tmp_path)
+    source = PretrainedModel(model_name_or_path=str(tmp_path))
+    student, _ = load_student_classifier(source, LABELS)
+    assert torch.equal(student.classifier.weight, model.classifier.weight)
+    assert "random" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["missing", "larger"])
+def test_weights_that_do_not_fit_are_refused_by_name(broken, tmp_path):
+    classifier("bert").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    weights[name] = torch.zeros(17, 32)
+    if broken == "missing":
+        del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    source = PretrainedModel(model_name_or_path=str(tmp_path))
+    with pytest.raises(InputError, match=f"{name} are missing, or have other sizes"):
+        load_student_classifier(source, LABELS)
+    with pytest.raises(InputError, match=r"no trained classifier|no classifier could be loaded"):
+        load_classifier(source)
+
+
+def test_a_language_model_of_other_sizes_than_it_says_is_refused(tmp_path, tokenizer, tiny_llama):
+    tiny_llama(tokenizer).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(InputError, match="no model could be loaded"):
+        load_model(PretrainedModel(model_name_or_path=str(tmp_path)))
+
+
+def test_an_encoder_with_a_decoder_makes_no_classifier(tmp_path, tokenizer, tiny_seq2seq):
+    model = tiny_seq2seq(tokenizer, "bart")
+    model.save_pretrained(tmp_path)
+    source = PretrainedModel(model_name_or_path=str(tmp_path))
+    with pytest.raises(InputError, match=r"has an encoder and a decoder .bart., and a classifier"):
+        load_student_classifier(source, LABELS)
+    with pytest.raises(InputError, match=r"has an encoder and a decoder .bart., and a classifier"):
+        load_classifier(source)
+    scratch = ScratchStudent(kind="scratch", config={"model_type": "t5"})
+    with pytest.raises(InputError, match=r"student.config: t5 has an encoder and a decoder"):
+        build_from_scratch(scratch, tokenizer, auto=AutoModelForSequenceClassification)
+
+
+def test_adapters_train_a_pooler_that_the_checkpoint_lacks_and_keep_it(tmp_path):
+    encoder = AutoModel.from_config(
+        AutoConfig.for_model("bert", **SHAPES["bert"]), add_pooling_layer=False
+    )
+    encoder.save_pretrained(tmp_path)
+    student, new_parts = load_student_classifier(
+        PretrainedModel(model_name_or_path=str(tmp_path)), LABELS
+    )
+    assert new_parts == ["bert.pooler"]
+    adapted = attach(student, LoraConfig(r=2, target_modules=["dense"]), new_parts)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert [name for name in trained if "pooler" in name and "modules_to_save" in name]
+    assert not [name for name in trained if "pooler" in name and "lora_" in name]
+    adapted.save_pretrained(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(name.endswith("pooler.dense.weight") for name in saved)
 
 
 def test_a_classifier_is_no_language_model(tmp_path):
     classifier("bert").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="is a classifier, which writes no text"):
         load_model(PretrainedModel(model_name_or_path=str(tmp_path)))
-    with pytest.raises(InputError, match="nowhere: no classifier could be loaded"):
+    with pytest.raises(InputError, match="nowhere: no model could be loaded"):
         load_classifier(PretrainedModel(model_name_or_path=str(tmp_path / "nowhere")))
 
 
@@ -146,11 +239,26 @@ def _small():
     return model
 
 
-def test_a_decoder_gets_the_tokenizers_padding_token(words):
-    model = classifier("llama")
-    assert model.config.pad_token_id is None
+@pytest.mark.parametrize("own", [None, 9])
+@pytest.mark.parametrize("decoder", ["llama", "gpt2"])
+def test_a_decoders_head_reads_the_last_token_before_the_tokenizers_padding(decoder, own, words):
+    model = classifier(decoder, pad_token_id=own).eval()
     fit_to(model, words, "student")
-    assert model.config.pad_token_id == words.pad_token_id
+    assert model.config.pad_token_id == words.pad_token_id == 0
+    padded = model(
+        input_ids=torch.tensor([[2, 7, 9, 0, 0]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])
+    )
+    alone = model(input_ids=torch.tensor([[2, 7, 9]]))
+    torch.testing.assert_close(padded.logits, alone.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_that_are_counted_from_the_padding_token_stay(words, tmp_path):
+    model = classifier("roberta", pad_token_id=1).eval()
+    expected = model(input_ids=BATCH["input_ids"][:1]).logits
+    fit_to(model, words, "student")
+    model.save_pretrained(tmp_path)
+    loaded = load_classifier(PretrainedModel(model_name_or_path=str(tmp_path))).eval()
+    torch.testing.assert_close(loaded(input_ids=BATCH["input_ids"][:1]).logits, expected)
 
 
 def test_robertas_first_positions_are_never_used():

@@ -37,10 +37,12 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
             found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, AccuracyTask):
                 refuse_unknown_rows(task.data, [model.labels for model in models])
+            lengths += [
+                known(lambda task=task, model=model: _length(task, model)) for model in models
+            ]
         except DataError as error:
             at = key if isinstance(stage.suite, str) else (*key, *error.key)
             found.problems.append(Problem(at, f"{task.name}: {error.message}"))
-        lengths += [known(lambda task=task, model=model: _length(task, model)) for model in models]
     found.facts["memory"] = known(lambda: _memory(models, lengths, stage.batch_size))
     checker.judge(found, checker.memory(), stage)
     return found

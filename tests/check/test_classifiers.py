@@ -128,6 +128,21 @@ def test_labels_that_do_not_fit_are_found_before_the_run(recipe, checked, tmp_pa
         checked(recipe, f"stages.teacher.data.dataset_name={bad}")
 
 
+def test_unusable_rows_of_a_measurement_are_told_in_their_place_beside_other_problems(
+    recipe, checked, tmp_path
+):
+    bad = write_rows(tmp_path / "bad.jsonl", [("a", "x"), ("b", None)])
+    overrides = [
+        "stages.student.data.labels=[z, y, x]",
+        f"stages.evaluation.suite.tasks.0.data.dataset_name={bad}",
+    ]
+    with pytest.raises(InputError) as caught:
+        checked(recipe, *overrides)
+    student, evaluation = caught.value.problems
+    assert student.startswith(f"override {overrides[0]}: are not the teacher's")
+    assert evaluation.startswith(f"override {overrides[1]}: t: {bad}: `label` of row 2 is not text")
+
+
 def test_a_saved_teachers_labels_are_read_from_its_folder(recipe, checked, tmp_path):
     config = AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["x", "q"]))
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "saved")

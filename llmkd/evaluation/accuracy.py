@@ -86,7 +86,7 @@ def score_labels(
         favourites[batch] = probabilities.argmax(1)
         reliability.add(probabilities.max(1), favourites[batch] == gold[batch])
         progress(start + len(batch), len(rows))
-    samples = _samples(rows, encoded, [names[i] for i in favourites], gold == favourites)
+    samples = _samples(rows, [names[i] for i in favourites], gold == favourites)
     return ScoredLabels(gold, favourites, reliability.bins(), samples)
 
 
@@ -131,16 +131,14 @@ def _probabilities(
     return logits.float().softmax(1).cpu().numpy()
 
 
-def _samples(
-    rows: list[Row], encoded: list[EncodedRow], answers: list[str], is_right: np.ndarray
-) -> list[Sample]:
+def _samples(rows: list[Row], answers: list[str], is_right: np.ndarray) -> list[Sample]:
     return [
         Sample(
             example=i,
             prompt=" | ".join(row[name] for name in ("text", "text_pair") if name in row),
             reference=row["label"],
             text=answers[i],
-            num_tokens=len(encoded[i].inputs["input_ids"]),
+            num_tokens=None,
             is_right=bool(is_right[i]),
         )
         for i, row in enumerate(rows[:NUM_SAMPLES])

@@ -17,8 +17,13 @@ from llmkd.check.seq2seq import KNOWN_SEQ2SEQ
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
-from llmkd.models.agreement import different_kinds, different_tokens, too_few_embeddings
-from llmkd.recipe.data import AdditionTask, Classification
+from llmkd.models.agreement import (
+    different_kinds,
+    different_tokens,
+    too_few_embeddings,
+    too_long_for,
+)
+from llmkd.recipe.data import Classification
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
@@ -74,7 +79,7 @@ class Checker:
         found.facts |= step_facts(stage, data, arguments)
         self._train_memory(found, stage, student, teacher, data, arguments)
         found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
-        _position_problems(found, student, teacher, stage.data, data, name)
+        _position_problems(found, student, teacher, stage, data, name)
         _cut_warning(found, data, name)
         return found
 
@@ -229,11 +234,11 @@ def _position_problems(
     found: StageFacts,
     student: Model,
     teacher: Model | None,
-    source: object,
+    stage: TrainStage,
     data: DataFacts,
     name: str,
 ) -> None:
-    longest, is_task = data.longest, isinstance(source, AdditionTask)
+    longest = data.longest
     if longest.value is None or longest.exactness == "at most":
         return
     for role, model in (("student", student), ("teacher", teacher)):
@@ -241,15 +246,8 @@ def _position_problems(
             continue
         limit = model.shape.num_positions
         if longest.value > limit:
-            instead = "fewer digits" if is_task else f"max_length: {limit}"
-            if is_task and role == "student":
-                instead += f", or n_positions: {longest.value} in student.config"
-            message = (
-                f"{longest.value} tokens are read at once, and the {role} has {limit} positions; "
-                f"write {instead}"
-            )
-            key = ("stages", name, "data", "digits" if is_task else "max_length")
-            found.problems.append(Problem(key, message))
+            key, message = too_long_for(stage, role, longest.value, limit)
+            found.problems.append(Problem(("stages", name, *key), message))
 
 
 def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:

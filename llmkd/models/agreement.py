@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 
+from llmkd.recipe.data import AdditionTask, Task
+from llmkd.recipe.models import ScratchStudent
+from llmkd.recipe.schema import TrainStage
+
 
 def different_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str | None:
     """What is wrong with two tokenizers that give different meanings to token ids.
@@ -78,3 +82,31 @@ def not_pairs(name: str, column: str) -> str:
         "what to read and what to write; give it rows of `prompt` and `completion`, or say which "
         "they are by columns: {prompt: NAME, completion: NAME}"
     )
+
+
+def too_long_for(
+    stage: TrainStage, role: str, longest: int, limit: int
+) -> tuple[tuple[str, ...], str]:
+    """What is wrong with rows of more tokens than a model has positions for.
+
+    Args:
+        stage: What it is trained by.
+        role: `student` or `teacher`.
+        longest: Tokens that are read at once.
+        limit: The model's positions.
+
+    Returns:
+        The key that is at fault, inside the stage, and the message.
+    """
+    what = f"{longest} tokens are read at once, and the {role} has {limit} positions"
+    if not isinstance(stage.data, Task):
+        return ("data", "max_length"), f"{what}; write max_length: {limit}"
+    # A task's rows are as long as they are: it has no max_length.
+    is_addition = isinstance(stage.data, AdditionTask)
+    ways = ["fewer digits"] if is_addition else []
+    if role == "student" and isinstance(stage.student, ScratchStudent):
+        is_gpt2 = "n_positions" in stage.student.config
+        field = "n_positions" if is_gpt2 else "max_position_embeddings"
+        ways.append(f"{field}: {longest} in student.config")
+    key = ("data", "digits") if is_addition else (role,)
+    return key, f"{what}; write {', or '.join(ways) or 'a model with more'}"

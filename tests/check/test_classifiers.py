@@ -1,6 +1,7 @@
 """The formulas against the real classifiers of transformers, and what a check says of a stage."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -177,6 +178,20 @@ def test_the_embedded_task_fits_and_has_no_false_problems(recipe, checked):
     assert (facts["labels"].value, facts["rows"].value, facts["longest row"].value) == (12, 500, 19)
     with pytest.raises(InputError, match="write num_examples: 20000 or less"):
         checked(recipe, *overrides, "stages.teacher.data.num_examples=20001")
+
+
+def test_a_task_too_long_for_the_positions_is_told_what_can_be_written(recipe, checked):
+    task = "{kind: task, task: intents, num_examples: 50}"
+    overrides = [f"stages.{name}.data={task}" for name in ("teacher", "student")]
+    # Not the task's own tokenizer, of which only an upper bound is known.
+    with pytest.raises(InputError) as caught:
+        checked(recipe, *overrides, "stages.teacher.student.config.max_position_embeddings=4")
+    (own,) = [text for text in caught.value.problems if "the student has 4" in text]
+    assert " stages.teacher.student: " in own
+    assert re.search(r"write max_position_embeddings: \d+ in student.config$", own)
+    (teachers,) = [text for text in caught.value.problems if "the teacher has 4" in text]
+    assert " stages.student.teacher: " in teachers
+    assert teachers.endswith("write a model with more")
 
 
 def test_every_stage_is_tried_with_all_labels_on_a_few_rows(recipe, tmp_path):

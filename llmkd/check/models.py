@@ -1,8 +1,8 @@
 """What is known of a recipe's models and tokenizers without loading them."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,8 @@ class Model:
     """Of a classifier's outputs, in their order; None of a language model."""
     is_seq2seq: bool | None = None
     """Whether it has an encoder and a decoder; None where that is not known."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Empty where it is not known."""
 
 
 class Models:
@@ -68,7 +70,7 @@ class Models:
             if isinstance(stage.student, ScratchStudent):
                 model = self._scratch(stage, stage.student, labels)
             else:
-                model = replace(self._pretrained(stage.student), labels=labels)
+                model = self._pretrained(stage.student, labels)
             self._students[stage_name] = model
         return self._students[stage_name]
 
@@ -141,11 +143,13 @@ class Models:
         return Model(
             "from scratch", parameters, parameters, shape, reading_as(tokenizer, config),
             None if parameters.value is None else config["vocab_size"], width, labels,
-            is_seq2seq(config),
+            is_seq2seq(config), config,
         )  # fmt: skip
 
-    def _pretrained(self, student: PretrainedStudent) -> Model:
+    def _pretrained(self, student: PretrainedStudent, labels: list[str] | str | None) -> Model:
         model = self.of(student)
+        if labels is not None:
+            model = _as_classifier(model, labels)
         lora = student.lora
         if lora is None:
             return model
@@ -181,7 +185,7 @@ class Models:
             name, parameters, parameters, shape, reading_as(tokenizer, config),
             _num_embeddings(weights, shape),
             weights.bytes_per_parameter if isinstance(weights, Weights) else 4, labels,
-            is_seq2seq(config),
+            is_seq2seq(config), config,
         )  # fmt: skip
 
 
@@ -215,6 +219,16 @@ def _shape(config: dict[str, Any], labels: list[str] | str | None) -> Shape | st
     return _or_why(lambda: classifier_shape_of(config, len(labels)))
 
 
+def _as_classifier(model: Model, labels: list[str] | str) -> Model:
+    """A pretrained model as the student of these labels: of other outputs, its head is new."""
+    was = model.labels
+    has_head = isinstance(was, list) and isinstance(labels, list) and len(was) == len(labels)
+    if has_head or not model.config:
+        return replace(model, labels=labels)
+    shape, parameters = _by_formula(model.config, labels, "by formula, with a new head")
+    return replace(model, labels=labels, shape=shape, parameters=parameters, trainable=parameters)
+
+
 def _saved(student: Model) -> Model:
     """A student as its `model/` holds it: adapters merged, embeddings that pad left out."""
     shape, tokenizer = student.shape, student.tokenizer
@@ -227,6 +241,7 @@ def _saved(student: Model) -> Model:
     if not is_padded:
         return replace(student, trainable=student.parameters)
     assert isinstance(tokenizer, Tokenizer)
+    student = replace(student, config={**student.config, "vocab_size": tokenizer.size})
     if isinstance(shape, str):
         most = replace(student.parameters, exactness="at most")
         return replace(student, parameters=most, trainable=most, num_embeddings=tokenizer.size)

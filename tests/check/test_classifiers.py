@@ -5,7 +5,12 @@ import re
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 from llmkd.check.classifiers import KNOWN, classifier_shape_of
 from llmkd.check.deep import try_stages
@@ -150,6 +155,40 @@ def test_a_saved_teachers_labels_are_read_from_its_folder(recipe, checked, tmp_p
     word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "saved")
     with pytest.raises(InputError, match=r"no output for .'y', 'z'.; it has 'x', 'q'"):
         checked(recipe, f"stages.student.teacher.model_name_or_path={tmp_path / 'saved'}")
+
+
+@pytest.mark.parametrize(
+    ("auto", "model_type", "labels", "how"),
+    [
+        (AutoModelForCausalLM, "llama", [], "by formula, with a new head"),
+        (AutoModelForMaskedLM, "bert", [], "by formula, with a new head"),
+        (AutoModelForSequenceClassification, "bert", ["a", "b"], "by formula, with a new head"),
+        (AutoModelForSequenceClassification, "bert", ["x", "y", "z"], "counted in its safetensors"),
+    ],
+)
+def test_a_pretrained_student_is_counted_with_the_head_that_it_gets(
+    recipe, checked, tmp_path, auto, model_type, labels, how
+):
+    shape = {**SHAPE, "model_type": model_type, "vocab_size": 7}
+    names = head_config(labels) if labels else {}
+    auto.from_config(AutoConfig.for_model(**shape, **names)).save_pretrained(tmp_path / "own")
+    word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "own")
+    given = f"stages.student.student={{model_name_or_path: {tmp_path / 'own'}}}"
+    found = (
+        checked(
+            recipe,
+            given,
+            "stages.student.teacher=null",
+            "stages.student.losses=[{kind: cross_entropy}]",
+        )
+        .stages["student"]
+        .facts["student parameters"]
+    )
+    real = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(**shape, **head_config(["x", "y", "z"]))
+    )
+    assert found.value == real.num_parameters()
+    assert how in found.how
 
 
 def test_what_is_not_here_is_not_known(recipe, checked):

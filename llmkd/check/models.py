@@ -44,6 +44,8 @@ class Model:
     """Of a classifier's outputs, in their order; None of a language model."""
     is_seq2seq: bool | None = None
     """Whether it has an encoder and a decoder; None where that is not known."""
+    is_classifier: bool | None = None
+    """Whether it has a trained classification head; None where that is not known."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Empty where it is not known."""
 
@@ -143,7 +145,7 @@ class Models:
         return Model(
             "from scratch", parameters, parameters, shape, reading_as(tokenizer, config),
             None if parameters.value is None else config["vocab_size"], width, labels,
-            is_seq2seq(config), config,
+            is_seq2seq(config), labels is not None, config,
         )  # fmt: skip
 
     def _pretrained(self, student: PretrainedStudent, labels: list[str] | str | None) -> Model:
@@ -185,7 +187,8 @@ class Models:
             name, parameters, parameters, shape, reading_as(tokenizer, config),
             _num_embeddings(weights, shape),
             weights.bytes_per_parameter if isinstance(weights, Weights) else 4, labels,
-            is_seq2seq(config), config,
+            is_seq2seq(config), has_classifier_head(config) if "architectures" in config else None,
+            config,
         )  # fmt: skip
 
 
@@ -224,9 +227,12 @@ def _as_classifier(model: Model, labels: list[str] | str) -> Model:
     was = model.labels
     has_head = isinstance(was, list) and isinstance(labels, list) and len(was) == len(labels)
     if has_head or not model.config:
-        return replace(model, labels=labels)
+        return replace(model, labels=labels, is_classifier=True)
     shape, parameters = _by_formula(model.config, labels, "by formula, with a new head")
-    return replace(model, labels=labels, shape=shape, parameters=parameters, trainable=parameters)
+    return replace(
+        model, labels=labels, shape=shape, parameters=parameters, trainable=parameters,
+        is_classifier=True,
+    )  # fmt: skip
 
 
 def _saved(student: Model) -> Model:

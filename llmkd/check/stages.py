@@ -8,6 +8,7 @@ from llmkd.advice import smaller
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.kinds import head_problem, kind_problems
 from llmkd.check.labels import labelled_facts
 from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
@@ -18,7 +19,6 @@ from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, tra
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import (
-    different_kinds,
     different_tokens,
     too_few_embeddings,
     too_long_for,
@@ -61,7 +61,9 @@ class Checker:
         found = StageFacts(stage.kind)
         student = self.models.student_of(name)
         teacher = stage.teacher and self.models.of(stage.teacher)
-        found.problems += _config_problems(name, stage) + _kind_problems(name, student, teacher)
+        found.problems += _config_problems(name, stage) + kind_problems(
+            name, stage, student, teacher
+        )
         found.facts["student parameters"] = student.parameters
         if student.trainable != student.parameters:
             found.facts["trainable parameters"] = student.trainable
@@ -87,6 +89,7 @@ class Checker:
         """Parameters, prompts, memory and disk of a generate stage."""
         found = StageFacts(stage.kind)
         teacher = self.models.of(stage.teacher)
+        found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
         rows = prompt = Fact(None, "not known", "the data cannot be used as it is")
         try:
             rows = known(lambda: prompt_rows(stage.data))
@@ -195,14 +198,6 @@ def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
     ]
 
 
-def _kind_problems(name: str, student: Model, teacher: Model | None) -> list[Problem]:
-    """A teacher that does not read the student's batch."""
-    if teacher is None or student.is_seq2seq is None or teacher.is_seq2seq is None:
-        return []
-    problem = different_kinds(student.is_seq2seq, teacher.is_seq2seq)
-    return [Problem(("stages", name, "teacher"), problem)] if problem else []
-
-
 def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
     """The tokens that all share; disagreement goes to the problems."""
     tokenizer = student.tokenizer
@@ -246,7 +241,7 @@ def _position_problems(
             continue
         limit = model.shape.num_positions
         if longest.value > limit:
-            key, message = too_long_for(stage, role, longest.value, limit)
+            key, message = too_long_for(stage, role, int(longest.value), limit)
             found.problems.append(Problem(("stages", name, *key), message))
 
 

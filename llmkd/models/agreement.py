@@ -63,6 +63,42 @@ def different_kinds(is_student_seq2seq: bool, is_teacher_seq2seq: bool) -> str |
     )
 
 
+def no_start(model_type: str) -> str:
+    """What is wrong with a seq2seq model's configuration that does not say how its decoder begins."""
+    return (
+        f"the configuration of this {model_type} model has no decoder_start_token_id, so its decoder "
+        "has nothing to begin with; write the token's id there: T5 takes padding, BART end-of-text"
+    )
+
+
+def different_starts(ours: object, theirs: object) -> str | None:
+    """What is wrong with decoders that begin with different tokens.
+
+    Args:
+        ours: The token id that the student's begins with.
+        theirs: The teacher's.
+    """
+    if ours == theirs:
+        return None
+    return (
+        f"the student's decoder begins with token {ours}, the teacher's with token {theirs}, and "
+        f"both read the same batch; write decoder_start_token_id: {theirs} in the student's "
+        "configuration"
+    )
+
+
+NO_LANGUAGE_MODEL = (
+    "is a classifier, which writes no text; write a causal language model, or data of kind "
+    "classification"
+)
+"""What is wrong with a classifier where a language model is needed."""
+
+NO_CLASSIFIER = (
+    "is no classifier; write a model that a stage with data.kind: classification made, or a folder "
+    "of a ...ForSequenceClassification"
+)
+"""What is wrong with another model where a trained classifier is needed."""
+
 PACKED_PAIRS = (
     "an encoder and a decoder read one example at a time; write packing: false, and "
     "trainer.train_sampling_strategy: group_by_length for little padding"

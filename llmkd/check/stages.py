@@ -10,11 +10,12 @@ from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
 from llmkd.check.kinds import head_problem, kind_problems
 from llmkd.check.labels import labelled_facts
-from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_length, prompt_rows
+from llmkd.check.lengths import BadSourcesError, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
-from llmkd.check.seq2seq import KNOWN_SEQ2SEQ
+from llmkd.check.row_facts import DataFacts
+from llmkd.check.seq2seq import KNOWN_SEQ2SEQ, num_positions
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
@@ -233,16 +234,22 @@ def _position_problems(
     data: DataFacts,
     name: str,
 ) -> None:
-    longest = data.longest
-    if longest.value is None or longest.exactness == "at most":
-        return
     for role, model in (("student", student), ("teacher", teacher)):
-        if model is None or isinstance(model.shape, str) or model.shape.num_positions is None:
+        if model is None:
             continue
-        limit = model.shape.num_positions
+        longest = data.longest_side if model.is_seq2seq else data.longest
+        limit = _num_positions(model)
+        if longest.value is None or limit is None or longest.exactness == "at most":
+            continue
         if longest.value > limit:
             key, message = too_long_for(stage, role, int(longest.value), limit)
             found.problems.append(Problem(("stages", name, *key), message))
+
+
+def _num_positions(model: Model) -> int | None:
+    if isinstance(model.shape, str):
+        return num_positions(model.config) if model.is_seq2seq else None
+    return model.shape.num_positions
 
 
 def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:

@@ -214,7 +214,7 @@ def model_folder(name: str, revision: str | None) -> Path:
     raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
-def _shape(config: dict[str, Any], labels: list[str] | str | None) -> Shape | str:
+def _shape(config: Mapping[str, Any], labels: list[str] | str | None) -> Shape | str:
     if isinstance(labels, str):
         return f"its labels are not known: {labels}"
     if labels is None:
@@ -279,7 +279,7 @@ def _num_embeddings(weights: Weights | str, shape: Shape | str) -> int | None:
 
 
 def _by_formula(
-    config: dict[str, Any], labels: list[str] | str | None, how: str
+    config: Mapping[str, Any], labels: list[str] | str | None, how: str
 ) -> tuple[Shape | str, Fact]:
     """A model's shape, or why there is none, and its parameters."""
     if labels is None and is_seq2seq(config):

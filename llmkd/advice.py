@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llmkd.recipe.data import Task
 from llmkd.recipe.evaluation import PerplexityTask, Suite
+from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
 from llmkd.training.checkpoints import newest_checkpoint
@@ -73,8 +74,11 @@ def _of_training(stage: TrainStage) -> list[str]:
     trainer = stage.trainer
     size = trainer.get("per_device_train_batch_size", DEFAULT_BATCH_SIZE)
     steps = 2 * trainer.get("gradient_accumulation_steps", 1)
+    # A term over a batch compares the rows of one micro-batch only.
+    is_same = not any(isinstance(term, BatchTerm) for term in stage.losses)
+    promise = " (the same loss)" if is_same else ""
     keys = [
-        f"{key} with trainer.gradient_accumulation_steps: {steps} (the same loss)"
+        f"{key} with trainer.gradient_accumulation_steps: {steps}{promise}"
         for key in _halved("trainer.per_device_train_batch_size", size)
     ]
     if not isinstance(stage.data, Task):

@@ -112,6 +112,15 @@ def test_a_train_stage_is_told_the_keys_that_it_does_not_use_yet(tmp_path):
     assert "write a smaller student; then" in advice(frugal, tmp_path)
 
 
+def test_half_a_batch_is_not_said_to_have_the_same_loss_where_terms_compare_its_rows(tmp_path):
+    losses = [{"kind": "forward_kl"}, {"kind": "sinkhorn"}]
+    halves = "gradient_accumulation_steps: 2"
+    assert f"{halves} (the same loss)" in advice(train_stage(losses=losses[:1]), tmp_path)
+    message = advice(train_stage(losses=losses), tmp_path)
+    assert halves in message
+    assert "the same loss" not in message
+
+
 def test_other_stages_are_told_their_own_keys(tmp_path):
     generate = GenerateStage.model_validate(
         {"kind": "generate", "teacher": {"model_name_or_path": "t"}, "data": {"dataset_name": "d"}}

@@ -1,6 +1,7 @@
 """What is known of an evaluate stage before it runs."""
 
 from llmkd.check.facts import Fact, StageFacts, known, value_of
+from llmkd.check.kinds import head_problem
 from llmkd.check.labels import labelled_facts, num_labelled_rows, refuse_unknown_rows
 from llmkd.check.lengths import num_sums, prompt_length
 from llmkd.check.memory import generate_memory
@@ -10,7 +11,13 @@ from llmkd.check.stages import Checker
 from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.evaluation import (
+    AccuracyTask,
+    EvaluationTask,
+    ExactMatchTask,
+    PerplexityTask,
+    is_for_classifiers,
+)
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage
@@ -28,6 +35,9 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
     ]
     for model in models:
         found.facts[f"{model.name.removeprefix('stage:')} parameters"] = model.parameters
+    for index, model in enumerate(models):
+        place = ("stages", name, "models", index)
+        found.problems += head_problem(place, model, is_classifier=is_for_classifiers(suite))
     lengths: list[Fact] = []
     for index, task in enumerate(suite.tasks):
         key: Key = ("stages", name, "suite")
@@ -37,10 +47,12 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
             found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, AccuracyTask):
                 refuse_unknown_rows(task.data, [model.labels for model in models])
+            lengths += [
+                known(lambda task=task, model=model: _length(task, model)) for model in models
+            ]
         except DataError as error:
             at = key if isinstance(stage.suite, str) else (*key, *error.key)
             found.problems.append(Problem(at, f"{task.name}: {error.message}"))
-        lengths += [known(lambda task=task, model=model: _length(task, model)) for model in models]
     found.facts["memory"] = known(lambda: _memory(models, lengths, stage.batch_size))
     checker.judge(found, checker.memory(), stage)
     return found

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from llmkd.check.facts import Fact, NotKnownError
-from llmkd.check.lengths import MOST_CHARACTERS, DataFacts, RowLength, first, kept_facts
+from llmkd.check.lengths import MOST_CHARACTERS, first
+from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
 from llmkd.check.vocabulary import INTENTS, Tokenizer
 from llmkd.data.intents import LABELS, make_rows, most_words, refuse_too_many

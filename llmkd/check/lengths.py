@@ -1,11 +1,12 @@
 """How many rows a stage trains on, and how long they are in tokens."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from llmkd.check.facts import Fact, NotKnownError, known, value_of
+from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import LocalRows, Row, read_rows
 from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.errors import DataError
@@ -32,38 +33,12 @@ Lookup = Callable[[str], "DataFacts"]
 """From the name of a generate stage to what its data set will be."""
 
 
-NOT_LOOKED_AT = Fact(None, "not known", "the rows were not looked at")
-
-
 class BadSourcesError(Exception):
     """Sources of a mixture that no run could train on, with one error for each."""
 
     def __init__(self, errors: list[DataError]):
         self.errors = errors
         super().__init__("; ".join(map(str, errors)))
-
-
-@dataclass(frozen=True)
-class RowLength:
-    """Tokens of one row, as it is and as it is trained on."""
-
-    whole: int
-    cut: int
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What is known of the rows that a stage reads."""
-
-    rows: Fact
-    tokens_per_row: Fact
-    """Their mean, after rows were cut."""
-    longest: Fact
-    """Tokens of the longest, after it was cut."""
-    truncated: Fact
-    """The share of rows that are cut."""
-    dropped: Fact = NOT_LOOKED_AT
-    """The share of rows left out: cut, they would have no token to train on."""
 
 
 def data_facts(
@@ -186,23 +161,6 @@ def _refuse_what_is_no_pair(local: LocalRows, sequences: Sequences) -> None:
         raise DataError("dataset_name", not_pairs("data", next(iter(local.sample[0]))))
 
 
-def kept_facts(lengths: list[RowLength], num_read: int, rows: Fact, known: Fact) -> DataFacts:
-    """By the lengths of the rows that stay of those read."""
-    cut = [length.cut for length in lengths]
-    num_cut = sum(length.cut < length.whole for length in lengths)
-    if len(lengths) < num_read:
-        left = round(value_of(rows) * len(lengths) / num_read)
-        exactness = rows.exactness if known.exactness == "exact" else "estimate"
-        rows = Fact(left, exactness, f"{rows.how}, without those dropped")
-    return DataFacts(
-        rows,
-        replace(known, value=round(sum(cut) / len(cut), 4)),
-        replace(known, value=max(cut)),
-        replace(known, value=round(num_cut / num_read, 4), unit="share"),
-        replace(known, value=round(1 - len(lengths) / num_read, 4), unit="share"),
-    )
-
-
 def _nothing_left(max_length: int, how: str, *, is_sure: bool) -> DataFacts:
     if is_sure:
         raise DataError(
@@ -221,9 +179,13 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     is_own = tokenizer.name == ADDITION.name
     how = "every sum has as many" if is_own else "by one sum; others may differ"
     tokens = Fact(length, "exact" if is_own else "estimate", how)
-    return DataFacts(
+    facts = DataFacts(
         num_sums(task), tokens, tokens, Fact(0.0, "exact", "a task is not cut", "share")
     )
+    if not _is_paired(tokenizer):
+        return facts
+    read, written = tokenizer.lengths_of_sides(*_sum(task.digits))
+    return replace(facts, longest_side=replace(tokens, value=max(read, written + 1)))
 
 
 def num_sums(task: AdditionTask) -> Fact:
@@ -267,16 +229,16 @@ def _mixed(mixture: Mixture, parts: Sequence[DataFacts]) -> DataFacts:
         total = min(count / share for count, share in pairs if share)
         return Fact(int(total), _loosest(counts), "without repeating a row")
 
-    def longest() -> Fact:
-        facts = [part.longest for part in parts]
+    def longest(facts: Sequence[Fact]) -> Fact:
         return Fact(max(map(value_of, facts)), _loosest(facts), "of all sources")
 
     return DataFacts(
         known(rows),
         known(lambda: mean([part.tokens_per_row for part in parts])),
-        known(longest),
+        known(lambda: longest([part.longest for part in parts])),
         known(lambda: mean([part.truncated for part in parts], "share")),
         known(lambda: mean([part.dropped for part in parts], "share")),
+        known(lambda: longest([part.longest_side for part in parts])),
     )
 
 
@@ -301,8 +263,8 @@ def _row_length(
     if _is_paired(tokenizer):
         read, written = tokenizer.lengths_of_sides(texts["prompt"], texts["completion"])
         sides = (read, written + end)
-        is_kept = min(sides) > 0
-        return RowLength(sum(sides), sum(min(s, most) for s in sides)) if is_kept else None
+        cut = [min(side, most) for side in sides]
+        return RowLength(sum(sides), sum(cut), max(cut)) if min(sides) > 0 else None
     start, length = _length(texts, row, tokenizer)
     length += end
     # As llmkd.data.tokenize: a row stays where a token that is predicted does.

@@ -1,8 +1,8 @@
 """What is known of a recipe's models and tokenizers without loading them."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,10 @@ class Model:
     """Of a classifier's outputs, in their order; None of a language model."""
     is_seq2seq: bool | None = None
     """Whether it has an encoder and a decoder; None where that is not known."""
+    is_classifier: bool | None = None
+    """Whether it has a trained classification head; None where that is not known."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Empty where it is not known."""
 
 
 class Models:
@@ -68,7 +72,7 @@ class Models:
             if isinstance(stage.student, ScratchStudent):
                 model = self._scratch(stage, stage.student, labels)
             else:
-                model = replace(self._pretrained(stage.student), labels=labels)
+                model = self._pretrained(stage.student, labels)
             self._students[stage_name] = model
         return self._students[stage_name]
 
@@ -141,11 +145,13 @@ class Models:
         return Model(
             "from scratch", parameters, parameters, shape, reading_as(tokenizer, config),
             None if parameters.value is None else config["vocab_size"], width, labels,
-            is_seq2seq(config),
+            is_seq2seq(config), labels is not None, config,
         )  # fmt: skip
 
-    def _pretrained(self, student: PretrainedStudent) -> Model:
+    def _pretrained(self, student: PretrainedStudent, labels: list[str] | str | None) -> Model:
         model = self.of(student)
+        if labels is not None:
+            model = _as_classifier(model, labels)
         lora = student.lora
         if lora is None:
             return model
@@ -181,7 +187,8 @@ class Models:
             name, parameters, parameters, shape, reading_as(tokenizer, config),
             _num_embeddings(weights, shape),
             weights.bytes_per_parameter if isinstance(weights, Weights) else 4, labels,
-            is_seq2seq(config),
+            is_seq2seq(config), has_classifier_head(config) if "architectures" in config else None,
+            config,
         )  # fmt: skip
 
 
@@ -207,12 +214,25 @@ def model_folder(name: str, revision: str | None) -> Path:
     raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
-def _shape(config: dict[str, Any], labels: list[str] | str | None) -> Shape | str:
+def _shape(config: Mapping[str, Any], labels: list[str] | str | None) -> Shape | str:
     if isinstance(labels, str):
         return f"its labels are not known: {labels}"
     if labels is None:
         return _or_why(lambda: shape_of(config))
     return _or_why(lambda: classifier_shape_of(config, len(labels)))
+
+
+def _as_classifier(model: Model, labels: list[str] | str) -> Model:
+    """A pretrained model as the student of these labels: of other outputs, its head is new."""
+    was = model.labels
+    has_head = isinstance(was, list) and isinstance(labels, list) and len(was) == len(labels)
+    if has_head or not model.config:
+        return replace(model, labels=labels, is_classifier=True)
+    shape, parameters = _by_formula(model.config, labels, "by formula, with a new head")
+    return replace(
+        model, labels=labels, shape=shape, parameters=parameters, trainable=parameters,
+        is_classifier=True,
+    )  # fmt: skip
 
 
 def _saved(student: Model) -> Model:
@@ -227,6 +247,7 @@ def _saved(student: Model) -> Model:
     if not is_padded:
         return replace(student, trainable=student.parameters)
     assert isinstance(tokenizer, Tokenizer)
+    student = replace(student, config={**student.config, "vocab_size": tokenizer.size})
     if isinstance(shape, str):
         most = replace(student.parameters, exactness="at most")
         return replace(student, parameters=most, trainable=most, num_embeddings=tokenizer.size)
@@ -258,7 +279,7 @@ def _num_embeddings(weights: Weights | str, shape: Shape | str) -> int | None:
 
 
 def _by_formula(
-    config: dict[str, Any], labels: list[str] | str | None, how: str
+    config: Mapping[str, Any], labels: list[str] | str | None, how: str
 ) -> tuple[Shape | str, Fact]:
     """A model's shape, or why there is none, and its parameters."""
     if labels is None and is_seq2seq(config):

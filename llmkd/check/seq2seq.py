@@ -67,6 +67,13 @@ def num_seq2seq_parameters(config: Mapping[str, Any]) -> int:
     return _t5(fields) if model_type == "t5" else _bart(fields)
 
 
+def num_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that each side may read, where positions are learned; None where it is not known."""
+    if config.get("model_type") != "bart":
+        return None
+    return with_defaults("bart", config).get("max_position_embeddings")
+
+
 def _t5(config: Mapping[str, Any]) -> int:
     hidden, num_heads = size_of(config, "d_model"), size_of(config, "num_heads")
     attention = 4 * hidden * num_heads * size_of(config, "d_kv") + hidden

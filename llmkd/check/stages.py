@@ -8,17 +8,23 @@ from llmkd.advice import smaller
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.kinds import head_problem, kind_problems
 from llmkd.check.labels import labelled_facts
-from llmkd.check.lengths import BadSourcesError, DataFacts, data_facts, prompt_length, prompt_rows
+from llmkd.check.lengths import BadSourcesError, data_facts, prompt_length, prompt_rows
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.memory import generate_memory, train_memory, verdict
 from llmkd.check.models import Model, Models
-from llmkd.check.seq2seq import KNOWN_SEQ2SEQ
+from llmkd.check.row_facts import DataFacts
+from llmkd.check.seq2seq import KNOWN_SEQ2SEQ, num_positions
 from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
-from llmkd.models.agreement import different_kinds, different_tokens, too_few_embeddings
-from llmkd.recipe.data import AdditionTask, Classification
+from llmkd.models.agreement import (
+    different_tokens,
+    too_few_embeddings,
+    too_long_for,
+)
+from llmkd.recipe.data import Classification
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
@@ -56,7 +62,9 @@ class Checker:
         found = StageFacts(stage.kind)
         student = self.models.student_of(name)
         teacher = stage.teacher and self.models.of(stage.teacher)
-        found.problems += _config_problems(name, stage) + _kind_problems(name, student, teacher)
+        found.problems += _config_problems(name, stage) + kind_problems(
+            name, stage, student, teacher
+        )
         found.facts["student parameters"] = student.parameters
         if student.trainable != student.parameters:
             found.facts["trainable parameters"] = student.trainable
@@ -74,7 +82,7 @@ class Checker:
         found.facts |= step_facts(stage, data, arguments)
         self._train_memory(found, stage, student, teacher, data, arguments)
         found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
-        _position_problems(found, student, teacher, stage.data, data, name)
+        _position_problems(found, student, teacher, stage, data, name)
         _cut_warning(found, data, name)
         return found
 
@@ -82,6 +90,7 @@ class Checker:
         """Parameters, prompts, memory and disk of a generate stage."""
         found = StageFacts(stage.kind)
         teacher = self.models.of(stage.teacher)
+        found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
         rows = prompt = Fact(None, "not known", "the data cannot be used as it is")
         try:
             rows = known(lambda: prompt_rows(stage.data))
@@ -190,14 +199,6 @@ def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
     ]
 
 
-def _kind_problems(name: str, student: Model, teacher: Model | None) -> list[Problem]:
-    """A teacher that does not read the student's batch."""
-    if teacher is None or student.is_seq2seq is None or teacher.is_seq2seq is None:
-        return []
-    problem = different_kinds(student.is_seq2seq, teacher.is_seq2seq)
-    return [Problem(("stages", name, "teacher"), problem)] if problem else []
-
-
 def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
     """The tokens that all share; disagreement goes to the problems."""
     tokenizer = student.tokenizer
@@ -229,27 +230,26 @@ def _position_problems(
     found: StageFacts,
     student: Model,
     teacher: Model | None,
-    source: object,
+    stage: TrainStage,
     data: DataFacts,
     name: str,
 ) -> None:
-    longest, is_task = data.longest, isinstance(source, AdditionTask)
-    if longest.value is None or longest.exactness == "at most":
-        return
     for role, model in (("student", student), ("teacher", teacher)):
-        if model is None or isinstance(model.shape, str) or model.shape.num_positions is None:
+        if model is None:
             continue
-        limit = model.shape.num_positions
+        longest = data.longest_side if model.is_seq2seq else data.longest
+        limit = _num_positions(model)
+        if longest.value is None or limit is None or longest.exactness == "at most":
+            continue
         if longest.value > limit:
-            instead = "fewer digits" if is_task else f"max_length: {limit}"
-            if is_task and role == "student":
-                instead += f", or n_positions: {longest.value} in student.config"
-            message = (
-                f"{longest.value} tokens are read at once, and the {role} has {limit} positions; "
-                f"write {instead}"
-            )
-            key = ("stages", name, "data", "digits" if is_task else "max_length")
-            found.problems.append(Problem(key, message))
+            key, message = too_long_for(stage, role, int(longest.value), limit)
+            found.problems.append(Problem(("stages", name, *key), message))
+
+
+def _num_positions(model: Model) -> int | None:
+    if isinstance(model.shape, str):
+        return num_positions(model.config) if model.is_seq2seq else None
+    return model.shape.num_positions
 
 
 def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:

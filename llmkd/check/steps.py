@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkd.check.facts import Exactness, Fact, known, value_of
-from llmkd.check.lengths import DataFacts
 from llmkd.check.memory import optimizer_of
 from llmkd.check.models import Model
+from llmkd.check.row_facts import DataFacts
 from llmkd.recipe.data import Sequences
 from llmkd.recipe.schema import TrainStage
 

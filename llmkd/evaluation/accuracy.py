@@ -87,7 +87,7 @@ def score_labels(
         favourites[batch] = probabilities.argmax(1)
         reliability.add(probabilities.max(1), favourites[batch] == gold[batch])
         progress(start + len(batch), len(rows))
-    samples = _samples(rows, encoded, names, gold, favourites)
+    samples = _samples(rows, names, gold, favourites)
     return ScoredLabels(gold, favourites, reliability.bins(), samples)
 
 
@@ -134,7 +134,6 @@ def _probabilities(
 
 def _samples(
     rows: list[Row],
-    encoded: list[EncodedRow],
     names: list[str],
     gold: Int[np.ndarray, " examples"],
     favourites: Int[np.ndarray, " examples"],
@@ -145,7 +144,7 @@ def _samples(
             prompt=" | ".join(row[name] for name in ("text", "text_pair") if name in row),
             reference=names[gold[i]],
             text=names[favourites[i]],
-            num_tokens=len(encoded[i].inputs["input_ids"]),
+            num_tokens=None,
             is_right=bool(gold[i] == favourites[i]),
         )
         for i, row in enumerate(rows[:NUM_SAMPLES])

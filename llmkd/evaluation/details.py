@@ -28,8 +28,8 @@ class Sample:
     """What a right answer looks like, or how the text goes on."""
     text: str
     """What the model wrote, without special tokens."""
-    num_tokens: int
-    """Tokens generated, the end-of-text token included."""
+    num_tokens: int | None
+    """Tokens generated, the end-of-text token included; None of a label."""
     is_right: bool | None
     """None where nothing is right or wrong."""
 

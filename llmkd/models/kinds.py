@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from llmkd.errors import InputError
-from llmkd.models.agreement import different_kinds
+from llmkd.models.agreement import different_kinds, different_starts, no_start
 
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
@@ -58,11 +58,7 @@ def decoder_start_token_id(config: PreTrainedConfig, name: str) -> int | None:
         return None
     token = getattr(config, "decoder_start_token_id", None)
     if token is None:
-        raise InputError(
-            f"{name}: the configuration of this {config.model_type} model has no "
-            "decoder_start_token_id, so its decoder has nothing to begin with; write the token's id "
-            "there: T5 takes padding, BART end-of-text"
-        )
+        raise InputError(f"{name}: {no_start(config.model_type)}")
     return token
 
 
@@ -76,9 +72,5 @@ def check_same_kind(student: PreTrainedConfig, teacher: PreTrainedConfig) -> Non
         raise InputError(problem)
     ours = decoder_start_token_id(student, "student")
     theirs = decoder_start_token_id(teacher, "teacher")
-    if ours != theirs:
-        raise InputError(
-            f"student: its decoder begins with token {ours}, the teacher's with token {theirs}, and "
-            f"both read the same batch; write decoder_start_token_id: {theirs} in the student's "
-            "configuration"
-        )
+    if problem := different_starts(ours, theirs):
+        raise InputError(problem)

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmkd.data.labels import has_classifier_head
 from llmkd.errors import InputError
+from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel, ScratchStudent
@@ -38,10 +39,7 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
     """
     config = config_of(source)
     if has_classifier_head(config.to_dict()):
-        raise InputError(
-            f"{source.model_name_or_path}: is a classifier, which writes no text; write a causal "
-            "language model, or data of kind classification"
-        )
+        raise InputError(f"{source.model_name_or_path}: {NO_LANGUAGE_MODEL}")
     try:
         return auto_class(config).from_pretrained(
             source.model_name_or_path,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import Classification
+from llmkd.recipe.data import Classification, LabelledRows
 from llmkd.recipe.evaluation import AccuracyTask, Suite, is_for_classifiers
-from llmkd.recipe.models import PretrainedModel, PretrainedStudent, ScratchStudent
+from llmkd.recipe.models import PretrainedStudent, ScratchStudent
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
 from llmkd.recipe.yaml_places import Key
@@ -14,7 +14,7 @@ HEAD_FIELDS = ("num_labels", "id2label", "label2id")
 
 
 def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> Iterator[Problem]:
-    """Stages that take a model of the other kind from an earlier one.
+    """Stages that take a model of the other kind from an earlier one, or its rows without labels.
 
     Args:
         stages: Those to check.
@@ -28,6 +28,12 @@ def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> I
                 yield Problem(place, _wrong_kind(source, wants_classifier=wants_classifier))
         if isinstance(stage, TrainStage) and is_of_classifier(stage):
             yield from _head_problems(stage, key)
+        for place, source in _labelled_data(stage, key, suites.get(name)):
+            if isinstance(stages.get(referenced_stage(source) or ""), GenerateStage):
+                yield Problem(
+                    place,
+                    f"{source} makes prompts and completions, which have no label; name labelled rows",
+                )
 
 
 def suite_problems(suite: Suite, key: Key) -> Iterator[Problem]:
@@ -47,23 +53,34 @@ def is_of_classifier(stage: TrainStage) -> bool:
 
 
 def _taken(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, str, bool]]:
-    """Each model that a stage takes: where it stands, its name, whether it must be a classifier."""
+    """Each model of one kind that a stage takes: where, its name, whether it is a classifier."""
     match stage:
         case TrainStage():
-            models: dict[str, PretrainedModel | None] = {
-                "student": stage.student if isinstance(stage.student, PretrainedStudent) else None,
-                "teacher": stage.teacher,
-            }
-            for role, model in models.items():
-                if model is not None:
-                    place = (*key, role, "model_name_or_path")
-                    yield place, model.model_name_or_path, is_of_classifier(stage)
+            place = (*key, "student", "model_name_or_path")
+            # Of a classifier's student not: a language model gets a head.
+            if isinstance(stage.student, PretrainedStudent) and not is_of_classifier(stage):
+                yield place, stage.student.model_name_or_path, False
+            if stage.teacher is not None:
+                place = (*key, "teacher", "model_name_or_path")
+                yield place, stage.teacher.model_name_or_path, is_of_classifier(stage)
         case GenerateStage():
             place = (*key, "teacher", "model_name_or_path")
             yield place, stage.teacher.model_name_or_path, False
         case EvaluateStage() if suite is not None:
             for index, model in enumerate(stage.models):
                 yield (*key, "models", index), model, is_for_classifiers(suite)
+
+
+def _labelled_data(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, str]]:
+    """Each data set of labelled rows that a stage reads: where, and its name."""
+    sources: dict[Key, object] = {}
+    if isinstance(stage, TrainStage):
+        sources[*key, "data"] = stage.data
+    for index, task in enumerate(suite.tasks if suite is not None else []):
+        sources[*key, "suite", "tasks", index, "data"] = task.data
+    for place, source in sources.items():
+        if isinstance(source, LabelledRows):
+            yield (*place, "dataset_name"), source.dataset_name
 
 
 def _wrong_kind(source: str, *, wants_classifier: bool) -> str:

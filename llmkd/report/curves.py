@@ -16,9 +16,9 @@ MOST_POINTS = 200
 """Per line; more log lines than that are averaged in groups."""
 HEADS = {
     "loss": "Loss: the weighted sum of the terms",
-    "kl": "KL between teacher and student, nats per token",
+    "kl": "KL between teacher and student, nats per token; of classifiers, per text",
     "grad_norm": "Gradient norm",
-    "tokens_per_s": "Tokens per second",
+    "tokens_per_s": "Tokens per second; of classifiers, texts",
     "learning_rate": "Learning rate",
     "peak_memory_gib": "Peak memory, GiB",
 }

@@ -1,7 +1,7 @@
 """Signs that a distillation does nothing, or something else than was meant: one line each.
 
 Every check takes plain numbers and returns a notice, or None where all is well. Losses are in nats
-per token.
+per token, of classifiers per text.
 """
 
 import math
@@ -132,7 +132,7 @@ def lost_rows(
         stage,
         f"{num_truncated:,} of {num_kept:,} rows were cut ({100 * cut:.0f} %), {num_dropped:,} of "
         f"{there:,} dropped ({100 * dropped:.0f} %)",
-        "write a larger data.max_length; a student that sees no endings does not learn to stop",
+        "write a larger data.max_length: the student does not see how such rows end",
     )
 
 
@@ -259,7 +259,7 @@ def began_as_teacher(stage: str, kl: Sequence[float]) -> Notice | None:
     return Notice(
         "began as teacher",
         stage,
-        f"KL between teacher and student is {number(first)} nats per token at the first log line: "
+        f"KL between teacher and student is {number(first)} nats at the first log line: "
         "the student begins as its teacher, so there is nothing to distil",
         "write a smaller student, or another teacher.model_name_or_path",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from llmkd.evaluation.results import PERCENT_METRICS
-from llmkd.recipe.data import Sequences
+from llmkd.recipe.data import LabelledRows, Sequences
 from llmkd.recipe.schema import TrainStage
 from llmkd.report.bar_chart import binned, histogram
 from llmkd.report.formats import measured
@@ -116,7 +116,7 @@ def data_sections(run: RunFiles, colors: Mapping[str, str]) -> list[DataSection]
             name,
             stage.data,
             _length_histogram(stage, colors.get(name, "other-0")),
-            f"max_length {_max_length(stage):,} is far beyond them" if _is_roomy(stage) else "",
+            _caption(stage),
         )
         for name, stage in run.stages.items()
         if isinstance(stage.stage, TrainStage) and stage.data != DataCounts()
@@ -130,7 +130,7 @@ def _length_histogram(run: StageRun, color: str) -> Markup | None:
         return None
     limit = _max_length(run)
     mark = None
-    if limit is not None and not _is_roomy(run):
+    if limit is not None and not _caption(run):
         mark = Mark(limit, f"max_length {limit:,}")
     label = f"Lengths of {run.name}'s rows before cutting"
     return histogram(
@@ -158,13 +158,20 @@ def length_bars(lengths: Sequence[tuple[int, int]]) -> list[tuple[float, float, 
 def _max_length(run: StageRun) -> int | None:
     """The longest sequence that the stage takes; None for a task, which has no limit."""
     data = run.stage.data if isinstance(run.stage, TrainStage) else None
-    return data.max_length if isinstance(data, Sequences) else None
+    return data.max_length if isinstance(data, Sequences | LabelledRows) else None
 
 
-def _is_roomy(run: StageRun) -> bool:
-    """Whether `max_length` is so far off that a line there would leave no room for the rows."""
+def _caption(run: StageRun) -> str:
+    """Where `max_length` lies, if a line there would leave the rows no room, or mean nothing."""
     limit, edges = _max_length(run), [edge for edge, rows in run.data.lengths if rows]
-    return limit is not None and limit > 2 * max(edges, default=limit)
+    if limit is None:
+        return ""
+    if limit > 2 * max(edges, default=limit):
+        return f"max_length {limit:,} is far beyond them"
+    # Cut rows are only longer than that where an encoder and a decoder read a side each.
+    if (run.data.longest or 0) > limit:
+        return f"prompt and completion together; max_length {limit:,} is for each"
+    return ""
 
 
 def _mean(counts: Sequence[tuple[int, int]]) -> float:

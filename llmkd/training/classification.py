@@ -56,7 +56,7 @@ def build_classifiers(
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
     parts = Parts(student, teacher, len(labels), data, LabelCollator(pad_token_id))
-    parts.check_lengths()
+    parts.check_lengths(stage)
     return parts
 
 

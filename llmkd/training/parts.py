@@ -8,7 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmkd.data.prepare import TrainingData
-from llmkd.models.positions import check_positions
+from llmkd.errors import InputError
+from llmkd.models.agreement import too_long_for
+from llmkd.models.positions import check_positions, hard_limit
+from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 
 
@@ -29,7 +32,11 @@ class Parts:
         teacher = {} if self.teacher is None else {"teacher": self.teacher.model}
         return {"student": self.student, **teacher}
 
-    def check_lengths(self) -> None:
+    def check_lengths(self, stage: TrainStage) -> None:
         """Refuses data that a model has too few positions for."""
-        for name, model in self.models.items():
-            check_positions(model, self.data.longest, f"data.max_length ({name})")
+        for role, model in self.models.items():
+            limit, longest = hard_limit(model), self.data.longest
+            if limit is not None and longest > limit:
+                key, message = too_long_for(stage, role, longest, limit)
+                raise InputError(f"{'.'.join(key)}: {message}")
+            check_positions(model, longest, f"data ({role})")

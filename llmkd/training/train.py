@@ -138,7 +138,7 @@ def _build_language_models(
     is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
     collate = collator_for(student.config, tokenizer, is_flat=is_flat)
     parts = Parts(student, teacher, vocab_size, data, collate)
-    parts.check_lengths()
+    parts.check_lengths(stage)
     if data.sequences.packing:
         for name, model in parts.models.items():
             check_documents_apart(model, collate, name)

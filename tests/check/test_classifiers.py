@@ -1,10 +1,16 @@
 """The formulas against the real classifiers of transformers, and what a check says of a stage."""
 
 import json
+import re
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 from llmkd.check.classifiers import KNOWN, classifier_shape_of
 from llmkd.check.deep import try_stages
@@ -130,12 +136,61 @@ def test_labels_that_do_not_fit_are_found_before_the_run(recipe, checked, tmp_pa
         checked(recipe, f"stages.teacher.data.dataset_name={bad}")
 
 
+def test_unusable_rows_of_a_measurement_are_told_in_their_place_beside_other_problems(
+    recipe, checked, tmp_path
+):
+    bad = write_rows(tmp_path / "bad.jsonl", [("a", "x"), ("b", None)])
+    overrides = [
+        "stages.student.data.labels=[z, y, x]",
+        f"stages.evaluation.suite.tasks.0.data.dataset_name={bad}",
+    ]
+    with pytest.raises(InputError) as caught:
+        checked(recipe, *overrides)
+    student, evaluation = caught.value.problems
+    assert student.startswith(f"override {overrides[0]}: are not the teacher's")
+    assert evaluation.startswith(f"override {overrides[1]}: t: {bad}: `label` of row 2 is not text")
+
+
 def test_a_saved_teachers_labels_are_read_from_its_folder(recipe, checked, tmp_path):
     config = AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["x", "q"]))
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "saved")
     word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "saved")
     with pytest.raises(InputError, match=r"no output for .'y', 'z'.; it has 'x', 'q'"):
         checked(recipe, f"stages.student.teacher.model_name_or_path={tmp_path / 'saved'}")
+
+
+@pytest.mark.parametrize(
+    ("auto", "model_type", "labels", "how"),
+    [
+        (AutoModelForCausalLM, "llama", [], "by formula, with a new head"),
+        (AutoModelForMaskedLM, "bert", [], "by formula, with a new head"),
+        (AutoModelForSequenceClassification, "bert", ["a", "b"], "by formula, with a new head"),
+        (AutoModelForSequenceClassification, "bert", ["x", "y", "z"], "counted in its safetensors"),
+    ],
+)
+def test_a_pretrained_student_is_counted_with_the_head_that_it_gets(
+    recipe, checked, tmp_path, auto, model_type, labels, how
+):
+    shape = {**SHAPE, "model_type": model_type, "vocab_size": 7}
+    names = head_config(labels) if labels else {}
+    auto.from_config(AutoConfig.for_model(**shape, **names)).save_pretrained(tmp_path / "own")
+    word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "own")
+    given = f"stages.student.student={{model_name_or_path: {tmp_path / 'own'}}}"
+    found = (
+        checked(
+            recipe,
+            given,
+            "stages.student.teacher=null",
+            "stages.student.losses=[{kind: cross_entropy}]",
+        )
+        .stages["student"]
+        .facts["student parameters"]
+    )
+    real = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(**shape, **head_config(["x", "y", "z"]))
+    )
+    assert found.value == real.num_parameters()
+    assert how in found.how
 
 
 def test_what_is_not_here_is_not_known(recipe, checked):
@@ -164,6 +219,20 @@ def test_the_embedded_task_fits_and_has_no_false_problems(recipe, checked):
     assert (facts["labels"].value, facts["rows"].value, facts["longest row"].value) == (12, 500, 19)
     with pytest.raises(InputError, match="write num_examples: 20000 or less"):
         checked(recipe, *overrides, "stages.teacher.data.num_examples=20001")
+
+
+def test_a_task_too_long_for_the_positions_is_told_what_can_be_written(recipe, checked):
+    task = "{kind: task, task: intents, num_examples: 50}"
+    overrides = [f"stages.{name}.data={task}" for name in ("teacher", "student")]
+    # Not the task's own tokenizer, of which only an upper bound is known.
+    with pytest.raises(InputError) as caught:
+        checked(recipe, *overrides, "stages.teacher.student.config.max_position_embeddings=4")
+    (own,) = [text for text in caught.value.problems if "the student has 4" in text]
+    assert " stages.teacher.student: " in own
+    assert re.search(r"write max_position_embeddings: \d+ in student.config$", own)
+    (teachers,) = [text for text in caught.value.problems if "the teacher has 4" in text]
+    assert " stages.student.teacher: " in teachers
+    assert teachers.endswith("write a model with more")
 
 
 def test_every_stage_is_tried_with_all_labels_on_a_few_rows(recipe, tmp_path):

@@ -161,6 +161,22 @@ def test_rows_that_such_models_do_not_read_are_refused(
         checked(path, override)
 
 
+def test_positions_must_reach_on_each_side_and_not_for_both_together(paired, local, checked):
+    path = paired("bart", max_position_embeddings=8)
+    rows = [{"prompt": "1234567", "completion": "123456"}]
+    (local / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # <bos> and seven characters; six and <eos>, perhaps behind <bos>.
+    assert facts(checked(path))["longest row"].value > 8
+    rows[0]["prompt"] += "8"
+    (local / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as caught:
+        checked(path)
+    for role in ("student", "teacher"):
+        message = f"9 tokens are read at once, and the {role} has 8 positions; write max_length: 8"
+        assert any(problem.endswith(message) for problem in caught.value.problems)
+    assert facts(checked(path, "data.max_length=8"))["longest row"].value > 8
+
+
 def test_students_from_scratch_are_counted_and_misspelt_fields_found(local, checked):
     path = local / "local.yaml"
     student = {

@@ -76,6 +76,8 @@ def test_a_trained_classifier_is_right_where_it_should_be(model_folder, suite_of
     answers = [(s["prompt"], s["reference"], s["answers"]["m"]) for s in details["samples"]]
     assert [answer["text"] for *_, answer in answers] == ["rain", "sun", "wind", "rain"]
     assert [answer["is_right"] for *_, answer in answers] == [True, True, True, False]
+    # A label is chosen, not written token by token.
+    assert {answer["num_tokens"] for *_, answer in answers} == {None}
     bins = details["reliability"][0]["bins"]
     assert sum(one["count"] for one in bins) == 4
     assert sum(one["count"] * one["accuracy"] for one in bins) == pytest.approx(3)

@@ -48,7 +48,6 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
     [
         ("stages.answers.teacher.model_name_or_path=stage:classifier", "writes no text, and a lang"),
         ("stages.student.teacher.model_name_or_path=stage:writer", "stage:writer makes a language m"),
-        ("stages.student.student={model_name_or_path: stage:writer}", "a classifier is needed here"),
         ("stages.evaluation.models.1=stage:writer", "a classifier is needed here"),
         ("stages.evaluation.suite=procedural", "models.0: stage:classifier makes a classifier"),
         ("stages.student.data={kind: task, num_examples: 9}", "writes no text"),
@@ -59,6 +58,14 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
         ),
         ("stages.student.student.config.num_labels=3", "num_labels=3: follows from the labels; leave"),
         ("stages.classifier.data={kind: classification, dataset_name: org/x}", "takes its tokenizer"),
+        (
+            "stages.student.data={kind: classification, dataset_name: stage:answers}",
+            "data.dataset_name: stage:answers makes prompts and completions",
+        ),
+        (
+            "stages.evaluation.suite.tasks.0.data={kind: classification, dataset_name: stage:answers}",
+            "tasks.0.data.dataset_name: stage:answers makes prompts and completions",
+        ),
         ("stages.classifier.data.labels=[a]", "no such field"),
         ("stages.classifier.data={kind: classification, dataset_name: org/x, labels: [a]}", "at leas"),
         ("stages.answers.data={kind: task, task: intents, num_examples: 9}", "should be `addition`"),
@@ -67,6 +74,13 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
 def test_the_wrong_kind_of_model_or_data_is_refused(path, override, message):
     with pytest.raises(InputError, match=message):
         load(path, [override])
+
+
+def test_a_language_model_may_become_a_classifier_and_not_the_other_way_round(path):
+    recipe = load(path, ["stages.student.student={model_name_or_path: stage:writer}"])
+    assert recipe.stages["student"].student.model_name_or_path == "stage:writer"
+    with pytest.raises(InputError, match=r"writer.student.model_name_or_path: .* writes no text"):
+        load(path, ["stages.writer.student={model_name_or_path: stage:classifier}"])
 
 
 def test_an_override_may_replace_the_data_by_another_kind(path):

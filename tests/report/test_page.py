@@ -243,6 +243,52 @@ def test_the_row_lengths_are_shown_with_max_length(make_run, stages):
     assert "max_length 4,096 is far beyond them" in page.text
 
 
+def test_lengths_of_both_sides_together_are_not_held_against_a_limit_of_each(make_run, stages):
+    stages["student"]["data"]["max_length"] = 63
+    html, page = report_of(make_run(stages=stages))
+    assert "prompt and completion together; max_length 63 is for each" in page.text
+    assert html.count("max_length 63") == 1
+
+
+def test_a_classifiers_page_speaks_of_labels_and_texts(make_run, stages, record):
+    data = {"kind": "classification", "dataset_name": "org/rows", "max_length": 64}
+    for name in ("teacher", "twin", "student"):
+        stages[name]["data"] = data
+    del stages["texts"]
+    task = {"kind": "accuracy", "name": "labels", "data": data}
+    stages["evaluation"]["suite"] = {"name": "s", "tasks": [task]}
+    records = [
+        record(m, 0.5, 0.4, 0.6, metric="accuracy", task="labels") for m in ("twin", "student")
+    ]
+    folder = make_run(stages=stages, records=records)
+    answers = {"student": {"text": "rain", "num_tokens": None, "is_right": True}}
+    write_details(
+        folder,
+        samples=[
+            {
+                "task": "labels",
+                "example": 0,
+                "prompt": "wet",
+                "reference": "rain",
+                "answers": answers,
+            }
+        ],
+        reliability=[
+            {
+                "task": "labels",
+                "model": "student",
+                "bins": [{"confidence": 0.5, "accuracy": 0.25, "count": 4}],
+            }
+        ],
+    )
+    html, page = report_of(folder)
+    assert "the token, or label, that a model finds most likely" in page.text
+    assert "nats per token; of classifiers, per text" in page.text
+    assert not re.search(r"\d tokens", page.text)
+    # Drawn, as 64 is among the rows' lengths.
+    assert "max_length 64" in html
+
+
 @pytest.mark.parametrize("num_models", [1, 9])
 def test_each_model_has_one_colour_that_the_style_sheet_knows(make_run, stages, num_models):
     for i in range(num_models):

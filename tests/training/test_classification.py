@@ -235,8 +235,12 @@ def test_labels_and_lengths_that_do_not_fit_are_refused(stage_of, rows, save_mod
     other = {"model_name_or_path": save_model("other", ["a", "b"])}
     refused("student and teacher have different labels: 'a', 'b'", student=other)
     long = rows(("pay " * 40, "call"), ("call anna", "call"))
-    refused(r"data.max_length \(student\): 42 tokens .* 32 positions", data=long)
+    refused("data.max_length: 42 tokens .* 32 positions; write max_length: 32", data=long)
     build_trainer(stage_of(data=long | {"max_length": 32}), tmp_path / "s", seed=0)
+    # A task has no max_length to write.
+    few = {"kind": "scratch", "config": SHAPE | {"max_position_embeddings": 4}}
+    way = r"write max_position_embeddings: \d+ in student.config"
+    refused(rf"^student: .* the student has 4 positions; {way}", student=few)
 
 
 def test_cut_rows_are_counted_and_said(stage_of, rows, tmp_path, capsys):

@@ -230,7 +230,7 @@ def test_positions_are_counted_side_by_side(stage, sums, tmp_path):
     # The longest prompt has 21 tokens, the longest answer with its begin and end 9.
     data = {"dataset_name": sums()}
     build_trainer(stage(config={"max_position_embeddings": 21}, data=data), tmp_path, seed=0)
-    with pytest.raises(InputError, match=r"\(student\): 21 tokens .* has 20 positions"):
+    with pytest.raises(InputError, match=r"21 tokens .* the student has 20 positions"):
         build_trainer(stage(config={"max_position_embeddings": 20}, data=data), tmp_path, seed=0)
 
 

@@ -147,7 +147,7 @@ def test_unusable_rows_of_a_measurement_are_told_in_their_place_beside_other_pro
     with pytest.raises(InputError) as caught:
         checked(recipe, *overrides)
     student, evaluation = caught.value.problems
-    assert student.startswith(f"override {overrides[0]}: are not the teacher's")
+    assert student.startswith(f"override {overrides[0]}: are not the model's")
     assert evaluation.startswith(f"override {overrides[1]}: t: {bad}: `label` of row 2 is not text")
 
 

@@ -115,13 +115,16 @@ def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
 
 
 def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
-    weight = head_share(pair.q, pair.p, head_mass)
-    reverse, reverse_slope = _reverse_kl(pair)
+    weight = head_share(pair.q, pair.p, head_mass, pair.new)
+    reverse = -pair.dot(pair.q, pair.log_ratio)
     values = torch.lerp(reverse, pair.dot(pair.p, pair.log_ratio), weight)
 
     def gradient() -> Tensor:
-        forward_slope = torch.sub(pair.q, pair.p, out=pair.new())
-        return reverse_slope().lerp_(forward_slope, weight.unsqueeze(-1))
+        # w (q - p) + (1 - w) q (-v - r), where v is reverse KL and r the log-ratio.
+        share, scale = weight.unsqueeze(-1), (weight - 1).unsqueeze(-1)
+        of_q = share + scale * reverse.unsqueeze(-1)
+        slope = torch.addcmul(of_q, scale, pair.log_ratio, out=pair.new()).mul_(pair.q)
+        return slope.addcmul_(share, pair.p, value=-1)
 
     return _or_inf(values), gradient
 

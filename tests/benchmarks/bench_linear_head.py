@@ -50,7 +50,7 @@ SHAPES = {
     "large": (1024, 896, 151_936),
     "gpu": (8192, 4096, 128_256),
 }
-DIVERGENCES: dict[str, tuple[Divergence, Callable[[Tensor, Tensor], Tensor]]] = {
+DIVERGENCES: dict[str, tuple[Divergence, Callable[..., Tensor]]] = {
     "forward_kl": (closed_form.FORWARD_KL, divergences.forward_kl),
     "reverse_kl": (closed_form.REVERSE_KL, divergences.reverse_kl),
     "jsd": (closed_form.jsd(0.5), divergences.jsd),
@@ -60,6 +60,7 @@ DIVERGENCES: dict[str, tuple[Divergence, Callable[[Tensor, Tensor], Tensor]]] = 
     "adaptive_kl": (closed_form.adaptive_kl(0.5), divergences.adaptive_kl),
     "todi": (closed_form.TODI, divergences.todi),
     "logit_mse": (closed_form.LOGIT_MSE, divergences.logit_mse),
+    "nkd": (closed_form.nkd(1.0, 1.5), divergences.nkd),
 }
 LOGIT_SCALE = float(os.environ.get("LOGIT_SCALE", "1"))
 """Standard deviation of the logits: 1 is a nearly flat distribution, 3 one as of a language model."""
@@ -132,7 +133,8 @@ def plain(inputs: Inputs, case: str) -> Tensor:
     with torch.no_grad():
         teacher_logits = inputs.teacher.hidden @ inputs.teacher.weight.T
     if case not in PEERS_BETA or case == "jsd":
-        return DIVERGENCES[case][1](student_logits, teacher_logits).mean()
+        labels = [inputs.target_ids] if case == "nkd" else []
+        return DIVERGENCES[case][1](student_logits, teacher_logits, *labels).mean()
     # Not ours: what a reader of torch's documentation would write.
     log_q = torch.log_softmax(student_logits.float(), -1)
     log_p = torch.log_softmax(teacher_logits.float(), -1)

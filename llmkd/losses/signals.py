@@ -67,16 +67,16 @@ class SampledLogits:
 
     Args:
         token_ids: Drawn with replacement; a token may come more than once.
-        log_probs: Theirs under the teacher, at `temperature`.
         weights: The expected sum of the weights of token v is its probability: of K plain draws, 1/K
-            each.
+            each. Padding has weight 0.
+        entropy: Of the teacher's distribution, at `temperature`, in nats.
         label_log_prob: As in `TopKLogits`.
         temperature: Divided the teacher's logits.
     """
 
     token_ids: Int[Tensor, "n k"]
-    log_probs: Float[Tensor, "n k"]
     weights: Float[Tensor, "n k"]
+    entropy: Float[Tensor, " n"]
     label_log_prob: Float[Tensor, " n"]
     temperature: float = 1.0
 

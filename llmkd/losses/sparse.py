@@ -62,10 +62,11 @@ def sampled_logits(
         generator: Of the draws.
     """
     log_p = logprobs(logits.detach(), temperature=temperature)
-    ids = log_p.exp().multinomial(num_samples, replacement=True, generator=generator)
-    weights = torch.full_like(ids, 1, dtype=log_p.dtype) / num_samples
-    labels = _label_log_probs(logits, target_ids)
-    return SampledLogits(ids, log_p.gather(-1, ids), weights, labels, temperature)
+    p = log_p.exp()
+    ids = p.multinomial(num_samples, replacement=True, generator=generator)
+    weights = torch.full_like(ids, 1, dtype=p.dtype) / num_samples
+    entropy = -torch.xlogy(p, p).sum(-1)
+    return SampledLogits(ids, weights, entropy, _label_log_probs(logits, target_ids), temperature)
 
 
 def _label_log_probs(logits: Tensor, target_ids: Tensor) -> Tensor:
@@ -101,14 +102,18 @@ def of_top_k(formula: Formula) -> Formula:
 
 
 def forward_kl_of_samples(pair: Pair) -> tuple[Tensor, Gradient]:
-    """An unbiased estimate of forward KL, with an unbiased gradient; it may be negative."""
+    """An unbiased estimate of forward KL, with an unbiased gradient; it may be negative.
+
+    The teacher's entropy is known exactly and the rest, its cross-entropy, is estimated: a number per
+    position serves where every drawn token's log-probability would be needed else.
+    """
     drawn = pair.teacher
     assert isinstance(drawn, SampledLogits)
     weights = drawn.weights.to(pair.log_q.dtype)
-    log_ratio = drawn.log_probs.to(pair.log_q.dtype) - pair.log_q.gather(-1, drawn.token_ids)
+    log_q = pair.log_q.gather(-1, drawn.token_ids)
 
     def gradient() -> Tensor:
         mass = weights.sum(-1, keepdim=True)
         return (pair.q * mass).scatter_add_(-1, drawn.token_ids, -weights)
 
-    return (weights * log_ratio).sum(-1), gradient
+    return -(weights * log_q).sum(-1) - drawn.entropy.to(log_q.dtype), gradient

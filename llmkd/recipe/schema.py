@@ -9,6 +9,7 @@ from llmkd.recipe.data import DataSource, Rows
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource
+from llmkd.recipe.teacher_data import Generation, TransformersEngine
 
 
 class TrainStage(RecipePart):
@@ -31,23 +32,6 @@ class TrainStage(RecipePart):
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""
-
-
-class Generation(RecipePart):
-    """How text is sampled."""
-
-    temperature: float = Field(default=1.0, ge=0)
-    """0 is greedy."""
-    max_completion_length: int = Field(default=256, gt=0)
-    """Tokens after which a completion is cut; cut completions are dropped and counted."""
-
-
-class TransformersEngine(RecipePart):
-    """`transformers.generate`, batch by batch: right for small models, and for any architecture."""
-
-    kind: Literal["transformers"] = "transformers"
-    batch_size: int = Field(default=128, gt=0)
-    """Prompts generated together; also the unit of resuming."""
 
 
 class GenerateStage(RecipePart):

@@ -199,7 +199,11 @@ def test_the_students_tail_keeps_the_shape_it_has_and_gets_the_mass_it_lacks():
 def samples_of(token_ids: Tensor, log_p: Tensor) -> SampledLogits:
     num_samples = token_ids.shape[-1]
     weights = torch.full(token_ids.shape, 1 / num_samples, dtype=log_p.dtype)
-    return SampledLogits(token_ids, log_p.gather(-1, token_ids), weights, torch.zeros(len(log_p)))
+    return SampledLogits(token_ids, weights, entropy_of(log_p), torch.zeros(len(log_p)))
+
+
+def entropy_of(log_p: Tensor) -> Tensor:
+    return torch.distributions.Categorical(logits=log_p).entropy()
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])
@@ -229,7 +233,7 @@ def test_another_proposal_is_right_on_average_when_its_weights_say_so():
     for token in range(V):
         draw = torch.tensor([[token]])
         weights = (log_p - log_r).exp().gather(-1, draw)
-        drawn = SampledLogits(draw, log_p.gather(-1, draw), weights, torch.zeros(1))
+        drawn = SampledLogits(draw, weights, entropy_of(log_p), torch.zeros(1))
         _, gradient = value_and_gradient(c.FORWARD_KL, student, drawn, targets=torch.tensor([0]))
         mean += log_r[0, token].exp() * gradient
     expected = value_and_gradient(
@@ -252,7 +256,7 @@ def test_draws_follow_the_teacher_at_its_temperature():
     shares = torch.zeros_like(p).scatter_add(-1, drawn.token_ids, drawn.weights)
     # Five standard deviations of a share.
     assert ((shares - p).abs() <= 5 * (p * (1 - p) / num_samples).sqrt()).all()
-    torch.testing.assert_close(drawn.log_probs, p.log().gather(-1, drawn.token_ids))
+    torch.testing.assert_close(drawn.entropy, entropy_of(p.log()))
 
 
 # Both.

@@ -1,0 +1,1 @@
+"""The teacher store: what a teacher wrote and said, in shards that survive anything."""

@@ -25,8 +25,8 @@ MANIFEST = "manifest.json"
 INDEX = "index-*.arrow"
 FINISH_REASONS = (None, "stop", "length")
 """What the numbers in `finish_reason` stand for."""
-KEY = np.dtype("S16")
-"""A `tokens_key`, in a type that can be sorted; numpy compares it as if it were padded with zeros."""
+KEY = "S16"
+"""A `tokens_key`, in a dtype that can be sorted; numpy compares it as if it were padded with zeros."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from llmkd.errors import InputError
 from llmkd.teacher_data.store.contents import StoreCounts
 from llmkd.teacher_data.store.errors import OtherSettingsError
-from llmkd.teacher_data.store.folder import need_settings
+from llmkd.teacher_data.store.folder import need_settings, read_settings
 from llmkd.teacher_data.store.settings import StoreSettings
 from llmkd.teacher_data.store.shards import rows_text, shard_files, shard_number
 from llmkd.teacher_data.store.writer import StoreWriter
@@ -27,12 +27,13 @@ def merge(parts: Sequence[Path], output: Path) -> StoreCounts:
         DamagedStoreError: A shard is damaged.
     """
     settings = need_settings(parts[0])
-    for part in parts[1:]:
+    places = [*parts, output] if read_settings(output) else parts
+    for part in places[1:]:
         if differences := settings.differences(need_settings(part)):
             raise OtherSettingsError(
                 f"{parts[0]} and {part}: are of different stores: {differences}; name parts of one"
             )
-    shards = _gathered([*parts, output], settings)
+    shards = _gathered(places, settings)
     with StoreWriter(output, settings) as writer:
         for number in list(writer.missing):
             writer.take_over(shards[number])

@@ -25,6 +25,7 @@ from llmkd.teacher_data.store.shards import (
     map_batch,
     name_checksum,
     open_shard,
+    view,
 )
 
 OPEN_SHARDS = 256
@@ -61,11 +62,11 @@ class Store:
         self.counts = StoreCounts(**manifest["counts"])
         self._names = list(manifest["shards"])
         self._ends = list(accumulate(num_rows for num_rows, _ in manifest["shards"].values()))
-        self.num_tokens = index["num_tokens"].to_numpy()
-        self.num_positions = index["num_positions"].to_numpy()
-        self.finish_reason = index["finish_reason"].to_numpy()
-        self._keys = np.frombuffer(index["tokens_key"].buffers()[1] or b"", KEY)
-        self._rows_by_key = index["row"].to_numpy()
+        self.num_tokens = view(index["num_tokens"], "i4")
+        self.num_positions = view(index["num_positions"], "i4")
+        self.finish_reason = view(index["finish_reason"], "i1")
+        self._keys = view(index["tokens_key"], KEY)
+        self._rows_by_key = view(index["row"], "i8")
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._checked: set[int] = set()
 

@@ -129,10 +129,10 @@ class Shard:
     def __init__(self, batch: pa.RecordBatch):
         self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         self.num_rows = batch.num_rows
-        self.num_positions = batch["num_positions"].to_numpy()
-        self._numbers = batch["number"].to_numpy()
-        self._samples = batch["sample"].to_numpy()
-        self._num_cut = batch["num_cut"].to_numpy()
+        self.num_positions = view(batch["num_positions"], "i4")
+        self._numbers = view(batch["number"], "i8")
+        self._samples = view(batch["sample"], "i4")
+        self._num_cut = view(batch["num_cut"], "i4")
         self._token_ids = _Lists(batch["token_ids"])
         self._spans = _Lists(batch["spans"])
         self._payloads = _Blobs(batch["payload"]) if not batch["payload"].null_count else None
@@ -179,18 +179,23 @@ class Shard:
 
     def tokens_keys(self) -> UInt8[np.ndarray, "row 16"]:
         """The `tokens_key` of each row."""
-        return np.frombuffer(self._columns["tokens_key"].buffers()[1], np.uint8).reshape(-1, 16)
+        return view(self._columns["tokens_key"], "u1").reshape(-1, 16)
 
     def _cell(self, column: str, index: int) -> Any:
         return self._columns[column][index].as_py()
 
 
+def view(column: pa.Array, dtype: str) -> np.ndarray:
+    """A column of numbers without nulls, where it lies; `to_numpy` would import pandas."""
+    return np.frombuffer(column.buffers()[1] or b"", dtype)
+
+
 class _Lists:
-    """A column of lists of numbers."""
+    """A column of lists of token ids or places."""
 
     def __init__(self, column: pa.ListArray):
-        self.offsets = column.offsets.to_numpy()
-        self.values = column.values.to_numpy()
+        self.offsets = view(column.offsets, "i4")
+        self.values = view(column.values, "i4")
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.values[self.offsets[index] : self.offsets[index + 1]]

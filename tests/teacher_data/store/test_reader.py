@@ -104,6 +104,17 @@ def test_find_agrees_with_a_dictionary_whatever_the_bytes(kept, wanted, made, tm
     assert Store.open(folder).find(keys_of(padded(wanted))).tolist() == expected
 
 
+def test_of_many_equal_sequences_the_first_is_found(made, tmp_path):
+    settings = made.make_settings(None, num_rows=900, rows_per_shard=100, num_samples=1)
+    keys = [bytes([number % 3]) * 16 for number in range(900)]
+    with StoreWriter(tmp_path, settings) as writer:
+        for number in list(writer.missing):
+            rows = made.make_rows(settings, writer.rows_of(number))
+            writer.write(number, [replace(row, tokens_key=keys[row.number]) for row in rows])
+        writer.finish()
+    assert Store.open(tmp_path).find(keys_of([keys[2], keys[0], keys[1]])).tolist() == [2, 0, 1]
+
+
 def test_a_store_goes_through_pickle(store, made):
     opened = Store.open(store)
     first = opened[3]

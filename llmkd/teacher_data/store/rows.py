@@ -37,6 +37,6 @@ class StoreRow:
     """One for each token of the spans; None where only text is kept."""
 
 
-def tokens_key(token_ids: Sequence[int]) -> bytes:
+def tokens_key(token_ids: Sequence[int] | Int32[np.ndarray, " time"]) -> bytes:
     """16 bytes that stand for a sequence of tokens."""
     return hashlib.blake2b(np.asarray(token_ids, "<i4").tobytes(), digest_size=16).digest()

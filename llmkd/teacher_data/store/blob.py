@@ -93,4 +93,6 @@ def _decompress(content: memoryview, size: int) -> pa.Buffer:
     try:
         return _ZSTD.decompress(content, size)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"a blob of {len(content)} bytes that are not {size} under zstd") from error
+        raise ValueError(
+            f"a blob of {len(content)} bytes that are not {size} under zstd"
+        ) from error

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float16, Float32, Int32, Shaped
 
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 from llmkd.teacher_data.store.blob import Blob, join
-from llmkd.teacher_data.store.quantise import from_steps, tail_to_steps, to_steps
+from llmkd.teacher_data.store.quantise import from_steps, to_steps
 
 _QUANTISED, _FLOAT32, _SAMPLED = 1, 2, 3
 _AFTER_ALL = np.int32(2**31 - 1)
@@ -64,8 +64,8 @@ def decode(content: bytes | memoryview) -> Positions:
 
 def _encode_quantised(top: TopKPositions) -> bytes:
     ids, log_probs = _by_id(top.token_ids, top.log_probs)
-    tail = tail_to_steps(log_probs, top.tail_log_prob)
-    arrays = [_gaps(_strides(ids)), to_steps(log_probs), tail, _half(top.label_log_prob)]
+    steps, tail = to_steps(log_probs, top.tail_log_prob)
+    arrays = [_gaps(_strides(ids)), steps, tail, _half(top.label_log_prob)]
     return join(_QUANTISED, ids.shape, arrays)
 
 

@@ -19,35 +19,25 @@ ODDS_STEP = 1 / 256
 _INFINITE_ODDS = 2**15 - 1
 
 
-def to_steps(log_probs: Float32[np.ndarray, "p k"]) -> UInt16[np.ndarray, "p k"]:
-    """1 + the steps by which a token is above its position's least likely one; 0 where it is -inf.
-
-    Raises:
-        ValueError: NaN, or an infinite probability.
-    """
-    if not (log_probs < np.inf).all():
-        raise ValueError("log-probabilities that are NaN or infinite")
-    is_possible = log_probs > -np.inf
-    kept = np.maximum(log_probs, log_probs.max(1, initial=-np.inf, keepdims=True) - FLOOR)
-    lowest = kept.min(1, initial=np.inf, keepdims=True, where=is_possible)
-    above = np.subtract(kept, lowest, where=is_possible, out=np.zeros_like(kept))
-    return np.where(is_possible, np.rint(above / STEP) + 1, 0).astype(np.uint16)
-
-
-def tail_to_steps(
+def to_steps(
     log_probs: Float32[np.ndarray, "p k"], tail_log_prob: Float32[np.ndarray, " p"]
-) -> Int16[np.ndarray, " p"]:
-    """The log-odds of the tail against the tokens, in steps of `ODDS_STEP`.
+) -> tuple[UInt16[np.ndarray, "p k"], Int16[np.ndarray, " p"]]:
+    """What is kept of the tokens and of the tail.
+
+    Returns:
+        1 + the steps by which a token is above its position's least likely one, 0 where it is -inf; the
+        tail's log-odds in steps of `ODDS_STEP`, +-`_INFINITE_ODDS` where they are infinite.
 
     Raises:
-        ValueError: A position whose tokens and tail have no probability at all.
+        ValueError: Log-probabilities that no distribution has.
     """
     with np.errstate(invalid="ignore"):
         odds = tail_log_prob - _log_sum_exp(log_probs)
     if np.isnan(odds).any():
-        raise ValueError("a position where neither tokens nor tail have any probability")
+        raise ValueError("log-probabilities of a position that are NaN, infinite, or all -inf")
     finite = np.rint(odds / ODDS_STEP).clip(1 - _INFINITE_ODDS, _INFINITE_ODDS - 1)
-    return np.where(np.isinf(odds), np.sign(odds) * _INFINITE_ODDS, finite).astype(np.int16)
+    odds = np.where(np.isinf(odds), np.sign(odds) * _INFINITE_ODDS, finite)
+    return _above_lowest(log_probs), odds.astype(np.int16)
 
 
 def from_steps(
@@ -57,6 +47,7 @@ def from_steps(
     odds = tail_steps * ODDS_STEP
     odds[np.abs(tail_steps) == _INFINITE_ODDS] *= np.inf
     log_probs = steps * np.float32(STEP)
+    log_probs -= log_probs.max(1, initial=0, keepdims=True)  # exact, and near 0 where the mass is
     log_probs[steps == 0] = -np.inf
     # Where no token is possible, -inf less -inf.
     with np.errstate(invalid="ignore"):
@@ -64,6 +55,14 @@ def from_steps(
     missing[np.isnan(missing)] = -np.inf
     log_probs += missing.astype(np.float32)[:, None]
     return log_probs, -np.logaddexp(0, -odds).astype(np.float32)
+
+
+def _above_lowest(log_probs: Float32[np.ndarray, "p k"]) -> UInt16[np.ndarray, "p k"]:
+    is_possible = log_probs > -np.inf
+    kept = np.maximum(log_probs, log_probs.max(1, initial=-np.inf, keepdims=True) - FLOOR)
+    lowest = kept.min(1, initial=np.inf, keepdims=True, where=is_possible)
+    above = np.subtract(kept, lowest, where=is_possible, out=np.zeros_like(kept))
+    return np.where(is_possible, np.rint(above / STEP) + 1, 0).astype(np.uint16)
 
 
 def _log_sum_exp(log_probs: Float32[np.ndarray, "p k"]) -> Float64[np.ndarray, " p"]:

@@ -22,6 +22,11 @@ class Written:
     positions: Positions | None = None
     """One for each of `token_ids`; None where nothing is captured."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated, the end-of-text token included."""
+        return len(self.token_ids)
+
 
 class Engine(Protocol):
     """A teacher, loaded, with what the recipe says of sampling and capturing."""

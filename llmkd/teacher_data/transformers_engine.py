@@ -5,16 +5,16 @@ and penalties the checkpoint's generation config has, so that samples follow the
 the student is to learn. From that config only the end-of-text tokens are taken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,18 +26,8 @@ from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import hard_limit, room_after
 from llmkd.recipe.models import PretrainedModel
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model wrote after a prompt."""
-
-    text: str
-    """Without special tokens."""
-    finish_reason: Literal["stop", "length"]
-    """`stop`: the model ended it. `length`: it was cut."""
-    num_tokens: int
-    """Tokens generated, the end-of-text token included."""
+from llmkd.recipe.teacher_data import Generation
+from llmkd.teacher_data.engine import Written
 
 
 def load_for_inference(
@@ -67,34 +57,53 @@ def generate(
     temperature: float,
     max_completion_length: int,
     seed: int,
-) -> list[Completion]:
-    """Completes the prompts together, as one batch.
+) -> list[Written]:
+    """Completes the prompts, given as text; see `generate_from_ids`."""
+    generation = Generation(temperature=temperature, max_completion_length=max_completion_length)
+    ids = encoded_prompts(model.config, prompts, tokenizer)
+    return generate_from_ids(model, tokenizer, ids, generation, seed=seed)
+
+
+@torch.inference_mode()
+def generate_from_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    generation: Generation,
+    *,
+    seed: int,
+) -> list[Written]:
+    """Completes the prompts together, as one batch, once each.
 
     Args:
         model: In evaluation mode; its device is used.
         tokenizer: The model's.
         prompts: Padded to the longest: on the left, or on the right for an encoder.
-        temperature: 0 is greedy.
-        max_completion_length: Tokens after which a completion is cut; sooner where a model with
-            learned positions has no more of them.
+        generation: How. Completions are cut sooner where a model with learned positions has no more
+            of them.
         seed: Decides the samples, given the whole batch; torch's own random state stays as it was.
 
     Raises:
         InputError: A prompt has no tokens, or more than the model has positions for.
     """
     assert not model.training, "dropout would change what the model writes"
-    input_ids, attention_mask = _padded(
-        encoded_prompts(model, prompts, tokenizer), model, tokenizer
-    )
+    input_ids, attention_mask = _padded(prompts, model, tokenizer)
     stops = _stop_token_ids(model, tokenizer)
     sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    if generation.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": generation.temperature,
+            "top_k": 0,
+            "top_p": generation.top_p,
+        }
+    room = _room(model, input_ids.shape[1])
     settings = GenerationConfig(
-        max_new_tokens=min(max_completion_length, _room(model, input_ids.shape[1])),
+        max_new_tokens=min(generation.max_completion_length, room),
         **_decoder_settings(model),
         eos_token_id=stops or None,
         pad_token_id=_pad_token_id(tokenizer),
+        stop_strings=generation.stop or None,
         **sampling,
     )
     devices = [model.device] if model.device.type == "cuda" else []
@@ -104,19 +113,20 @@ def generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
+            tokenizer=tokenizer if generation.stop else None,
             **_cache(model),
         )
     # A decoder of its own does not repeat the prompt, only what it begins with.
     start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     written = generated[:, start:].tolist()
-    return [_completion(ids, set(stops), tokenizer) for ids in written]
+    return [_written(ids, set(stops), generation.stop, tokenizer) for ids in written]
 
 
 def encoded_prompts(
-    model: PreTrainedModel, prompts: list[str], tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig, prompts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    """Token ids as the model reads them: to go on with, or, of a seq2seq model, to answer."""
-    encode = encode_sources if is_seq2seq(model.config) else encode_prompts
+    """Token ids as a model reads them: to go on with, or, of a seq2seq model, to answer."""
+    encode = encode_sources if is_seq2seq(config) else encode_prompts
     return encode(prompts, tokenizer)
 
 
@@ -144,17 +154,30 @@ def _room(model: PreTrainedModel, longest_prompt: int) -> int:
     return room
 
 
-def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+def _written(
+    ids: list[int], stops: set[int], stop_strings: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Written:
+    def text_of(part: list[int]) -> str:
+        text = tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
+    text = text_of(ids[:end])
+    found = [text.find(stop) for stop in stop_strings if stop in text]
+    if found:
+        # What a stop string ended is followed by padding, while the others of the batch go on.
+        num_tokens = next(
+            n for n in range(1, len(ids) + 1) if any(s in text_of(ids[:n]) for s in stop_strings)
+        )
+        return Written(ids[:num_tokens], text[: min(found)], "stop")
     if end is None:
-        return Completion(text, "length", len(ids))
-    return Completion(text, "stop", end + 1)
+        return Written(ids, text, "length")
+    return Written(ids[: end + 1], text, "stop")
 
 
 def _padded(
-    prompts: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), _pad_token_id(tokenizer))

@@ -58,11 +58,10 @@ def run_stage(job: Run, name: str) -> None:
 def _has_begun(job: Run, name: str) -> bool:
     """Whether anything is there that the next attempt would go on from."""
     folder = job.stage_folder(name)
-    progress = folder / "progress.jsonl"
     return (
         job.has_product(name)
         or newest_checkpoint(folder / "checkpoints") is not None
-        or (progress.is_file() and progress.stat().st_size > 0)
+        or any((folder / "store" / "shards").glob("*.arrow"))
     )
 
 

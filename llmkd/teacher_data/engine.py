@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from llmkd.teacher_data.captured import Positions
 
@@ -28,6 +28,7 @@ class Written:
         return len(self.token_ids)
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A teacher, loaded, with what the recipe says of sampling and capturing."""
 

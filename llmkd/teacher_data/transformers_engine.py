@@ -1,6 +1,6 @@
 """Answers from a model, a batch of prompts at a time, by `transformers.generate`.
 
-Sampling is plain: from softmax(logits / temperature) over the whole vocabulary, whatever cut-offs
+Sampling is plain: from softmax(logits / temperature) over all tokens of the tokenizer, whatever cut-offs
 and penalties the checkpoint's generation config has, so that samples follow the distribution that
 the student is to learn. From that config only the end-of-text tokens are taken.
 """
@@ -17,14 +17,18 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from llmkd.data.seq2seq import encode_sources
 from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError
+from llmkd.models.head import output_head
 from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import hard_limit, room_after
+from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Generation
 from llmkd.teacher_data.engine import Written
@@ -103,9 +107,11 @@ def generate_from_ids(
         **_decoder_settings(model),
         eos_token_id=stops or None,
         pad_token_id=_pad_token_id(tokenizer),
-        stop_strings=generation.stop or None,
+        suppress_tokens=_padded_token_ids(model, tokenizer) or None,
         **sampling,
     )
+    # A decoder of its own does not repeat the prompt, only what it begins with.
+    start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     devices = [model.device] if model.device.type == "cuda" else []
     with _without_own_settings(model), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -113,13 +119,32 @@ def generate_from_ids(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
-            tokenizer=tokenizer if generation.stop else None,
+            stopping_criteria=StoppingCriteriaList(
+                [_StopStrings(generation.stop, start, tokenizer)]
+            ),
             **_cache(model),
         )
-    # A decoder of its own does not repeat the prompt, only what it begins with.
-    start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     written = generated[:, start:].tolist()
     return [_written(ids, set(stops), generation.stop, tokenizer) for ids in written]
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a sequence that has written a stop string; transformers' own needs certain vocabularies."""
+
+    def __init__(self, stops: list[str], start: int, tokenizer: PreTrainedTokenizerBase):
+        self.stops, self.start, self.tokenizer = stops, start, tokenizer
+        # A character may take four tokens, a byte each.
+        self.most_tokens = 4 * max(map(len, stops), default=0) + 8
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Which of the sequences are ended, [B]."""
+        if not self.stops:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        tails = input_ids[:, self.start :][:, -self.most_tokens :].tolist()
+        found = [
+            any(stop in _text_of(tail, self.tokenizer) for stop in self.stops) for tail in tails
+        ]
+        return torch.tensor(found, device=input_ids.device)
 
 
 def encoded_prompts(
@@ -157,23 +182,26 @@ def _room(model: PreTrainedModel, longest_prompt: int) -> int:
 def _written(
     ids: list[int], stops: set[int], stop_strings: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> Written:
-    def text_of(part: list[int]) -> str:
-        text = tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    text = text_of(ids[:end])
+    text = _text_of(ids[:end], tokenizer)
     found = [text.find(stop) for stop in stop_strings if stop in text]
     if found:
         # What a stop string ended is followed by padding, while the others of the batch go on.
         num_tokens = next(
-            n for n in range(1, len(ids) + 1) if any(s in text_of(ids[:n]) for s in stop_strings)
+            n
+            for n in range(1, len(ids) + 1)
+            if any(s in _text_of(ids[:n], tokenizer) for s in stop_strings)
         )
         return Written(ids[:num_tokens], text[: min(found)], "stop")
     if end is None:
         return Written(ids, text, "length")
     return Written(ids[: end + 1], text, "stop")
+
+
+def _text_of(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _padded(
@@ -196,6 +224,11 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     # Masked wherever it stands, so any token will do.
     token: Any = tokenizer.pad_token_id
     return 0 if token is None else token
+
+
+def _padded_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Rows of the head that stand for no token: they only make its size a round number."""
+    return list(range(shared_vocab_size(tokenizer), len(output_head(model).weight)))
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Document:
     tokens_key: bytes
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the teacher's positions come from."""
 

@@ -1,12 +1,13 @@
 """What a teacher is: something that gives signals for a batch."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from llmkd.losses.signals import Signals
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """A source of next-token distributions for the student's own batch."""
 

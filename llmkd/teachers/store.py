@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import datasets
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 
 from llmkd.data.packing import PackedExamples
 from llmkd.data.prepare import TrainingData
@@ -83,8 +83,8 @@ class StoreSource:
     def _is_short(
         self,
         found: Int64[np.ndarray, " rows"],
-        length: Int64[np.ndarray, " rows"],
-        num_trained: Int64[np.ndarray, " rows"],
+        length: Int[np.ndarray, " rows"],
+        num_trained: Int[np.ndarray, " rows"],
     ) -> np.ndarray:
         num_tokens, num_positions = self.store.num_tokens[found], self.store.num_positions[found]
         return (found >= 0) & ((num_tokens < length) | (num_positions < num_trained))

@@ -65,6 +65,50 @@ def train(
             _print_products(job)
 
 
+@app.command("generate-teacher-data")
+def generate_teacher_data(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="I/N: do the I-th of N shares, in a run folder of its own; join by cache merge.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ask a recipe's teachers, without training students; again: goes on where it stopped."""
+    with command(quiet, debug):
+        from llmkd import pipeline
+        from llmkd.recipe import load
+        from llmkd.run_plan import Run
+
+        loaded, share = load(recipe, overrides or []), _share(shard)
+        folder = Run(loaded).folder
+        if shard is not None:
+            own = folder.with_name(f"{folder.name}-{share[0] + 1}-of-{share[1]}")
+            loaded = loaded.model_copy(update={"output_dir": str(own)})
+        job = Run(loaded)
+        names = pipeline.generate_teacher_data(loaded, overwrite=overwrite, share=share)
+        folders = {name: str(job.stage_folder(name)) for name in names}
+        show(dumped(folders) if json else "\n".join(f"{n}: {f}" for n, f in folders.items()))
+
+
+def _share(shard: str | None) -> tuple[int, int]:
+    number, _, count = (shard or "1/1").partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(
+            f"--shard: {shard} is no share; write I/N with I from 1 to N, such as --shard 1/4"
+        )
+    return int(number) - 1, int(count)
+
+
 @app.command()
 def check(
     recipe: OptionalRecipe = None,

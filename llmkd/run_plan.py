@@ -61,7 +61,12 @@ class Run:
 
     def has_product(self, name: str) -> bool:
         """Whether what a finished stage made is still there."""
-        made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
+        made = {
+            "train": "model/config.json",
+            "generate": "data.jsonl",
+            "score": "store/manifest.json",
+            "evaluate": RESULTS,
+        }
         return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
 
     def stage(self, name: str) -> Stage:

@@ -22,17 +22,11 @@ texts. Rows of 20, 200 and 1000 positions are cut from the same positions.
 - speed: one thread, K = 50, median of the rounds.
 """
 
-import argparse
 import io
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +38,7 @@ from zipf_teacher import ZipfTeacher, draw_of, log_softmax, sampled_of, top_k_of
 
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 from llmkd.teacher_data.store.codec import decode, encode
-from llmkd.teacher_data.store.quantise import STEP, to_steps
+from llmkd.teacher_data.store.quantise import to_steps
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"

@@ -15,7 +15,7 @@ from llmkd.teacher_data.store.errors import (
     UnknownFormatError,
 )
 from llmkd.teacher_data.store.reader import Store
-from llmkd.teacher_data.store.rows import StoreRow, tokens_key
+from llmkd.teacher_data.store.rows import StoreRow, is_whole, tokens_key
 from llmkd.teacher_data.store.settings import StoreSettings
 from llmkd.teacher_data.store.writer import StoreWriter
 
@@ -30,5 +30,6 @@ __all__ = [
     "StoreWriter",
     "UnfinishedStoreError",
     "UnknownFormatError",
+    "is_whole",
     "tokens_key",
 ]

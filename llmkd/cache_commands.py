@@ -8,10 +8,11 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.progress import progress
+from llmkd.teacher_data.places import store_folder
 
 cache = typer.Typer(name="cache", help="Look after teacher stores.", no_args_is_help=True)
 
-StoreArgument = Annotated[Path, typer.Argument(help="A teacher store's folder.")]
+StoreArgument = Annotated[Path, typer.Argument(help="A teacher store, or its stage's folder.")]
 
 
 @cache.command()
@@ -22,7 +23,7 @@ def inspect(
     with command(quiet, debug):
         from llmkd.teacher_data.store.overview import inspect as look_at
 
-        overview = look_at(store)
+        overview = look_at(store_folder(store))
         show(dumped(overview) if json else _lines(overview))
 
 
@@ -36,7 +37,7 @@ def verify(
         from llmkd.teacher_data.store.verify import verify as look_over
 
         with progress(f"verify {store}") as moved:
-            found = look_over(store, moved)
+            found = look_over(store_folder(store), moved)
         if json:
             show(dumped({"store": str(store), "damaged": [asdict(damage) for damage in found]}))
         else:
@@ -46,6 +47,23 @@ def verify(
                 f"{store}: {len(found)} of its files are damaged or missing; `llmkd cache repair "
                 f"{store}` makes them again"
             )
+
+
+@cache.command()
+def repair(
+    store: StoreArgument, json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Capture again what is damaged in the store of a run, and make its index anew."""
+    with command(quiet, debug):
+        from llmkd.teacher_data.repair import repair as mend
+
+        with progress(f"verify {store}") as moved:
+            numbers = mend(store, moved)
+        if json:
+            show(dumped({"store": str(store), "captured_again": numbers}))
+        else:
+            shards = ", ".join(map(str, numbers)) or "none"
+            show(f"{store}: whole; shards captured again: {shards}")
 
 
 @cache.command()
@@ -60,7 +78,7 @@ def merge(
     with command(quiet, debug):
         from llmkd.teacher_data.store.merge import merge as join
 
-        counts = asdict(join(parts, output))
+        counts = asdict(join([store_folder(part) for part in parts], output))
         result = {"store": str(output), "counts": counts}
         show(dumped(result) if json else _lines(result))
 
@@ -78,10 +96,10 @@ def export(
 ) -> None:
     """Write a store's rows, texts and tokens, as JSON lines or Parquet."""
     with command(quiet, debug):
-        from llmkd.teacher_data.store import Store
+        from llmkd.teacher_data.places import open_store
         from llmkd.teacher_data.store.export import export as write
 
-        opened = Store.open(store)
+        opened = open_store(store)
         with progress(f"export {store}") as moved:
             write(opened, output, with_positions=positions, progress=moved)
         result = {"output": str(output), "num_rows": len(opened)}

@@ -42,12 +42,17 @@ class StageFailedError(LlmkdError):
 
 
 def generate_teacher_data(
-    recipe: Recipe, *, overwrite: bool = False, share: Share = ALONE
+    recipe: Recipe,
+    *,
+    names: list[str] | None = None,
+    overwrite: bool = False,
+    share: Share = ALONE,
 ) -> list[str]:
     """Runs the stages that a teacher is asked in, and the earlier ones that these need.
 
     Args:
         recipe: From `llmkd.recipe.load`.
+        names: Of those stages; None takes all.
         overwrite: As of `run`.
         share: Which of how many processes this is. Each needs a run folder of its own, and
             `llmkd cache merge` joins their stores.
@@ -60,6 +65,7 @@ def generate_teacher_data(
         StageFailedError: As of `run`.
     """
     asked = [n for n, stage in recipe.stages.items() if isinstance(stage, TeacherDataStage)]
+    asked = asked if names is None else names
     if not asked:
         raise InputError(
             "stages: none of them asks a teacher; add one of kind: generate, or kind: score"

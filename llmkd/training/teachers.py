@@ -17,6 +17,7 @@ from llmkd.recipe.models import InProcessTeacher as InProcessSource
 from llmkd.recipe.models import PretrainedModel, ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
 from llmkd.recipe.teacher_data import Capture, TopKCapture
+from llmkd.run_folder import fingerprint
 from llmkd.teacher_data.places import open_store, tokenizer_folder
 from llmkd.teacher_data.server_engine import ServedVLLM
 from llmkd.teachers.captured import CapturedTeacher, Source
@@ -84,7 +85,13 @@ def _store(
 ) -> BuiltTeacher:
     store = open_store(path)
     settings = store.settings
-    check_same_tokens(tokenizer, load_tokenizer(str(tokenizer_folder(path))))
+    own = load_tokenizer(str(tokenizer_folder(path)))
+    if fingerprint(own.get_vocab()) != settings.tokenizer_digest:
+        raise InputError(
+            f"teacher.path: the tokenizer in {tokenizer_folder(path)} is not the one that the store "
+            "was made with; put the teacher's own there"
+        )
+    check_same_tokens(tokenizer, own)
     if problem := different_kinds(is_seq2seq(student.config), settings.is_encoder_decoder):
         raise InputError(problem)
     if settings.capture is None:

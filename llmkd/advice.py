@@ -8,7 +8,7 @@ from llmkd.recipe.evaluation import PerplexityTask, Suite
 from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
-from llmkd.recipe.teacher_data import TransformersEngine, VLLMEngine
+from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine, VLLMEngine
 from llmkd.training.checkpoints import newest_checkpoint
 
 DEFAULT_BATCH_SIZE = 8
@@ -99,20 +99,15 @@ def _of_training(stage: TrainStage) -> list[str]:
 
 
 def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:
-    engine = stage.engine
-    sizes = (
-        _halved("engine.batch_size", engine.batch_size)
-        if isinstance(engine, TransformersEngine)
-        else []
-    )
-    if isinstance(engine, VLLMEngine):
-        sizes = [f"engine.gpu_memory_utilization below {engine.gpu_memory_utilization:g}"]
-    return [
-        *sizes,
-        *lengths,
-        *_halved("shard_size", stage.shard_size),
-        *_narrow("teacher", stage.teacher),
-    ]
+    match stage.engine or TransformersEngine():
+        case TransformersEngine(batch_size=batch_size):
+            sizes = _halved("engine.batch_size", batch_size)
+        case VLLMEngine(gpu_memory_utilization=share):
+            sizes = [f"engine.gpu_memory_utilization below {share:g}"]
+        case ServerEngine():
+            sizes = []
+    shard = _halved("shard_size", stage.shard_size)
+    return [*sizes, *lengths, *shard, *_narrow("teacher", stage.teacher)]
 
 
 def _of_evaluation(stage: EvaluateStage) -> list[str]:

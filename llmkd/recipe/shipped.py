@@ -21,7 +21,7 @@ def shipped_folder(kind: Literal["recipes", "suites"]) -> Path:
 
 
 def shipped_recipes() -> list[Path]:
-    """The shipped recipes, by name."""
+    """The shipped recipes, each of another name, whatever folder it is in."""
     return _files("recipes")
 
 
@@ -49,7 +49,11 @@ def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: st
         return path
     shipped = {file.stem: file for file in _files(kind)}
     # `recipes/quickstart.yaml` names the shipped file; `mine/quickstart.yaml` does not.
-    is_name = str(path.parent) in (".", str(_IN_CHECKOUT[kind])) and not path.is_absolute()
+    folders = {"."} | {
+        str(_IN_CHECKOUT[kind] / file.parent.relative_to(shipped_folder(kind)))
+        for file in shipped.values()
+    }
+    is_name = str(path.parent) in folders and not path.is_absolute()
     name = path.stem if path.suffix in SUFFIXES else path.name
     if is_name and name in shipped:
         return shipped[name]
@@ -62,4 +66,4 @@ def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: st
 
 def _files(kind: Literal["recipes", "suites"]) -> list[Path]:
     folder = shipped_folder(kind)
-    return sorted(file for file in folder.glob("*") if file.suffix in SUFFIXES)
+    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)

@@ -108,9 +108,7 @@ def bytes_per_token(positions: Positions, precision: Any = "quantised") -> dict[
     sizes = {}
     for length in ROW_LENGTHS:
         blobs = [encode(row, precision=precision) for row in rows_of(positions, length)]
-        sizes[f"rows of {length}"] = round(
-            sum(map(len, blobs)) / len(positions.token_ids), 2
-        )
+        sizes[f"rows of {length}"] = round(sum(map(len, blobs)) / len(positions.token_ids), 2)
     return sizes
 
 
@@ -223,9 +221,14 @@ def containers(top: TopKPositions) -> dict[str, Any]:
         best = {}
         for column, values in columns.items():
             group = length * (k if column in ("ids", "gaps", "steps") else 1)
-            sizes = {encoding: parquet_bytes(values, encoding, group) for encoding in encodings(values)}
+            sizes = {
+                encoding: parquet_bytes(values, encoding, group) for encoding in encodings(values)
+            }
             encoding = min(sizes, key=sizes.__getitem__)
-            best[column] = {"bytes": round(sizes[encoding] / len(top.token_ids), 2), "encoding": encoding}
+            best[column] = {
+                "bytes": round(sizes[encoding] / len(top.token_ids), 2),
+                "encoding": encoding,
+            }
         kept = ["gaps", "steps", "tail", "label"]
         found[f"parquet, {name}"] = best | {
             "total with gaps": round(sum(best[column]["bytes"] for column in kept), 2)

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from llmkd import run
+from llmkd.check import check
+from llmkd.pipeline import generate_teacher_data
 from llmkd.recipe import load
-from llmkd.recipe.schema import GenerateStage, TrainStage
+from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
+from llmkd.teacher_data.captured import SampledPositions, TopKPositions
+from llmkd.teacher_data.places import open_store
 
-ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl", "seq2seq_kl")
+ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl", "seq2seq_kl", "offline_kl")
+TEACHER_DATA = ("text", "top_k", "sampled")
+LARGE = ("qwen_offline_kl", "qwen_teacher_data")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}
 
 
@@ -22,6 +28,8 @@ def shrunk(name, folder, *overrides):
         key = f"stages.{stage_name}"
         if isinstance(stage, TrainStage):
             small += [f"{key}.trainer.max_steps=2", f"{key}.trainer.per_device_train_batch_size=4"]
+        if isinstance(stage, ScoreStage):
+            small += [f"{key}.data.num_examples=20"]
         if isinstance(stage, GenerateStage):
             # A teacher of two steps ends its answers by chance only.
             small += [f"{key}.generation.{name}={value}" for name, value in GENERATION.items()]
@@ -40,6 +48,23 @@ def test_the_addition_recipes_run_from_nothing(tmp_path, name, monkeypatch):
     recipe = shrunk(name, tmp_path / "run")
     trained = [name for name, stage in recipe.stages.items() if stage.kind == "train"]
     assert [record["model"] for record in records(recipe)] == trained
+
+
+@pytest.mark.parametrize("name", TEACHER_DATA)
+def test_the_recipes_for_teacher_data_run_from_nothing(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = shrunk(name, tmp_path / "run")
+    (made,) = generate_teacher_data(recipe)
+    store = open_store(tmp_path / "run" / "stages" / made)
+    assert len(store) == 20 * (2 if name == "text" else 1)
+    kinds = {"text": type(None), "top_k": TopKPositions, "sampled": SampledPositions}
+    assert all(isinstance(row.positions, kinds[name]) for row in store)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_recipes_for_accelerators_pass_the_check(name):
+    # Their models are not here, so that is all.
+    assert check(name).recipe.stages["teacher_data"].engine.kind == "vllm"
 
 
 @pytest.fixture
@@ -117,5 +142,5 @@ def test_sinkhorn_runs_on_real_requests(tmp_path, real_data, monkeypatch):
 
 
 def test_every_shipped_recipe_is_tested_here():
-    tested = {*ADDITION, "sinkhorn", "tinystories"}
+    tested = {*ADDITION, *TEACHER_DATA, *LARGE, "sinkhorn", "tinystories"}
     assert {path.stem for path in shipped_recipes()} == tested

@@ -1,9 +1,9 @@
 """Bytes per token of a teacher store, what quantising costs, and the speed of reading and writing.
 
-    python tests/benchmarks/bench_store_size.py [--output FILE] [--model FOLDER --texts FILE]
+    python tests/benchmarks/bench_store_size.py [--output FILE] [--real-data FOLDER]
 
-Data: `zipf_teacher` at three vocabularies, and where its folder is there a real model's logits on real
-texts. Rows of 20, 200 and 1000 positions are cut from the same positions.
+Data: `zipf_teacher` at three vocabularies, and, where the folder of real data is there, the logits of
+stories260K on TinyStories. Rows of 20, 200 and 1000 positions are cut from the same positions.
 
 - raw: int32 ids and float16 log-probabilities (of samples: int32 ids and uint8 counts), tail or entropy
   and label in float16, nothing else.
@@ -13,40 +13,38 @@ texts. Rows of 20, 200 and 1000 positions are cut from the same positions.
   by an estimate that is too high. A real model's sets have no known law. What stands there is the
   entropy of as many independent yes-or-no draws, one per token with its measured frequency, given that
   k come out: what a coder needs that knows these and nothing else, and no bound for one that knows more.
-- containers: the same whole numbers (ids or gaps between sorted ids, log-probabilities in steps) as
-  columns of Parquet, in the best of its encodings, and of Arrow IPC, both under zstd; all positions in
-  one row group, and a row group (a record batch) for every row, which is what reading rows in random
-  order takes.
+- containers: the same numbers in Parquet and Arrow, see `store_containers`.
 - errors, in nats: KL of the exact k + 1 outcomes to the kept ones; the change of KL(p || q) to another
   model q, and the norm of the change of its gradient to q's logits, relative to the gradient's norm.
-- speed: one thread, K = 50, median of the rounds.
+- speed: one thread, one row again and again, median of 50 rounds.
 """
 
-import io
+import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from store_containers import measure_containers, positions_per_s
 from zipf_teacher import ZipfTeacher, draw_of, log_softmax, sampled_of, top_k_of
 
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 from llmkd.teacher_data.store.codec import decode, encode
-from llmkd.teacher_data.store.quantise import to_steps
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"
 VOCAB_SIZES = [32_000, 128_256, 151_936]
 ROW_LENGTHS = [20, 200, 1000]
-POSITIONS, AT_ONCE, SETS, ROUNDS = 1000, 50, 200, 50
+POSITIONS, AT_ONCE, SETS = 1000, 50, 200
 DRAWS = 50
-ENCODINGS = ["PLAIN", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", "RLE_DICTIONARY"]
 
 
 def joined(parts: list[Any]) -> Any:
@@ -127,7 +125,7 @@ def measure_top_k(top: TopKPositions, set_bits: float, vocab_size: int) -> dict[
             rows: round(found / entropy_and_7_bits, 3) for rows, found in size.items()
         },
         "store_float32": bytes_per_token(top, "float32"),
-        "containers": containers(top),
+        "containers": measure_containers(top),
         "mass_of_top_k": round(float(np.exp(top.log_probs).sum(1).mean()), 3),
         "error": quantising_error(top),
     }
@@ -203,94 +201,97 @@ def significant(value: Any) -> float:
     return float(f"{float(value):.3g}")
 
 
-def containers(top: TopKPositions) -> dict[str, Any]:
-    """Bytes per token of the same numbers in Parquet and Arrow, with row groups of one row or of all."""
-    order = top.token_ids.argsort(1)
-    ids = np.take_along_axis(top.token_ids, order, 1)
-    steps, tail = to_steps(np.take_along_axis(top.log_probs, order, 1), top.tail_log_prob)
-    k = ids.shape[1]
-    columns = {
-        "ids": ids.reshape(-1),
-        "gaps": np.diff(ids, axis=1, prepend=-1).reshape(-1),
-        "steps": steps.reshape(-1).astype(np.uint8),
-        "tail": tail,
-        "label": top.label_log_prob.astype(np.float16).view(np.int16),
+def speed(positions: Positions, precision: Any = "quantised") -> dict[str, dict[str, int]]:
+    return {
+        f"rows of {length}": speed_of_row(rows_of(positions, length)[0], precision)
+        for length in ROW_LENGTHS
     }
-    found = {}
-    for name, length in (("a row group for all", POSITIONS), ("a row group per row of 200", 200)):
-        best = {}
-        for column, values in columns.items():
-            group = length * (k if column in ("ids", "gaps", "steps") else 1)
-            sizes = {
-                encoding: parquet_bytes(values, encoding, group) for encoding in encodings(values)
-            }
-            encoding = min(sizes, key=sizes.__getitem__)
-            best[column] = {
-                "bytes": round(sizes[encoding] / len(top.token_ids), 2),
-                "encoding": encoding,
-            }
-        kept = ["gaps", "steps", "tail", "label"]
-        found[f"parquet, {name}"] = best | {
-            "total with gaps": round(sum(best[column]["bytes"] for column in kept), 2)
+
+
+def speed_of_row(row: Positions, precision: Any) -> dict[str, int]:
+    blob, length = encode(row, precision=precision), len(row.token_ids)
+    return {
+        "encode_positions_per_s": positions_per_s(lambda: encode(row, precision=precision), length),
+        "decode_positions_per_s": positions_per_s(lambda: decode(blob), length),
+    }
+
+
+def measure_zipf(vocab_size: int) -> dict[str, Any]:
+    teacher = ZipfTeacher.of_size(vocab_size)
+    tops, drawn = captured(zipf_log_probs(teacher), [50])
+    bits = teacher.set_bits(tops[50].token_ids[:SETS])
+    error = bits.std() / SETS**0.5 / 8
+    return {
+        "top 50": {
+            "id_set_entropy_is": f"exact, mean of {SETS} positions, standard error {error:.2f} bytes",
+            **measure_top_k(tops[50], bits.mean(), vocab_size),
+        },
+        "sampled": measure_sampled(drawn),
+        "speed": {
+            "top 50, quantised": speed(tops[50]),
+            "top 50, float32": speed(tops[50], "float32"),
+            "sampled": speed(drawn),
+        },
+    }
+
+
+def measure_real(folder: Path) -> dict[str, Any]:
+    model, texts = folder / "models/stories260K/hf", folder / "tinystories/validation.jsonl"
+    tops, drawn = captured(real_log_probs(model, texts), [16, 50])
+    found: dict[str, Any] = {
+        f"top {k}": {
+            "id_set_entropy_is": "an estimate, see the head of the benchmark",
+            **measure_top_k(top, independent_set_bits(top.token_ids, 512), 512),
         }
-        found[f"arrow, {name.replace('row group', 'record batch')}"] = round(
-            arrow_bytes([columns[column] for column in kept], length, k) / len(top.token_ids), 2
-        )
-    return found
+        for k, top in tops.items()
+    }
+    return found | {"sampled": measure_sampled(drawn)}
 
 
-def encodings(values: np.ndarray) -> list[str]:
-    """Delta is for 32 bits, and splitting bytes for more than one."""
-    return ENCODINGS if values.dtype == np.int32 else ["PLAIN", "RLE_DICTIONARY"]
+def hardware() -> dict[str, object]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
 
 
-def parquet_bytes(values: np.ndarray, encoding: str, row_group: int) -> int:
-    """Of a file of one column; the footer, which every row group makes longer, included."""
-    file = io.BytesIO()
-    by_dictionary = encoding == "RLE_DICTIONARY"
-    pq.write_table(
-        pa.table({"x": values}),
-        file,
-        compression="zstd",
-        row_group_size=row_group,
-        use_dictionary=by_dictionary,
-        column_encoding=None if by_dictionary else {"x": encoding},
-        write_statistics=False,
-        store_schema=False,
-    )
-    return file.tell()
+def commit() -> str:
+    def git(*args: str) -> str:
+        run = subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True, text=True)
+        return run.stdout.strip()
+
+    measured = ["llmkd/teacher_data/store", *(str(x) for x in Path(__file__).parent.glob("*.py"))]
+    changed = git("status", "--porcelain", "--", *measured)
+    return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
 
 
-def arrow_bytes(columns: list[np.ndarray], row_group: int, k: int) -> int:
-    """Of a file of record batches; a position is a row, ids and steps are lists of fixed length."""
-    arrays = [
-        pa.FixedSizeListArray.from_arrays(pa.array(x), k) if i < 2 else pa.array(x)
-        for i, x in enumerate(columns)
-    ]
-    table = pa.table(arrays, names=[str(i) for i in range(len(arrays))])
-    file = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd"))
-    with pa.ipc.new_file(file, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=row_group)
-    return file.tell()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parent / "results" / "store_size_cpu.json"
+    parser.add_argument("--output", type=Path, default=default)
+    parser.add_argument("--real-data", type=Path, default=REAL, help="left out where it is not")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    done: dict[str, Any] = {
+        "commit": commit(),
+        "command": " ".join(sys.argv),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(),
+        "versions": {
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+            "torch": torch.__version__,
+        },
+        "positions": POSITIONS,
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "bytes_per_token": {f"zipf, vocabulary of {v}": measure_zipf(v) for v in VOCAB_SIZES},
+    }
+    if args.real_data.is_dir():
+        done["bytes_per_token"]["stories260K, vocabulary of 512"] = measure_real(args.real_data)
+    done["load_average_at_end"] = round(os.getloadavg()[0], 2)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(done, indent=2) + "\n")
 
 
-def speed(positions: Positions, precision: Any) -> dict[str, dict[str, int]]:
-    found = {}
-    for length in ROW_LENGTHS:
-        row = rows_of(positions, length)[0]
-        blob = encode(row, precision=precision)
-        found[f"rows of {length}"] = {
-            "encode_positions_per_s": per_second(length, lambda: encode(row, precision=precision)),  # noqa: B023
-            "decode_positions_per_s": per_second(length, lambda: decode(blob)),  # noqa: B023
-        }
-    return found
-
-
-def per_second(positions: int, function: Callable[[], object]) -> int:
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return round(positions / statistics.median(times))
+if __name__ == "__main__":
+    main()

@@ -30,10 +30,10 @@ def encode(positions: Positions, *, precision: Literal["quantised", "float32"]) 
         precision: Of top-k log-probabilities. `quantised`: the differences between a position's
             tokens in steps of 1/8 nat, the tail's log-odds in steps of 1/256 nat, the label's
             log-probability in float16. `float32`: everything exactly. Of random samples tokens and
-            counts are exact, entropy and label in float16.
+            counts are exact, padding is kept no wider than needed, entropy and label in float16.
 
     Raises:
-        ValueError: Log-probabilities that no distribution has.
+        ValueError: Log-probabilities to be quantised that no distribution has.
     """
     match positions:
         case TopKPositions() if precision == "quantised":
@@ -93,7 +93,7 @@ def _encode_sampled(drawn: SampledPositions) -> bytes:
     ids, counts = _by_id(np.where(drawn.counts > 0, drawn.token_ids, _AFTER_ALL), drawn.counts)
     strides, counts = _strides(ids), counts.T
     is_drawn = counts > 0
-    num_tokens = is_drawn.sum(0, dtype=np.int32)
+    num_tokens = is_drawn.sum(0, dtype=np.uint32)
     numbers = num_tokens, _gaps(strides[is_drawn]), counts[is_drawn] - 1
     arrays = [*numbers, _half(drawn.entropy), _half(drawn.label_log_prob)]
     return join(_SAMPLED, (len(ids), int(num_tokens.max(initial=0))), arrays)
@@ -101,9 +101,9 @@ def _encode_sampled(drawn: SampledPositions) -> bytes:
 
 def _decode_sampled(blob: Blob) -> SampledPositions:
     p, k = blob.num_positions, blob.k
-    num_tokens = blob.take(np.int32, p)
-    if num_tokens.min(initial=0) < 0 or num_tokens.max(initial=0) != k:
-        raise ValueError(f"a blob of at most {k} tokens with {num_tokens.max(initial=0)}")
+    num_tokens = blob.take(np.uint32, p)
+    if num_tokens.max(initial=0) != k:
+        raise ValueError(f"a blob of {k} tokens at most, with {num_tokens.max(initial=0)}")
     is_drawn = np.arange(k)[:, None] < num_tokens
     total = int(num_tokens.sum(dtype=np.int64))
     strides, counts = (_padded(blob.take(np.int32, total) + 1, is_drawn) for _ in range(2))

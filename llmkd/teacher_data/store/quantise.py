@@ -49,10 +49,9 @@ def from_steps(
     log_probs = steps * np.float32(STEP)
     log_probs -= log_probs.max(1, initial=0, keepdims=True)  # exact, and near 0 where the mass is
     log_probs[steps == 0] = -np.inf
-    # Where no token is possible, -inf less -inf.
-    with np.errstate(invalid="ignore"):
-        missing = -np.logaddexp(0, odds) - _log_sum_exp(log_probs)
-    missing[np.isnan(missing)] = -np.inf
+    of_tokens = _log_sum_exp(log_probs)
+    of_tokens[of_tokens == -np.inf] = 0  # No token is possible, and -inf less -inf is NaN.
+    missing = -np.logaddexp(0, odds) - of_tokens
     log_probs += missing.astype(np.float32)[:, None]
     return log_probs, -np.logaddexp(0, -odds).astype(np.float32)
 

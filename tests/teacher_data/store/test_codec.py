@@ -1,5 +1,7 @@
 """Round trips, by laws; blobs that are none; one value by hand."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -186,6 +188,19 @@ def test_masked_logits_far_below_all_others_are_kept_as_nearly_impossible():
     assert found.label_log_prob.tolist() == [-np.inf]
 
 
+def test_what_is_nearly_impossible_is_not_ruled_out_nor_the_other_way_round():
+    # Tokens without mass, at the first position; a tail, and tokens, of next to none at the others.
+    log_probs = np.array([[-np.inf, -np.inf], [-0.5, -1], [-400, -401]], np.float32)
+    tail = np.array([0, -400, 0], np.float32)
+    top = TopKPositions(np.array([[1, 2]] * 3, np.int32), log_probs, tail, tail)
+    found = decode(encode(top, precision="quantised"))
+    assert (found.log_probs == -np.inf).tolist() == [[True, True], [False, False], [False, False]]
+    assert found.tail_log_prob[[0, 2]].tolist() == [0, 0]
+    # Odds are kept to 32766/256 nats, 128 near enough; the masses there are below 1e-55.
+    np.testing.assert_allclose(found.tail_log_prob[1], -127.992, atol=1e-3)
+    np.testing.assert_allclose(np.logaddexp(*found.log_probs[2]), -127.992, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("log_probs", "tail"),
     [([0, np.nan], -1), ([0, np.inf], -1), ([0, -1], np.nan), ([-np.inf, -np.inf], -np.inf)],
@@ -232,26 +247,25 @@ def test_a_blob_that_was_cut_anywhere_or_goes_on_is_refused(kind):
 def test_a_changed_byte_gives_positions_of_the_same_shape_or_a_value_error(kind):
     content = bytearray(blobs()[kind])
     refused = 0
-    for place in range(len(content)):
-        for change in (1, 128, 255):
-            content[place] ^= change
-            try:
-                found = decode(bytes(content))
-                assert found.token_ids.shape[0] == len(found.label_log_prob) == 6
-            except ValueError:
-                refused += 1
-            content[place] ^= change
+    for place, change in product(range(len(content)), (1, 128, 255)):
+        content[place] ^= change
+        try:
+            found = decode(bytes(content))
+            assert len(found.token_ids) == len(found.label_log_prob) == 6
+        except ValueError:
+            refused += 1
+        content[place] ^= change
     assert refused > 3 * 14  # Every byte of the header, at least.
 
 
 @pytest.mark.parametrize("kind", blobs())
 def test_every_number_of_the_header_is_held_against_the_rest(kind):
     content = bytearray(blobs()[kind])
-    for place in range(14):
-        content[place] ^= 8
+    for place, change in product(range(14), (1, 2, 8)):
+        content[place] ^= change
         with pytest.raises(ValueError, match="blob"):
             decode(bytes(content))
-        content[place] ^= 8
+        content[place] ^= change
 
 
 def test_an_unknown_kind_or_version_is_named():

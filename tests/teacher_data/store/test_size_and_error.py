@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmkd.teacher_data.store.blob import join
 from llmkd.teacher_data.store.codec import decode, encode
 
 VOCAB_SIZE, POSITIONS, K, DRAWS = 32_000, 200, 50, 50
@@ -67,6 +68,13 @@ def test_50_draws_take_at_most_40_bytes(zipf_teacher, log_probs, labels):
     drawn = zipf_teacher.sampled_of(log_probs, labels, DRAWS, draw)
     assert (drawn.counts.sum(1) == DRAWS).all()
     assert len(encode(drawn, precision="quantised")) / POSITIONS <= 40
+
+
+def test_an_array_whose_values_change_along_it_is_coded_part_by_part():
+    draw = np.random.default_rng(0)
+    values = np.concatenate([draw.integers(4, size=4096), 4 + draw.integers(4, size=4096)])
+    # Each half has 2 bits a number, 2048 bytes together; coded as one they have 3, 3072 bytes.
+    assert len(join(1, (0, 0), [values.astype(np.uint8)])) < 2500
 
 
 @pytest.fixture(scope="module")

@@ -202,6 +202,13 @@ def test_all_but_shards_is_made_again_from_them(name, how, store, made):
     assert counts == Store.open(store).counts
 
 
+def test_an_index_of_other_shards_is_cleared_away(store, made):
+    before = made.content(store)
+    shutil.copy(next(store.glob("index-*")), store / "index-0123456789abcdef.arrow")
+    rebuild(store)
+    assert made.content(store) == before
+
+
 def test_shards_alone_are_enough(store, made):
     before = made.content(store)
     for path in store.iterdir():

@@ -34,14 +34,17 @@ def verify(
     """Read every byte of a store and decode every row; name what is damaged, with exit status 1."""
     with command(quiet, debug):
         from llmkd.teacher_data.store.errors import DamagedStoreError
+        from llmkd.teacher_data.store.folder import missing_shards, need_settings
         from llmkd.teacher_data.store.verify import verify as look_over
 
+        store = store_folder(store)
         with progress(f"verify {store}") as moved:
-            found = look_over(store_folder(store), moved)
-        if json:
-            show(dumped({"store": str(store), "damaged": [asdict(damage) for damage in found]}))
-        else:
-            show("\n".join(map(str, found)) or f"{store}: every byte is as it was written")
+            found = look_over(store, moved)
+        missing = missing_shards(store, need_settings(store))
+        result = {"damaged": [asdict(damage) for damage in found], "missing_shards": missing}
+        unfinished = f"; {len(missing)} shards are still to be written" if missing else ""
+        whole = f"{store}: every byte is as it was written{unfinished}"
+        show(dumped(result) if json else "\n".join(map(str, found)) or whole)
         if found:
             raise DamagedStoreError(
                 f"{store}: {len(found)} of its files are damaged or missing; `llmkd cache repair "

@@ -71,6 +71,14 @@ def test_verify_ends_with_1_and_names_what_is_damaged(llmkd, store):
     ]
 
 
+def test_verify_of_a_part_says_that_it_is_one(llmkd):
+    write(llmkd.folder / "part", (1, 2))
+    out, _ = llmkd.run("cache", "verify", "part")
+    assert out == "part: every byte is as it was written; 2 shards are still to be written\n"
+    out, _ = llmkd.run("cache", "verify", "part", "--json")
+    assert json.loads(out) == {"damaged": [], "missing_shards": [0, 2]}
+
+
 def test_merge_joins_parts_and_says_what_is_missing(llmkd, store):
     for share in range(2):
         write(llmkd.folder / f"part-{share}", (share, 2))

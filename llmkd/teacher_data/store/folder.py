@@ -87,6 +87,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def unfinished(folder: Path, settings: StoreSettings) -> UnfinishedStoreError:
     """The error that says how much is missing, and what goes on."""
     num_missing = len(missing_shards(folder, settings))
+    if not num_missing:
+        return UnfinishedStoreError(
+            f"{folder}: all its shards are there, but {MANIFEST} is not; `llmkd cache repair "
+            f"{folder}` makes it from the shards"
+        )
     return UnfinishedStoreError(
         f"{folder}: is not finished, {num_missing} of {settings.num_shards} shards are missing; run "
         "`llmkd generate-teacher-data` with its recipe again, which goes on, or join its parts with "

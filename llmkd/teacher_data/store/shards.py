@@ -68,7 +68,7 @@ def name_checksum(path: Path) -> str:
 def shard_files(folder: Path) -> dict[int, list[Path]]:
     """The files of each shard of a store that has any, in order; more than one is one too many."""
     found: dict[int, list[Path]] = {}
-    for path in sorted((folder / FOLDER).glob("*.arrow")):
+    for path in (folder / FOLDER).glob("*.arrow"):
         if (number := shard_number(path.name)) is not None:
             found.setdefault(number, []).append(path)
     return dict(sorted(found.items()))

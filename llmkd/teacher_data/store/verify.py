@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.progress import Progress
-from llmkd.run_folder import held
 from llmkd.teacher_data.store.contents import INDEX, MANIFEST, StoreCounts
 from llmkd.teacher_data.store.errors import StoreError
 from llmkd.teacher_data.store.folder import PLAN, missing_shards, need_settings, unfinished
@@ -20,7 +19,7 @@ from llmkd.teacher_data.store.shards import (
     shard_files,
     shard_number,
 )
-from llmkd.teacher_data.store.writer import LOCK_KEY, StoreWriter, remove
+from llmkd.teacher_data.store.writer import StoreWriter, held_store, remove
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,8 @@ class Damage:
     last_row: int | None = None
 
     def __str__(self) -> str:
-        rows = (
-            "" if self.shard is None else f" (rows {self.first_row} to {self.last_row} of the data)"
-        )
-        return f"{self.path}: {self.what}{rows}"
+        rows = f" (rows {self.first_row} to {self.last_row} of the data)"
+        return f"{self.path}: {self.what}{rows * (self.shard is not None)}"
 
 
 def verify(folder: Path, progress: Progress = lambda done, total: None) -> list[Damage]:
@@ -77,7 +74,7 @@ def remove_shards(folder: Path, numbers: Sequence[int]) -> None:
     """
     if not numbers:
         return
-    with held(folder, key=LOCK_KEY):
+    with held_store(folder):
         remove(folder / MANIFEST)
         files = shard_files(folder)
         for path in [path for number in numbers for path in files.get(number, [])]:

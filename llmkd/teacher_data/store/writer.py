@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -29,9 +29,6 @@ from llmkd.teacher_data.store.shards import (
     shard_number,
 )
 
-LOCK_KEY = "teacher store"
-"""What an error calls the folder that another process holds."""
-
 
 class StoreWriter:
     """A store to be written, held against other processes from `with` to the end of its block.
@@ -56,9 +53,8 @@ class StoreWriter:
         self.folder, self.settings, self.share = folder, settings, share
 
     def __enter__(self) -> "StoreWriter":
-        otherwise = "write a share of it into another folder, and join them by `llmkd cache merge`"
         with ExitStack() as stack:
-            stack.enter_context(held(self.folder, key=LOCK_KEY, otherwise=otherwise))
+            stack.enter_context(held_store(self.folder))
             self._begin()
             self._lock = stack.pop_all()
         return self
@@ -146,6 +142,12 @@ class StoreWriter:
     def _files(self) -> dict[int, list[Path]]:
         files = shard_files(self.folder)
         return {number: files[number] for number in files if number < self.settings.num_shards}
+
+
+def held_store(folder: Path) -> AbstractContextManager[int]:
+    """Holds a store against other writers; see `held`."""
+    otherwise = "write a share of it into another folder, and join them by `llmkd cache merge`"
+    return held(folder, key="teacher store", otherwise=otherwise)
 
 
 def _in_order(rows: Iterable[StoreRow], numbers: range) -> Iterator[StoreRow]:

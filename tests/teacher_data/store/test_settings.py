@@ -12,6 +12,7 @@ def test_the_shards_have_every_row_once_in_order(num_rows, rows_per_shard, made)
     ranges = [settings.rows_of(number) for number in range(settings.num_shards)]
     assert [row for rows in ranges for row in rows] == list(range(num_rows))
     assert all(len(rows) == rows_per_shard for rows in ranges[:-1])
+    assert all(ranges)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(made, settings, tmp
     assert made.write_store(tmp_path, settings).num_rows == 46
 
 
+def test_the_folder_is_held_as_long_as_it_is_written(made, settings, tmp_path):
+    with StoreWriter(tmp_path, settings):
+        for _ in range(2):
+            with pytest.raises(InputError, match="in use by another run"), held(tmp_path):
+                pass
+    with held(tmp_path):
+        pass
+
+
 def test_the_folder_is_free_after_an_error(made, settings, tmp_path):
     with pytest.raises(ZeroDivisionError), StoreWriter(tmp_path, settings):
         raise ZeroDivisionError

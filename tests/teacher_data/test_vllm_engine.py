@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 TEXTS = ["1+2=", "12+34=", "999+999=", "0+0=", "5", "123+", "7=", "88+8="]
 LONG = Generation(max_completion_length=40)
-GREEDY = Generation(max_completion_length=40, temperature=0.0)
+GREEDY = Generation(max_completion_length=12, temperature=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def check_positions(positions, ids, places, model, top_k):
 
 def test_greedy_completions_are_those_of_transformers(engine, teacher, prompts):
     _, model, tokenizer = teacher
-    expected = generate(model, tokenizer, TEXTS, temperature=0.0, max_completion_length=40, seed=0)
+    expected = generate(model, tokenizer, TEXTS, temperature=0.0, max_completion_length=12, seed=0)
     done = engine(GREEDY).generate(prompts, range(8))
     assert {each.finish_reason for each in done} == {"stop", "length"}
     for found, wanted in zip(done, expected, strict=True):
@@ -121,7 +121,7 @@ def test_samples_follow_their_own_seeds(engine, prompts):
 
 
 def test_samples_come_from_the_whole_softmax_at_the_temperature(engine, teacher, prompts):
-    folder, model, tokenizer = teacher
+    folder, model, _ = teacher
     # A checkpoint's own cut-offs and penalties must not bend the distribution.
     own = GenerationConfig(do_sample=True, top_k=1, repetition_penalty=5.0, temperature=0.1)
     own.save_pretrained(folder)
@@ -215,10 +215,12 @@ def test_prompts_that_are_too_long_are_refused(engine):
         short.score([[1] * 33], [[1, 2]])
 
 
-def test_torch_is_left_as_it_was(engine):
+def test_torch_is_left_as_it_was(teacher):
     set_num_threads = torch.set_num_threads
-    engine().close()
-    engine(max_model_len=32)
-    engine().close()
-    assert torch.set_num_threads is set_num_threads
-    assert not torch.distributed.is_initialized()
+    source = PretrainedModel(model_name_or_path=str(teacher[0]))
+    for _ in range(2):
+        one = OfflineVLLM(source, VLLMEngine(kind="vllm"), LONG, None)
+        assert torch.distributed.is_initialized()
+        one.close()
+        assert not torch.distributed.is_initialized()
+        assert torch.set_num_threads is set_num_threads

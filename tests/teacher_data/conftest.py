@@ -6,6 +6,7 @@ from collections import deque
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,3 +215,25 @@ def vllm_server(teacher, serve):
     """A server of the teacher."""
     _, model, tokenizer = teacher
     return serve(ModelResponses(model, tokenizer))
+
+
+@pytest.fixture
+def check_positions():
+    """Holds what was captured of a sequence, at some places, against transformers' log-softmax."""
+
+    def check(positions, ids, places, model, top_k):
+        with torch.no_grad():
+            whole = model(torch.tensor([ids])).logits[0].log_softmax(-1).double().numpy()
+        assert positions.token_ids.shape == (len(places), top_k)
+        for row, place in enumerate(places):
+            expected, kept = whole[place - 1], positions.token_ids[row]
+            assert set(kept) == set(np.argsort(-expected)[:top_k])
+            np.testing.assert_allclose(positions.log_probs[row], expected[kept], atol=1e-5)
+            rest = np.delete(expected, kept)
+            tail = np.logaddexp.reduce(rest) if len(rest) else -np.inf
+            np.testing.assert_allclose(positions.tail_log_prob[row], tail, atol=1e-5)
+            np.testing.assert_allclose(
+                positions.label_log_prob[row], expected[ids[place]], atol=1e-5
+            )
+
+    return check

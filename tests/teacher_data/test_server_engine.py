@@ -2,7 +2,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from llmkd.errors import InputError
 from llmkd.recipe.models import PretrainedModel
@@ -33,25 +32,9 @@ def engine(teacher, vllm_server):
         each.close()
 
 
-def check_positions(positions, ids, places, model, top_k):
-    """Holds them against the log-softmax of the model's logits."""
-    with torch.no_grad():
-        whole = model(torch.tensor([ids])).logits[0].log_softmax(-1).double().numpy()
-    assert positions.token_ids.shape == (len(places), top_k)
-    for row, place in enumerate(places):
-        expected = whole[place - 1]
-        kept = positions.token_ids[row]
-        assert set(kept) == set(np.argsort(-expected)[:top_k])
-        np.testing.assert_allclose(positions.log_probs[row], expected[kept], atol=1e-5)
-        rest = np.delete(expected, kept)
-        tail = np.logaddexp.reduce(rest) if len(rest) else -np.inf
-        np.testing.assert_allclose(positions.tail_log_prob[row], tail, atol=1e-5)
-        np.testing.assert_allclose(positions.label_log_prob[row], expected[ids[place]], atol=1e-5)
-
-
 @pytest.mark.parametrize("top_k", [1, 5, 18, 50])
 def test_what_is_captured_of_a_completion_is_the_models_distribution(
-    engine, teacher, vllm_server, top_k
+    engine, teacher, check_positions, top_k
 ):
     hot = Generation(max_completion_length=8, temperature=2.0, top_p=0.9)
     done = engine(hot, TopKCapture(top_k=top_k)).generate(PROMPTS, [3, 4, 5])
@@ -62,7 +45,9 @@ def test_what_is_captured_of_a_completion_is_the_models_distribution(
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 18])
-def test_scores_are_the_models_at_the_places_that_are_asked_for(engine, teacher, top_k):
+def test_scores_are_the_models_at_the_places_that_are_asked_for(
+    engine, teacher, top_k, check_positions
+):
     sequences = [[1, 5, 14, 6, 15, 8, 2], [1, 9], [1, *range(4, 17)]]
     spans = [[1, 2, 4, 7], [1, 2], [3, 5]]
     scored = engine(None, TopKCapture(top_k=top_k)).score(sequences, spans)
@@ -70,7 +55,7 @@ def test_scores_are_the_models_at_the_places_that_are_asked_for(engine, teacher,
         check_positions(positions, ids, places, teacher[1], top_k)
 
 
-def test_a_sequence_as_long_as_the_server_reads_is_scored_whole(engine, teacher):
+def test_a_sequence_as_long_as_the_server_reads_is_scored_whole(engine, teacher, check_positions):
     ids = [1, *([5, 6, 7] * 21)]
     assert len(ids) == 64
     (positions,) = engine(None, TopKCapture(top_k=3)).score([ids], [[1, 64]])

@@ -58,21 +58,6 @@ def prompts(tokenizer):
     return tokenizer(TEXTS).input_ids
 
 
-def check_positions(positions, ids, places, model, top_k):
-    """Holds them against the log-softmax of transformers' logits."""
-    with torch.no_grad():
-        whole = model(torch.tensor([ids])).logits[0].log_softmax(-1).double().numpy()
-    assert positions.token_ids.shape == (len(places), top_k)
-    for row, place in enumerate(places):
-        expected, kept = whole[place - 1], positions.token_ids[row]
-        assert set(kept) == set(np.argsort(-expected)[:top_k])
-        np.testing.assert_allclose(positions.log_probs[row], expected[kept], atol=1e-5)
-        rest = np.delete(expected, kept)
-        tail = np.logaddexp.reduce(rest) if len(rest) else -np.inf
-        np.testing.assert_allclose(positions.tail_log_prob[row], tail, atol=1e-5)
-        np.testing.assert_allclose(positions.label_log_prob[row], expected[ids[place]], atol=1e-5)
-
-
 def test_greedy_completions_are_those_of_transformers(engine, teacher, prompts):
     _, model, tokenizer = teacher
     expected = generate(model, tokenizer, TEXTS, temperature=0.0, max_completion_length=12, seed=0)
@@ -86,7 +71,9 @@ def test_greedy_completions_are_those_of_transformers(engine, teacher, prompts):
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 50])
-def test_what_is_captured_is_transformers_distribution(engine, teacher, prompts, top_k):
+def test_what_is_captured_is_transformers_distribution(
+    engine, teacher, prompts, top_k, check_positions
+):
     hot = Generation(max_completion_length=20, temperature=2.0, top_p=0.9)
     written = engine(hot, TopKCapture(top_k=top_k))
     done = written.generate(prompts, range(8))
@@ -101,7 +88,7 @@ def test_what_is_captured_is_transformers_distribution(engine, teacher, prompts,
         check_positions(positions, ids, [1, *range(start, len(ids))], teacher[1], min(top_k, 18))
 
 
-def test_a_sequence_as_long_as_the_model_reads_is_scored_whole(engine, teacher):
+def test_a_sequence_as_long_as_the_model_reads_is_scored_whole(engine, teacher, check_positions):
     ids = [1, *([5, 6, 7] * 21)]
     (positions,) = engine(None, TopKCapture(top_k=3)).score([ids], [[1, 64]])
     check_positions(positions, ids, range(1, 64), teacher[1], 3)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,7 +39,11 @@ def start(teacher, tmp_path):
         command += ["--enforce-eager", "--max-logprobs", "18"]
         environment = os.environ | EVERYWHERE | ON_A_CPU
         with (tmp_path / "log").open("ab") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
         return processes[-1], f"http://127.0.0.1:{port}"
 
     yield run
@@ -74,7 +79,8 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         check_positions(each.positions, ids, places, model, 18)
         (scored,) = served.score([ids], [[len(prompt), len(ids)]])
         np.testing.assert_allclose(scored.label_log_prob, each.positions.label_log_prob, atol=1e-5)
-    process.kill()
+    # With the process of its engine, which would live on.
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)
     again = served.generate(prompts, [1, 2, 3, 4])
     assert kills

@@ -6,6 +6,7 @@ from typing import Any
 from llmkd.errors import InputError
 from llmkd.recipe.teacher_data import Generation
 from llmkd.teacher_data.server_client import RefusedError
+from llmkd.teacher_data.vllm_log_probs import positions_of_rows, rows_of_mappings
 from llmkd.teacher_data.vllm_requests import Vocabulary, sampling
 from llmkd.teacher_data.vllm_server import VLLMServer, generated, prompted
 
@@ -62,6 +63,7 @@ def _check_log_probs(
         (as_read,) = server.ask([reading])
     except RefusedError as error:
         raise _with_max_logprobs(error, server.model, top_k) from error
+    positions_of_rows(*rows_of_mappings(token, [as_written], top_k), vocabulary.size)
     differences = [abs(as_written[token] - as_read[token]) for token in {*as_written} & {*as_read}]
     if max(differences) > SAME_LOG_PROB:
         raise InputError(

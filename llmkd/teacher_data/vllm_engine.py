@@ -80,11 +80,16 @@ class OfflineVLLM:
         vllm = import_vllm()
         self._set_num_threads = torch.set_num_threads
         self._teacher, self._parameters = teacher, import_module("vllm.sampling_params")
-        with explained(teacher):
-            self._llm: Any = vllm.LLM(**self._model(teacher), **self._limits(settings))
+        self._llm: Any = None
+        try:
+            with explained(teacher):
+                self._llm = vllm.LLM(**self._model(teacher), **self._limits(settings))
+            # What vLLM cannot do shows at the first token.
+            self._run([_Request([0], {"max_tokens": 1}, 0, lambda answer: None)])
+        except BaseException:
+            self.close()
+            raise
         self.max_length: int = self._llm.llm_engine.model_config.max_model_len
-        # What vLLM cannot do shows at the first token.
-        self._run([_Request([0], {"max_tokens": 1}, 0, lambda answer: None)])
 
     def generate(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Written]:
         """One completion of each prompt, in their order; see `Engine`."""
@@ -98,8 +103,9 @@ class OfflineVLLM:
 
     def close(self) -> None:
         """Gives the memory back, and undoes what vLLM changed in torch."""
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
         gc.collect()
         import_module("vllm.distributed").cleanup_dist_env_and_memory()
         torch.set_num_threads = self._set_num_threads

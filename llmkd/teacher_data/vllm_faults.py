@@ -121,5 +121,5 @@ def _explanation(error: Exception, name: str) -> LlmkdError | None:
 def _sentence(text: str, pattern: str) -> str:
     """The sentence of a long message that says it, cut where it is long."""
     text = re.sub(r"\s+", " ", text)
-    found = re.search(rf"[^.;]*({pattern})(\.(?! )|[^.;])*", text)
+    found = re.search(rf"(\.(?! )|[^.;])*({pattern})(\.(?! )|[^.;])*", text)
     return re.sub(r"^.*Value error, ", "", (found.group() if found else text).strip())[:300]

@@ -53,10 +53,10 @@ def _tail_log_prob(
     likely one that is kept.
     """
     num_others = vocab_size - kept.shape[1]
-    if num_others == 0 or not kept.size:
-        return np.full(len(kept), -np.inf)
     total = np.exp(kept).sum(axis=1)
     _check_adds_up(total)
+    if num_others == 0:
+        return np.full(len(kept), -np.inf)
     with np.errstate(divide="ignore"):
         tail = np.log1p(-np.minimum(total, 1.0))
     most = kept.min(axis=1) + np.log(num_others)
@@ -64,10 +64,11 @@ def _tail_log_prob(
 
 
 def _check_adds_up(total: Float[np.ndarray, " p"]) -> None:
-    if total.max() > 1.01:
+    most = total.max(initial=0.0)
+    if most > 1.01:
         raise InputError(
             "engine: what vLLM gives are no log-probabilities: the probabilities of the likeliest "
-            f"tokens add up to {total.max():.4g}; start it with --logprobs-mode raw_logprobs"
+            f"tokens add up to {most:.4g}; start it with --logprobs-mode raw_logprobs"
         )
 
 

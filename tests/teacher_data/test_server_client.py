@@ -1,0 +1,246 @@
+import datetime
+import email.utils
+import threading
+
+import pytest
+
+from llmkd.errors import InputError, LlmkdError
+from llmkd.recipe.teacher_data import ServerEngine
+from llmkd.teacher_data.server_client import PassingError, RefusedError, Request, ServerClient
+
+WAIT_S = 30
+"""For what must happen at once; no test takes as long."""
+
+
+@pytest.fixture
+def connect():
+    """Makes clients that note how long they would wait, rather than wait; `on_wait` is called."""
+    clients = []
+
+    def make(server, on_wait=lambda seconds: None, **settings):
+        async def sleep(seconds):
+            client.waits.append(seconds)
+            on_wait(seconds)
+
+        settings = {"kind": "server", "base_url": server.url} | settings
+        client = ServerClient(ServerEngine.model_validate(settings), sleep)
+        client.waits = []
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def echo(path, body):
+    return 200, {"path": path, "body": body}
+
+
+def posts(count):
+    return [Request("/echo", lambda answer: answer["body"]["n"], {"n": n}) for n in range(count)]
+
+
+def failing(status, message="no", **headers):
+    names = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return lambda handler: handler.reply(status, {"error": {"message": message}}, names)
+
+
+def hang_up(handler):
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def hang_up_half_way(handler):
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"body"')
+    hang_up(handler)
+
+
+def never(handler):
+    handler.server.ends.wait(WAIT_S)
+
+
+def test_answers_are_in_the_order_of_the_requests_whichever_comes_first(serve, connect):
+    later_is_there = threading.Event()
+
+    def respond(path, body):
+        if body["n"] == 0:
+            assert later_is_there.wait(WAIT_S)
+        else:
+            later_is_there.set()
+        return echo(path, body)
+
+    assert connect(serve(respond)).ask(posts(8), max_concurrency=2) == list(range(8))
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_so_many_requests_are_under_way_at_once_and_no_more(serve, connect, limit):
+    together = threading.Barrier(limit)
+
+    def respond(path, body):
+        together.wait(WAIT_S)
+        return echo(path, body)
+
+    server = serve(respond)
+    assert connect(server).ask(posts(3 * limit), max_concurrency=limit) == list(range(3 * limit))
+    assert server.most_at_once == limit
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        failing(500),
+        failing(503),
+        failing(429),
+        failing(408),
+        hang_up,
+        hang_up_half_way,
+        lambda handler: handler.reply(200, "<html>"),
+    ],
+)
+def test_a_request_is_sent_again_after_a_fault_that_may_pass(serve, connect, fault):
+    server = serve(echo)
+    server.faults.extend([fault, fault])
+    client = connect(server)
+    assert client.ask(posts(3)) == [0, 1, 2]
+    assert len(server.bodies) == 5
+    # Twice as long each time, cut at random by up to a half.
+    assert len(client.waits) == 2
+    assert 0.5 <= client.waits[0] <= 1.0 <= client.waits[1] <= 2.0
+
+
+def test_waits_stop_growing_after_a_minute(serve, connect):
+    server = serve(echo)
+    server.faults.extend([failing(500)] * 10)
+    client = connect(server, max_retries=10)
+    assert client.ask(posts(1)) == [0]
+    assert all(30 <= wait <= 60 for wait in client.waits[6:])
+    assert len(set(client.waits[6:])) > 1
+
+
+def test_what_a_reader_finds_unusable_is_asked_again(serve, connect):
+    found = iter([PassingError("cut short"), None])
+
+    def read(answer):
+        if error := next(found):
+            raise error
+        return answer["body"]
+
+    assert connect(serve(echo)).ask([Request("/", read, {"n": 1})]) == [{"n": 1}]
+
+
+def test_the_server_may_say_in_seconds_or_by_a_date_when_to_come_back(serve, connect):
+    server = serve(echo)
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
+    date = email.utils.format_datetime(later, usegmt=True)
+    server.faults.extend([failing(429, retry_after="17"), failing(503, retry_after=date)])
+    client = connect(server)
+    assert client.ask(posts(1)) == [0]
+    assert client.waits[0] == 17
+    assert 90 < client.waits[1] <= 100
+
+
+def test_a_date_that_is_none_is_not_looked_at(serve, connect):
+    server = serve(echo)
+    server.faults.append(failing(429, retry_after="soon"))
+    client = connect(server)
+    assert client.ask(posts(1)) == [0]
+    assert client.waits[0] <= 1
+
+
+def test_a_slow_answer_is_given_up_and_asked_for_again(serve, connect):
+    server = serve(echo)
+    server.faults.append(never)
+    client = connect(server, timeout_s=0.3)
+    assert client.ask(posts(1)) == [0]
+    assert len(server.bodies) == 2
+
+
+def test_an_answer_that_trickles_in_is_given_up_too(serve, connect):
+    def trickle(handler):
+        handler.send_response(200)
+        handler.send_header("content-length", "1000")
+        handler.end_headers()
+        while not handler.server.ends.wait(0.05):
+            handler.wfile.write(b" ")
+
+    server = serve(echo)
+    server.faults.append(trickle)
+    assert connect(server, timeout_s=0.5).ask(posts(1)) == [0]
+    assert len(server.bodies) == 2
+
+
+def test_a_server_that_goes_away_and_comes_back_is_ridden_out(serve, connect):
+    first = serve(echo)
+    again = []
+
+    def on_wait(seconds):
+        if len(client.waits) == 12:
+            again.append(serve(echo, first.server_port))
+
+    def hang_up_for_good(handler):
+        threading.Thread(target=first.stop).start()
+        first.ends.wait(WAIT_S)
+        hang_up(handler)
+
+    first.faults.extend(
+        [lambda handler: handler.reply(*echo("", {"n": 0}))] + [hang_up_for_good] * 3
+    )
+    client = connect(first, on_wait)
+    assert client.ask(posts(9), max_concurrency=3) == list(range(9))
+    assert again[0].bodies
+
+
+def test_after_so_many_retries_the_run_fails_and_says_what_to_do(serve, connect):
+    server = serve(echo)
+    server.faults.extend([failing(500, "engine is dead")] * 4)
+    message = r"asked 4 times \(500 engine is dead\); start it \(`vllm serve MODEL`\)"
+    with pytest.raises(LlmkdError, match=message) as caught:
+        connect(server, max_retries=3).ask(posts(1))
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"error": {"message": "too long", "code": 400}}',
+        '{"object": "error", "message": "too long"}',
+        "too long",
+    ],
+)
+def test_a_refusal_is_final_and_in_the_servers_words(serve, connect, content):
+    server = serve(lambda path, body: (400, content))
+    with pytest.raises(RefusedError, match=r"/echo refuses the request: 400 too long$"):
+        connect(server).ask(posts(1))
+    assert len(server.bodies) == 1
+
+
+def test_a_refusal_ends_the_other_requests_too(serve, connect):
+    server = serve(echo)
+    server.faults.extend([never, failing(404), never])
+    with pytest.raises(RefusedError, match="404"):
+        connect(server).ask(posts(20), max_concurrency=3)
+    assert len(server.bodies) <= 4
+
+
+def test_the_key_of_the_environment_is_sent(serve, connect, monkeypatch):
+    server = serve(echo)
+    with pytest.raises(InputError, match="the environment has no LLMKD_TEST_KEY"):
+        connect(server, api_key_variable="LLMKD_TEST_KEY")
+    monkeypatch.setenv("LLMKD_TEST_KEY", "secret")
+    client = connect(server, api_key_variable="LLMKD_TEST_KEY")
+    client.ask(posts(1))
+    assert server.headers[0]["authorization"] == "Bearer secret"
+    server.faults.append(failing(401, "wrong key"))
+    with pytest.raises(RefusedError, match=r"engine\.api_key_variable.*401 wrong key"):
+        client.ask(posts(1))
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
+def test_the_address_may_end_in_v1(serve, connect, end):
+    server = serve(echo)
+    client = connect(server, base_url=server.url + end)
+    assert client.ask([Request("/v1/models", lambda answer: answer["path"])]) == ["/v1/models"]

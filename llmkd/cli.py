@@ -4,17 +4,16 @@ stdout carries results, stderr progress and messages. Exit status: 0 done, 1 the
 2 bad input, 143 ended by SIGTERM with everything saved.
 """
 
-import json as json_format
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llmkd import __version__
+from llmkd.cache_commands import cache
+from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.errors import InputError, LlmkdError
-from llmkd.failure import DEBUG, printing, reported
-from llmkd.progress import QUIET
+from llmkd.failure import printing
 
 app = typer.Typer(
     name="llmkd",
@@ -23,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cache)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
 OptionalRecipe = Annotated[
@@ -32,9 +32,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -49,7 +46,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Run a recipe, stage by stage; the same command again goes on where it stopped."""
-    with _command(quiet, debug):
+    with command(quiet, debug):
         from llmkd import pipeline
         from llmkd.recipe import load
         from llmkd.run_plan import Run
@@ -66,6 +63,50 @@ def train(
         _print_records(records, json, {"output_dir": str(job.folder)})
         if not json and not quiet:
             _print_products(job)
+
+
+@app.command("generate-teacher-data")
+def generate_teacher_data(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="I/N: do the I-th of N shares, in a run folder of its own; join by cache merge.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ask a recipe's teachers, without training students; again: goes on where it stopped."""
+    with command(quiet, debug):
+        from llmkd import pipeline
+        from llmkd.recipe import load
+        from llmkd.run_plan import Run
+
+        loaded, share = load(recipe, overrides or []), _share(shard)
+        folder = Run(loaded).folder
+        if shard is not None:
+            own = folder.with_name(f"{folder.name}-{share[0] + 1}-of-{share[1]}")
+            loaded = loaded.model_copy(update={"output_dir": str(own)})
+        job = Run(loaded)
+        names = pipeline.generate_teacher_data(loaded, overwrite=overwrite, share=share)
+        folders = {name: str(job.stage_folder(name)) for name in names}
+        show(dumped(folders) if json else "\n".join(f"{n}: {f}" for n, f in folders.items()))
+
+
+def _share(shard: str | None) -> tuple[int, int]:
+    number, _, count = (shard or "1/1").partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(
+            f"--shard: {shard} is no share; write I/N with I from 1 to N, such as --shard 1/4"
+        )
+    return int(number) - 1, int(count)
 
 
 @app.command()
@@ -86,11 +127,11 @@ def check(
 
     The recipe goes to stdout, what was found out to stderr. Nothing is written to the run folder.
     """
-    with _command(quiet, debug):
+    with command(quiet, debug):
         if schema:
             from llmkd.recipe.json_schema import recipe_schema
 
-            _print(_dumped(recipe_schema()))
+            show(dumped(recipe_schema()))
             return
         if recipe is None:
             raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
@@ -106,7 +147,7 @@ def check(
         finally:
             if json:
                 found = {result.name: result.as_data() for result in tried}
-                _print(_dumped(report.as_data() | ({"deep": found} if deep else {})))
+                show(dumped(report.as_data() | ({"deep": found} if deep else {})))
             elif tried and not quiet:
                 from rich.console import Console
 
@@ -127,16 +168,16 @@ def _try_stages(recipe: Any, tried: list[Any]) -> None:
 @app.command()
 def recipes(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """List the recipes that come with llmkd."""
-    with _command(quiet, debug):
+    with command(quiet, debug):
         from llmkd.recipe import load
         from llmkd.recipe.shipped import shipped_recipes
 
         found = {path.stem: load(path).description for path in shipped_recipes()}
         if json:
-            _print(_dumped(found))
+            show(dumped(found))
         else:
             width = max(map(len, found), default=0)
-            _print("\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
+            show("\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
 
 
 @app.command("eval")
@@ -159,7 +200,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model: exact match on the procedural task, perplexity of a text file, accuracy."""
-    with _command(quiet, debug):
+    with command(quiet, debug):
         from llmkd.evaluation.suites import find_suite, with_data
 
         chosen = with_data(find_suite(suite), data or [])
@@ -192,7 +233,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Put runs with different seeds into one table: means, intervals, paired differences."""
-    with _command(quiet, debug):
+    with command(quiet, debug):
         from llmkd.evaluation.compare import compare_records, markdown
         from llmkd.evaluation.results import read_results
         from llmkd.report.run_files import default_baseline
@@ -203,7 +244,7 @@ def compare(
         records = {run: read_results(run / "results.json") for run in runs}
         models = [record.model for of_run in records.values() for record in of_run]
         rows = compare_records(records, baseline or default_baseline(runs, models))
-        _print(_dumped([vars(row) for row in rows]) if json else markdown(rows))
+        show(dumped([vars(row) for row in rows]) if json else markdown(rows))
 
 
 @app.command()
@@ -223,11 +264,11 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a run's report: one HTML file with verdict, notices, curves and samples."""
-    with _command(quiet, debug):
+    with command(quiet, debug):
         from llmkd.report.write import write_report
 
         path = write_report(runs, output, baseline)
-        _print(_dumped({"report": str(path)}) if json else str(path))
+        show(dumped({"report": str(path)}) if json else str(path))
 
 
 @app.callback(invoke_without_command=True)
@@ -235,7 +276,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        _print(__version__)
+        show(__version__)
 
 
 def main() -> None:
@@ -243,18 +284,9 @@ def main() -> None:
     app()
 
 
-def _command(quiet: bool, debug: bool) -> Any:
-    # Through the environment, so that stages' processes inherit it.
-    if quiet:
-        os.environ[QUIET] = "1"
-    if debug:
-        os.environ[DEBUG] = "1"
-    return reported()
-
-
 def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
     if as_json:
-        _print(_dumped({**extra, "results": [vars(record) for record in records]}))
+        show(dumped({**extra, "results": [vars(record) for record in records]}))
     elif records:
         from rich.console import Console
 
@@ -270,7 +302,7 @@ def _print_report(report: Any, quiet: bool) -> None:
     from llmkd.check.show import facts_table, machine_line
     from llmkd.recipe.origins import to_yaml_with_origins
 
-    _print(to_yaml_with_origins(report.recipe, report.source).rstrip())
+    show(to_yaml_with_origins(report.recipe, report.source).rstrip())
     console = Console(stderr=True, highlight=False, soft_wrap=False)
     if not quiet:
         console.print(facts_table(report))
@@ -312,15 +344,4 @@ def _print_products(job: Any) -> None:
     names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
     lines = [f"{name}: {job.product(name)}" for name in names]
     report = job.folder / "report.html"
-    _print("\n".join(lines + [f"report: {report}"] * report.exists()))
-
-
-def _dumped(value: Any) -> str:
-    from llmkd.evaluation.results import without_nan
-
-    return json_format.dumps(without_nan(value), indent=2)
-
-
-def _print(text: str) -> None:
-    with printing():
-        typer.echo(text)
+    show("\n".join(lines + [f"report: {report}"] * report.exists()))

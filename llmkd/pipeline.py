@@ -22,11 +22,12 @@ from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.schema import EvaluateStage, Recipe, TrainStage
+from llmkd.recipe.references import needed_for
+from llmkd.recipe.schema import EvaluateStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
-from llmkd.run_stage import is_launched, is_main, run_stage
+from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
 
 STDERR = 2
 BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
@@ -38,6 +39,42 @@ class StageFailedError(LlmkdError):
     def __init__(self, message: str, exit_status: int):
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def generate_teacher_data(
+    recipe: Recipe,
+    *,
+    names: list[str] | None = None,
+    overwrite: bool = False,
+    share: Share = ALONE,
+) -> list[str]:
+    """Runs the stages that a teacher is asked in, and the earlier ones that these need.
+
+    Args:
+        recipe: From `llmkd.recipe.load`.
+        names: Of those stages; None takes all.
+        overwrite: As of `run`.
+        share: Which of how many processes this is. Each needs a run folder of its own, and
+            `llmkd cache merge` joins their stores.
+
+    Returns:
+        The names of the stages that a teacher was asked in.
+
+    Raises:
+        InputError: There are none; and as of `run`.
+        StageFailedError: As of `run`.
+    """
+    asked = [n for n, stage in recipe.stages.items() if isinstance(stage, TeacherDataStage)]
+    asked = asked if names is None else names
+    if not asked:
+        raise InputError(
+            "stages: none of them asks a teacher; add one of kind: generate, or kind: score"
+        )
+    job = Run(recipe)
+    os.environ[SHARE] = f"{share[0]}/{share[1]}"
+    with explained(job.folder), held(job.folder) as lock:
+        _run_unfinished(job, needed_for(recipe, asked), lock, overwrite=overwrite)
+    return asked
 
 
 def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
@@ -62,24 +99,28 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
             _run_in_place(job)
         return []
     with explained(job.folder), held(job.folder) as lock:
-        unfinished = _unfinished(job, overwrite=overwrite)
-        if unfinished:
-            _set_results_aside(job)
-            _describe(job)
-        elif not _has_same_stages(job):
-            _describe_recipe(job)
-        for number, name in enumerate(recipe.stages, start=1):
-            position = f"[{number}/{len(recipe.stages)}] {name}"
-            if name not in unfinished:
-                say(f"{position}: finished before")
-                continue
-            say(f"{position}: {recipe.stages[name].kind}")
-            started = time.monotonic()
-            _run_in_child(job, name, lock)
-            say(f"{position}: done in {time.monotonic() - started:.0f} s")
+        _run_unfinished(job, list(recipe.stages), lock, overwrite=overwrite)
         records = _gather_results(job)
         _write_report(job)
         return records
+
+
+def _run_unfinished(job: Run, names: list[str], lock: int, *, overwrite: bool) -> None:
+    unfinished = _unfinished(job, overwrite=overwrite)
+    if set(unfinished) & set(names):
+        _set_results_aside(job)
+        _describe(job)
+    elif not _has_same_stages(job):
+        _describe_recipe(job)
+    for number, name in enumerate(names, start=1):
+        position = f"[{number}/{len(names)}] {name}"
+        if name not in unfinished:
+            say(f"{position}: finished before")
+            continue
+        say(f"{position}: {job.recipe.stages[name].kind}")
+        started = time.monotonic()
+        _run_in_child(job, name, lock)
+        say(f"{position}: done in {time.monotonic() - started:.0f} s")
 
 
 def _has_same_stages(job: Run) -> bool:

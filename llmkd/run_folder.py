@@ -28,6 +28,9 @@ HASHED_BYTES = 64 * 2**20
 LONGEST_S = 1e12
 """More seconds than any stage takes."""
 
+STAGED = ".tmp"
+"""How the names of files end that are not whole yet."""
+
 
 @dataclass(frozen=True)
 class StageState:
@@ -49,7 +52,7 @@ class StageState:
     ended: str | None = None
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Puts a file in place whole, or leaves the old one; a link leads to the file.
 
     Raises:
@@ -58,17 +61,35 @@ def write_atomically(path: Path, text: str) -> None:
     path = Path(os.path.realpath(path))
     if os.path.lexists(path) and not path.is_file():
         raise InputError(f"{path}: is there already and is no file; write another path, or move it")
+    with replacing(path) as staged:
+        staged.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields where to write what takes a file's place, on the disk and whole, as the block ends.
+
+    Nothing is left of a block that fails; what a kill leaves is named `.NAME.PROCESS.tmp`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged = path.with_name(f".{path.name}.{os.getpid()}{STAGED}")
     try:
-        with staged.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield staged
+        sync(staged)
         staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_stage(folder: Path) -> StageState | None:
@@ -129,8 +150,15 @@ def _file_digest(path: Path) -> str:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Holds the run folder against a second run, until the block ends or the process dies.
+def held(
+    folder: Path, *, key: str = "output_dir", otherwise: str = "write output_dir=ANOTHER_FOLDER"
+) -> Iterator[int]:
+    """Holds a folder against a second run, until the block ends or the process dies.
+
+    Args:
+        folder: Made where it is missing.
+        key: What an error calls the folder.
+        otherwise: What to do instead of waiting for the other run.
 
     Yields:
         The lock's file descriptor: a child process that inherits it holds the folder too.
@@ -143,15 +171,14 @@ def held(folder: Path) -> Iterator[int]:
         lock_file = (folder / ".lock").open("w")
     except OSError as error:
         raise InputError(
-            f"output_dir: {folder} cannot be written ({error.strerror}); write another folder"
+            f"{key}: {folder} cannot be written ({error.strerror}); write another folder"
         ) from error
     with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"output_dir: {folder} is in use by another run; wait for it, or write "
-                "output_dir=ANOTHER_FOLDER"
+                f"{key}: {folder} is in use by another run; wait for it, or {otherwise}"
             ) from error
         yield lock.fileno()
 

@@ -61,8 +61,14 @@ class Run:
 
     def has_product(self, name: str) -> bool:
         """Whether what a finished stage made is still there."""
-        made = {"train": "model/config.json", "generate": "data.jsonl", "evaluate": RESULTS}
-        return (self.stage_folder(name) / made[self.recipe.stages[name].kind]).exists()
+        made = {
+            "train": ["model/config.json"],
+            "generate": ["store/manifest.json", "data.jsonl"],
+            "score": ["store/manifest.json"],
+            "evaluate": [RESULTS],
+        }
+        paths = made[self.recipe.stages[name].kind]
+        return all((self.stage_folder(name) / path).exists() for path in paths)
 
     def stage(self, name: str) -> Stage:
         """The stage as written, with its suite read."""

@@ -4,18 +4,24 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from llmkd.errors import InputError
 from llmkd.evaluation.results import write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.faults import explained
 from llmkd.recipe.base import STAGE_REFERENCE
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
 from llmkd.run_folder import STAGE_FILE, StageState, fingerprint, now, read_stage, write_stage
 from llmkd.run_plan import DETAILS, RESULTS, Run
 from llmkd.training.checkpoints import newest_checkpoint
 
 ERROR_LOG = "error.log"
+Share = tuple[int, int]
+ALONE: Share = (0, 1)
+SHARE = "LLMKD_SHARE"
+"""Environment variable that says which of how many processes this is, such as 0/4: of those that ask
+a teacher, each does its own shards."""
 
 
 def run_stage(job: Run, name: str) -> None:
@@ -52,11 +58,10 @@ def run_stage(job: Run, name: str) -> None:
 def _has_begun(job: Run, name: str) -> bool:
     """Whether anything is there that the next attempt would go on from."""
     folder = job.stage_folder(name)
-    progress = folder / "progress.jsonl"
     return (
         job.has_product(name)
         or newest_checkpoint(folder / "checkpoints") is not None
-        or (progress.is_file() and progress.stat().st_size > 0)
+        or any((folder / "store" / "shards").glob("*.arrow"))
     )
 
 
@@ -70,9 +75,15 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _share() -> Share:
+    number, count = os.environ.get(SHARE, "0/1").split("/")
+    return int(number), int(count)
+
+
 def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
     # Imported here: these bring torch, which only a stage's own process may load.
     seed = job.recipe.seed
+    written: Any = job.stage(name)
     match stage:
         case TrainStage():
             from llmkd.training.train import run_train
@@ -80,10 +91,20 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             run_train(stage, folder, name=name, seed=seed)
         case GenerateStage():
             from llmkd.progress import progress
-            from llmkd.teacher_data.generate import run_generate
+            from llmkd.teacher_data.capture import run_generate
 
             with progress(name) as moved:
-                run_generate(stage, folder, seed=seed, progress=moved)
+                teacher = written.teacher.model_name_or_path
+                run_generate(
+                    stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share()
+                )
+        case ScoreStage():
+            from llmkd.progress import progress
+            from llmkd.teacher_data.capture import run_score
+
+            with progress(name) as moved:
+                teacher = written.teacher.model_name_or_path
+                run_score(stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share())
         case EvaluateStage(models=models):
             from llmkd.evaluation.details import write_details
             from llmkd.evaluation.evaluate import evaluate

@@ -23,12 +23,22 @@ from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import AdditionTask, LabelledRows, Mixture
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetSource,
+    LabelledRows,
+    Mixture,
+    SequenceLengths,
+    StoreRows,
+)
 from llmkd.recipe.evaluation import ExactMatchTask, Suite
+from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.references import expanded, resolved
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
+from llmkd.teacher_data.capture import run_score
 from llmkd.teacher_data.transformers_engine import generate, load_for_inference
 from llmkd.training.classification import stage_labels
 from llmkd.training.distill_trainer import DistillTrainer
@@ -39,6 +49,8 @@ BATCHES_READ = 4
 """Batches' worth of rows that are read of the data."""
 FEW_ROWS = 4
 FEW_TOKENS = 8
+STAND_IN_ROWS = 256
+"""Rows of a stand-in for a teacher store."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +157,16 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             return _try_train(stage, folder, seed)
         case GenerateStage():
             _try_generate(stage, folder, seed)
+        case ScoreStage():
+            _try_score(stage, folder, seed)
         case EvaluateStage():
             _try_evaluate(stage, seed)
     return None
 
 
 def _try_train(stage: TrainStage, folder: Path, seed: int) -> Batch:
-    trainer = build_trainer(_with_few_rows(_with_labels(stage, seed)), folder, seed=seed)
+    few = _with_few_rows(_with_rows_of_store(_with_labels(stage, seed)))
+    trainer = build_trainer(few, folder, seed=seed)
     batch = _one_batch(trainer)
     model: Any = trainer.model
     if stage.student.kind == "pretrained" and stage.student.lora is not None:
@@ -194,6 +209,17 @@ def _with_labels(stage: TrainStage, seed: int) -> TrainStage:
     return stage.model_copy(update={"data": stage.data.model_copy(update={"labels": labels})})
 
 
+def _with_rows_of_store(stage: TrainStage) -> TrainStage:
+    """With the store's own rows in place of others, of which a stand-in may have none."""
+    if not isinstance(stage.teacher, StoreTeacher):
+        return stage
+    lengths = {}
+    if isinstance(stage.data, SequenceLengths):
+        lengths = stage.data.model_dump(include={*SequenceLengths.model_fields})
+    rows = StoreRows(kind="store", path=stage.teacher.path, **lengths)
+    return stage.model_copy(update={"data": rows})
+
+
 def _with_few_rows(stage: TrainStage) -> TrainStage:
     """Enough rows for a few batches; reading and tokenizing all of them is the training's work."""
     batch = stage.trainer.get("per_device_train_batch_size", 8)
@@ -234,7 +260,35 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
         texts = load_rows(many, seed=seed, need="prompt")["prompt"]
         rows = [{"prompt": text, "completion": text} for text in texts]
     folder.mkdir(parents=True)
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if stage.capture is not None:
+        source = DatasetSource(dataset_name=str(data), num_examples=STAND_IN_ROWS)
+        _score(stage, source, stage.capture, folder, seed)
+
+
+def _try_score(stage: ScoreStage, folder: Path, seed: int) -> None:
+    """Scores as many rows as a few batches take."""
+    few = stage.data.model_copy(update=_at_most(stage.data, STAND_IN_ROWS))
+    _score(stage, few, stage.capture, folder, seed)
+
+
+def _score(
+    stage: GenerateStage | ScoreStage,
+    data: AdditionTask | DatasetSource,
+    capture: Capture,
+    folder: Path,
+    seed: int,
+) -> None:
+    # By transformers, whatever the engine: it takes no server and starts at once.
+    stand_in = ScoreStage(
+        kind="score",
+        teacher=stage.teacher,
+        data=data,
+        engine=TransformersEngine(batch_size=8),
+        capture=capture,
+    )
+    run_score(stand_in, folder, seed=seed, progress=lambda done, total, **figures: None)
 
 
 def _try_evaluate(stage: EvaluateStage, seed: int) -> None:

@@ -12,7 +12,14 @@ from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import PACKED_PAIRS, not_pairs
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import AdditionTask, DatasetRows, DatasetSource, Mixture, Sequences
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetRows,
+    DatasetSource,
+    Mixture,
+    Sequences,
+    StoreRows,
+)
 
 MOST_CHARACTERS = 250_000
 """Of the sampled rows, so that tokenizing them takes a moment."""
@@ -42,7 +49,9 @@ class BadSourcesError(Exception):
 
 
 def data_facts(
-    source: AdditionTask | DatasetSource | Mixture, tokenizer: Tokenizer | str, generated: Lookup
+    source: AdditionTask | DatasetSource | Mixture | StoreRows,
+    tokenizer: Tokenizer | str,
+    generated: Lookup,
 ) -> DataFacts:
     """What is known of a stage's data.
 
@@ -59,8 +68,22 @@ def data_facts(
         return _of_task(source, tokenizer)
     if isinstance(source, Mixture):
         return _mixed(source, _parts(source, tokenizer, generated))
-    assert isinstance(source, DatasetSource)
+    if isinstance(source, StoreRows):
+        return _of_store(source, tokenizer, generated)
     return _of_source(source, source, tokenizer, generated)
+
+
+def _of_store(source: StoreRows, tokenizer: Tokenizer | str, generated: Lookup) -> DataFacts:
+    num_sides = 2 if _is_paired(tokenizer) else 1
+    longest = Fact(num_sides * source.max_length, "at most", "data.max_length")
+    unknown = Fact(None, "not known", "kept in the store")
+    stage = referenced_stage(source.path)
+    if stage is None:
+        return DataFacts(unknown, longest, longest, unknown)
+    facts = generated(stage)
+    is_longer = facts.longest.value is None or facts.longest.value > value_of(longest)
+    tokens = longest if is_longer else facts.longest
+    return DataFacts(known(lambda: first(facts.rows, source.num_examples)), tokens, tokens, unknown)
 
 
 def _parts(mixture: Mixture, tokenizer: Tokenizer | str, generated: Lookup) -> list[DataFacts]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from llmkd.check.architectures import Shape, num_lora_parameters, shape_of
 from llmkd.check.classifiers import classifier_shape_of
@@ -18,8 +18,16 @@ from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import Classification, Task
 from llmkd.recipe.local_paths import expanded
-from llmkd.recipe.models import PretrainedModel, PretrainedStudent, ScratchStudent
-from llmkd.recipe.schema import Recipe, TrainStage
+from llmkd.recipe.models import (
+    InProcessTeacher,
+    PretrainedModel,
+    PretrainedStudent,
+    ScratchStudent,
+    ServerTeacher,
+    StoreTeacher,
+)
+from llmkd.recipe.schema import Recipe, TeacherDataStage, TrainStage
+from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
@@ -93,7 +101,7 @@ class Models:
             DataError: The labels of models and rows do not fit each other.
         """
         assert isinstance(stage.data, Classification)
-        teacher = None if stage.teacher is None else self.of(stage.teacher).labels
+        teacher = None if stage.local_teacher is None else self.of(stage.local_teacher).labels
         if isinstance(teacher, str):
             raise NotKnownError(teacher)
         source = stage.student
@@ -118,11 +126,27 @@ class Models:
             self._tokenizers[key] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))
         return self._tokenizers[key]
 
+    def tokenizer_of_store(self, path: str) -> Tokenizer | str:
+        """The tokenizer that a store was made with, or is going to be."""
+        stage_name = referenced_stage(path)
+        if stage_name is None:
+            return self.tokenizer_of(str(tokenizer_folder(path)))
+        stage = self.recipe.stages[stage_name]
+        assert isinstance(stage, TeacherDataStage)
+        return self.tokenizer_of(stage.teacher.model_name_or_path, stage.teacher.revision)
+
     def _tokenizer_for(self, stage: TrainStage, student: ScratchStudent) -> Tokenizer | str:
         if student.tokenizer_name_or_path is not None:
             return self.tokenizer_of(student.tokenizer_name_or_path)
-        if stage.teacher is not None:
-            return self.tokenizer_of(stage.teacher.model_name_or_path, stage.teacher.revision)
+        match stage.teacher:
+            case InProcessTeacher() | ServerTeacher() as teacher:
+                return self.tokenizer_of(teacher.model_name_or_path, teacher.revision)
+            case StoreTeacher(path=path):
+                return self.tokenizer_of_store(path)
+            case None:
+                pass
+            case unknown:
+                assert_never(unknown)
         if isinstance(stage.data, Task):
             return tokenizer_of_task(stage.data)
         return "a student from scratch needs a tokenizer"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkd.check.capture import generate_facts, score_facts
 from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
@@ -12,7 +13,7 @@ from llmkd.check.stages import Checker, shown_bytes
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
 from llmkd.recipe.places import Source
-from llmkd.recipe.schema import GenerateStage, Recipe, TrainStage
+from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, ScoreStage, TrainStage
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
             case TrainStage():
                 stages[name] = checker.train(name, stage)
             case GenerateStage():
-                stages[name] = checker.generate(name, stage)
-            case _:
+                stages[name] = generate_facts(checker, name, stage)
+            case ScoreStage():
+                stages[name] = score_facts(checker, name, stage)
+            case EvaluateStage():
                 stages[name] = evaluate_facts(checker, name, stage)
     problems = [problem for found in stages.values() for problem in found.problems]
     if problems:

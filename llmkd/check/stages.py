@@ -8,15 +8,15 @@ from llmkd.advice import smaller
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
-from llmkd.check.kinds import head_problem, kind_problems
+from llmkd.check.kinds import kind_problems
 from llmkd.check.labels import labelled_facts
-from llmkd.check.lengths import BadSourcesError, data_facts, prompt_length, prompt_rows
+from llmkd.check.lengths import BadSourcesError, data_facts
 from llmkd.check.machine import Machine, Memory
-from llmkd.check.memory import generate_memory, train_memory, verdict
+from llmkd.check.memory import train_memory, verdict
 from llmkd.check.models import Model, Models
 from llmkd.check.row_facts import DataFacts
 from llmkd.check.seq2seq import KNOWN_SEQ2SEQ, num_positions
-from llmkd.check.steps import BYTES_PER_TOKEN, longest_sequence, step_facts, train_disk
+from llmkd.check.steps import longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import (
@@ -27,7 +27,7 @@ from llmkd.models.agreement import (
 from llmkd.recipe.data import Classification
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import GenerateStage, Recipe, Stage, TrainStage
+from llmkd.recipe.schema import Recipe, Stage, TrainStage
 from llmkd.recipe.training_arguments import effective
 from llmkd.recipe.yaml_places import Key
 
@@ -61,7 +61,7 @@ class Checker:
         """Parameters, data, steps, memory and disk of a train stage."""
         found = StageFacts(stage.kind)
         student = self.models.student_of(name)
-        teacher = stage.teacher and self.models.of(stage.teacher)
+        teacher = stage.local_teacher and self.models.of(stage.local_teacher)
         found.problems += _config_problems(name, stage) + kind_problems(
             name, stage, student, teacher
         )
@@ -86,36 +86,6 @@ class Checker:
         _cut_warning(found, data, name)
         return found
 
-    def generate(self, name: str, stage: GenerateStage) -> StageFacts:
-        """Parameters, prompts, memory and disk of a generate stage."""
-        found = StageFacts(stage.kind)
-        teacher = self.models.of(stage.teacher)
-        found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
-        rows = prompt = Fact(None, "not known", "the data cannot be used as it is")
-        try:
-            rows = known(lambda: prompt_rows(stage.data))
-            prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
-        except DataError as error:
-            found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
-        most = stage.generation.max_completion_length
-        length = known(
-            lambda: Fact(value_of(prompt) + most, "at most", "longest prompt and completion")
-        )
-        found.facts = {
-            "teacher parameters": teacher.parameters,
-            "prompts": rows,
-            "longest prompt": prompt,
-            "longest row": length,
-            "memory": known(lambda: generate_memory(teacher, stage.engine.batch_size, length)),
-            "disk": known(lambda: _text_on_disk(rows, length)),
-        }
-        self.judge(found, self.memory(), stage)
-        kept = (
-            rows if rows.value is None else Fact(rows.value, "at most", f"prompts of stage:{name}")
-        )
-        self.generated[name] = DataFacts(kept, length, length, prompt)
-        return found
-
     def judge(self, found: StageFacts, memory: Memory | None, stage: Stage) -> None:
         """Sets the verdict on the stage's memory, and warns where it does not fit."""
         needed = found.facts["memory"]
@@ -133,7 +103,7 @@ class Checker:
         try:
             if isinstance(stage.data, Classification):
                 return self._labelled(found, stage, stage.data, tokenizer)
-            return data_facts(stage.data, tokenizer, self._generated)
+            return data_facts(stage.data, tokenizer, self.generated_by)
         except DataError as error:
             errors = [error]
         except BadSourcesError as error:
@@ -155,7 +125,8 @@ class Checker:
         found.facts["labels"] = labels
         return labelled_facts(source, tokenizer)
 
-    def _generated(self, stage_name: str) -> DataFacts:
+    def generated_by(self, stage_name: str) -> DataFacts:
+        """What is known of a stage's data set."""
         return self.generated.get(stage_name, UNKNOWN_DATA)
 
     def _train_memory(
@@ -263,11 +234,3 @@ def _cut_warning(found: StageFacts, data: DataFacts, name: str) -> None:
             f"{100 * data.dropped.value:.3g} % of the rows looked at have no token to train on "
             f"within max_length and would be left out; change stages.{name}.data.max_length"
         )
-
-
-def _text_on_disk(rows: Fact, length: Fact) -> Fact:
-    try:
-        size = value_of(rows) * value_of(length) * BYTES_PER_TOKEN
-    except NotKnownError as error:
-        return Fact(None, "not known", str(error))
-    return Fact(size, "at most", "four characters per token", "bytes", {"text": size})

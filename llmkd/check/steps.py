@@ -8,7 +8,7 @@ from llmkd.check.facts import Exactness, Fact, known, value_of
 from llmkd.check.memory import optimizer_of
 from llmkd.check.models import Model
 from llmkd.check.row_facts import DataFacts
-from llmkd.recipe.data import Sequences
+from llmkd.recipe.data import SequenceLengths
 from llmkd.recipe.schema import TrainStage
 
 BYTES_PER_TOKEN = 4
@@ -17,7 +17,7 @@ BYTES_PER_TOKEN = 4
 
 def sequences_of(stage: TrainStage, data: DataFacts) -> Fact:
     """What a batch is made of: rows, or several of them packed into one."""
-    if not isinstance(stage.data, Sequences) or not stage.data.packing:
+    if not isinstance(stage.data, SequenceLengths) or not stage.data.packing:
         return data.rows
     tokens = value_of(data.rows) * value_of(data.tokens_per_row)
     return Fact(math.ceil(tokens / stage.data.max_length), "estimate", "rows packed without a gap")
@@ -25,14 +25,14 @@ def sequences_of(stage: TrainStage, data: DataFacts) -> Fact:
 
 def tokens_per_sequence(stage: TrainStage, data: DataFacts) -> Fact:
     """Their mean."""
-    if not isinstance(stage.data, Sequences) or not stage.data.packing:
+    if not isinstance(stage.data, SequenceLengths) or not stage.data.packing:
         return data.tokens_per_row
     return Fact(stage.data.max_length, "estimate", "rows packed without a gap")
 
 
 def longest_sequence(stage: TrainStage, data: DataFacts) -> Fact:
     """What a batch may be padded to."""
-    if not isinstance(stage.data, Sequences) or not stage.data.packing:
+    if not isinstance(stage.data, SequenceLengths) or not stage.data.packing:
         return data.longest
     return Fact(stage.data.max_length, "at most", "rows packed")
 

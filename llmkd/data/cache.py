@@ -26,11 +26,12 @@ from llmkd.data.files import content_of
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
 from llmkd.progress import Progress, say
-from llmkd.recipe.data import AdditionTask, DatasetRows
+from llmkd.recipe.data import AdditionTask, DatasetRows, StoreRows
 from llmkd.run_folder import fingerprint
+from llmkd.teacher_data.places import content_of_store
 from llmkd.training.checkpoints import publish, removed_on_failure
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same rows and settings give other examples than before."""
 EXAMPLES, COUNTS = "examples.arrow", "counts.json"
 _IDS = pyarrow.list_(pyarrow.int32())
@@ -41,6 +42,7 @@ SCHEMA = pyarrow.schema(
         "length": pyarrow.int32(),
         "num_trained": pyarrow.int32(),
         "num_cut": pyarrow.int32(),
+        "tokens_key": pyarrow.binary(16),
     }
 )
 
@@ -53,7 +55,7 @@ def cache_folder() -> Path:
 
 
 def tokenized(
-    source: AdditionTask | DatasetRows,
+    source: AdditionTask | DatasetRows | StoreRows,
     tokenize: Tokenize,
     *,
     seed: int,
@@ -81,20 +83,40 @@ def tokenized(
     return found
 
 
-def _key(source: AdditionTask | DatasetRows, tokenize: Tokenize, seed: int) -> str:
-    is_task = isinstance(source, AdditionTask)
-    kind = AdditionTask if is_task else DatasetRows
+def _key(source: AdditionTask | DatasetRows | StoreRows, tokenize: Tokenize, seed: int) -> str:
     settings = {"max_length", "append_eos", "assistant_only_loss"}
     return fingerprint(
         {
             "format": FORMAT,
-            "rows": source.model_dump(include={*kind.model_fields} - {"dataset_name"}),
-            "content": seed if is_task else content_of(source),
+            "rows": _rows(source),
+            "content": _content(source, seed),
             "tokenizer": _tokenizer_content(tokenize.tokenizer),
             "sequences": tokenize.sequences.model_dump(include=settings),
             "form": tokenize.form,
         }
     )
+
+
+def _rows(source: AdditionTask | DatasetRows | StoreRows) -> dict[str, Any]:
+    """What says which rows are taken, without where they are."""
+    match source:
+        case AdditionTask():
+            fields = {*AdditionTask.model_fields}
+        case DatasetRows():
+            fields = {*DatasetRows.model_fields} - {"dataset_name"}
+        case StoreRows():
+            fields = {"kind", "num_examples"}
+    return source.model_dump(include=fields)
+
+
+def _content(source: AdditionTask | DatasetRows | StoreRows, seed: int) -> int | str:
+    match source:
+        case AdditionTask():
+            return seed
+        case DatasetRows():
+            return content_of(source)
+        case StoreRows(path=path):
+            return content_of_store(path)
 
 
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -136,7 +158,7 @@ def _read(folder: Path) -> tuple[datasets.Dataset, int] | None:
 
 def _write(
     folder: Path,
-    source: AdditionTask | DatasetRows,
+    source: AdditionTask | DatasetRows | StoreRows,
     tokenize: Tokenize,
     seed: int,
     progress: Progress,

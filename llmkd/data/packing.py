@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
-Packed = dict[str, list[int]]
+Packed = dict[str, list[Any]]
 
 
 def best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -47,13 +47,19 @@ def best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
 
 
 def joined(examples: Sequence[Mapping[str, Any]]) -> Packed:
-    """One sequence of several examples, with the length of each in `document_lengths`."""
-    packed: Packed = {"input_ids": [], "trained_spans": [], "document_lengths": []}
+    """One sequence of several examples, with the length of each and its `tokens_key`."""
+    packed: Packed = {
+        "input_ids": [],
+        "trained_spans": [],
+        "document_lengths": [],
+        "tokens_keys": [],
+    }
     for example in examples:
         start = len(packed["input_ids"])
         packed["trained_spans"] += [start + edge for edge in example["trained_spans"]]
         packed["input_ids"].extend(map(int, example["input_ids"]))
         packed["document_lengths"].append(len(example["input_ids"]))
+        packed["tokens_keys"].append(example["tokens_key"])
     return packed
 
 

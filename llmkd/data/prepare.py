@@ -18,8 +18,17 @@ from llmkd.data.sources import iter_rows
 from llmkd.data.stream import ExampleStream
 from llmkd.data.tokenize import Example, Tokenize
 from llmkd.progress import Progress
-from llmkd.recipe.data import AdditionTask, DatasetSource, Mixture, Rows, Sequences
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetSource,
+    Mixture,
+    Rows,
+    SequenceLengths,
+    Sequences,
+    StoreRows,
+)
 
+Part = Rows | StoreRows
 RowNumbers = list[np.ndarray]
 """Of each source, the rows that are taken."""
 Tokenizing = Callable[[PreTrainedTokenizerBase, Sequences], Tokenize]
@@ -47,7 +56,7 @@ class TrainingData:
 
 
 def prepare(
-    source: AdditionTask | DatasetSource | Mixture,
+    source: AdditionTask | DatasetSource | Mixture | StoreRows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -66,8 +75,8 @@ def prepare(
     Raises:
         InputError: Rows that cannot be used, or none with a token to train on.
     """
-    sequences = UNCUT if isinstance(source, AdditionTask) else source
-    parts: list[Rows] = [*source.sources] if isinstance(source, Mixture) else [source]
+    sequences = _sequences(source)
+    parts: list[Part] = [*source.sources] if isinstance(source, Mixture) else [source]
     if sequences.streaming:
         return _streamed(parts, partial(tokenizing, tokenizer, sequences), sequences, seed)
     counts = DataCounts()
@@ -94,8 +103,19 @@ def prepare(
     return TrainingData(dataset, lengths, counts, sequences, longest)
 
 
+def _sequences(source: AdditionTask | DatasetSource | Mixture | StoreRows) -> Sequences:
+    match source:
+        case AdditionTask():
+            return UNCUT
+        case StoreRows():
+            # They have been tokenized, ended and masked before.
+            return Sequences(**source.model_dump(include={*SequenceLengths.model_fields}))
+        case sequences:
+            return sequences
+
+
 def _streamed(
-    parts: list[Rows], begin: Callable[[], Tokenize], sequences: Sequences, seed: int
+    parts: list[Part], begin: Callable[[], Tokenize], sequences: Sequences, seed: int
 ) -> TrainingData:
     counts = DataCounts()
 
@@ -103,7 +123,7 @@ def _streamed(
         # What cannot be read at all is found before the first step.
         next(begin()(iter_rows(part, seed=seed, is_stream=True)), None)
 
-    def examples(part: Rows) -> Iterator[Example]:
+    def examples(part: Part) -> Iterator[Example]:
         tokenize, num_dropped = begin(), 0
         for example in tokenize(iter_rows(part, seed=seed, is_stream=True)):
             counts.num_dropped += tokenize.num_dropped - num_dropped

@@ -30,11 +30,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from llmkd.data.tokenize import Example, Tokenize
+from llmkd.data.tokenize import Example, Tokenize, stored_example
 from llmkd.errors import InputError
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.models.agreement import PACKED_PAIRS, not_pairs
 from llmkd.recipe.data import Sequences
+from llmkd.teacher_data.store.rows import tokens_key
 
 
 class Seq2SeqTokenize(Tokenize):
@@ -72,12 +73,24 @@ class Seq2SeqTokenize(Tokenize):
         return np.maximum(length - num_trained, num_trained)
 
     def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
+        if "token_ids" in rows[0]:
+            return (self._stored(row) for row in rows)
         if "completion" not in rows[0]:
             raise InputError(not_pairs("data", next(iter(rows[0]))))
         sources = encode_sources([row["prompt"] for row in rows], self.tokenizer)
         targets = self._targets([row["completion"] for row in rows])
         ending = len(_ending(self.tokenizer, "text"))
         return (self._example(*sides, ending) for sides in zip(sources, targets, strict=True))
+
+    def _stored(self, row: dict[str, Any]) -> Example | None:
+        num_read, longest = row["spans"][0], self.sequences.max_length
+        if num_read > longest:
+            # Cut, it would no longer be what the teacher read.
+            raise InputError(
+                f"data.max_length: a row of the store has {num_read} tokens to read; write "
+                f"max_length: {num_read} or more"
+            )
+        return stored_example(row, num_read + longest)
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
         # Some tokenizers (Marian's) read another language on this side.
@@ -98,7 +111,9 @@ class Seq2SeqTokenize(Tokenize):
             return None
         length = len(read) + len(written)
         num_cut = len(source) + len(target) - length
-        return Example([*read, *written], [len(read), length], length, len(written), num_cut)
+        # Cut, what the encoder reads is another text.
+        key = tokens_key([*read, *target])
+        return Example([*read, *written], [len(read), length], length, len(written), num_cut, key)
 
 
 def encode_sources(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

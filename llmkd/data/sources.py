@@ -14,9 +14,10 @@ import datasets
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.files import raw_rows
 from llmkd.data.labels import is_label
+from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import DatasetRows, LabelledRows, Task
+from llmkd.recipe.data import DatasetRows, LabelledRows, StoreRows, Task
 
 Row = dict[str, Any]
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -35,7 +36,7 @@ def load_rows(source: Task | DatasetRows, *, seed: int, need: Need = "example") 
 
 
 def iter_rows(
-    source: Task | DatasetRows | LabelledRows,
+    source: Task | DatasetRows | LabelledRows | StoreRows,
     *,
     seed: int,
     need: Need = "example",
@@ -58,6 +59,9 @@ def iter_rows(
         InputError: Nothing there, a file that cannot be read, or rows that cannot be used: when
             they are found, or, of bad values, all at once after the last row.
     """
+    if isinstance(source, StoreRows):
+        yield from store_rows(source)
+        return
     if isinstance(source, Task):
         rows, chosen = iter(make_rows(source, seed)), _OF_TASK[need]
         name = f"task {source.task}"

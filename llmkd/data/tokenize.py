@@ -16,7 +16,7 @@ Models with an encoder and a decoder read rows otherwise; see `llmkd.data.seq2se
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from llmkd.data.chat import ChatEncoder, Span
 from llmkd.errors import InputError
 from llmkd.recipe.data import Sequences
+from llmkd.teacher_data.store.rows import tokens_key
 
 ROWS_AT_ONCE = 1000
 
@@ -42,6 +43,8 @@ class Example:
     num_trained: int
     num_cut: int
     """Tokens that were left out at the end, beyond `max_length`."""
+    tokens_key: bytes
+    """`llmkd.teacher_data.store.tokens_key` of the whole sequence, before it was cut."""
 
 
 class Tokenize:
@@ -95,6 +98,8 @@ class Tokenize:
     def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
         """Of each row, or None where, cut, it has no token to be trained on."""
         max_length = self.sequences.max_length
+        if "token_ids" in rows[0]:
+            return (stored_example(row, max_length) for row in rows)
         return (_cut(ids, spans, max_length) for ids, spans in self._encode(rows))
 
     def _encode(self, rows: list[dict[str, Any]]) -> Iterable[tuple[list[int], list[Span]]]:
@@ -130,6 +135,16 @@ class Tokenize:
         return [eos]
 
 
+def stored_example(row: dict[str, Any], max_length: int) -> Example | None:
+    """A teacher store's row, cut at its end, or None where no token is left to be trained on."""
+    spans = list(zip(row["spans"][::2], row["spans"][1::2], strict=True))
+    example = _cut(row["token_ids"], spans, max_length)
+    if example is None:
+        return None
+    num_cut = example.num_cut + row["num_cut"]
+    return replace(example, num_cut=num_cut, tokens_key=row["tokens_key"])
+
+
 def _cut(ids: list[int], spans: list[Span], max_length: int) -> Example | None:
     """The example cut at its end, or None where no token is left to be trained on."""
     kept = ids[:max_length]
@@ -140,7 +155,8 @@ def _cut(ids: list[int], spans: list[Span], max_length: int) -> Example | None:
         return None
     num_trained = sum(end - start for start, end in clipped)
     flat = [edge for span in clipped for edge in span]
-    return Example(kept, flat, len(kept), num_trained, len(ids) - len(kept))
+    num_cut = len(ids) - len(kept)
+    return Example(kept, flat, len(kept), num_trained, num_cut, tokens_key(ids))
 
 
 def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -126,5 +126,5 @@ def _room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: l
     """Tokens that may be written after the longest prompt."""
     if not prompts:
         return 0
-    longest = max(map(len, encoded_prompts(model, prompts, tokenizer)))
+    longest = max(map(len, encoded_prompts(model.config, prompts, tokenizer)))
     return min(CONTINUATION_LENGTH, room_after(model, longest))

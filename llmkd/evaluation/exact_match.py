@@ -10,7 +10,8 @@ from llmkd.data.addition import answer_of, make_rows
 from llmkd.evaluation.details import Sample
 from llmkd.progress import Progress
 from llmkd.recipe.evaluation import ExactMatchTask
-from llmkd.teacher_data.transformers_engine import Completion, generate
+from llmkd.teacher_data.engine import Written
+from llmkd.teacher_data.transformers_engine import generate
 
 NUM_SAMPLES = 8
 """Answers that are kept to be read."""
@@ -51,7 +52,7 @@ def score_answers(
         progress: Called with (done, total) examples.
     """
     rows = make_rows(task.data, seed)
-    completions: list[Completion] = []
+    completions: list[Written] = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         completions += generate(
@@ -72,7 +73,7 @@ def score_answers(
     return ScoredAnswers(np.array(scores), [done.num_tokens for done in completions], samples)
 
 
-def is_right(completion: Completion, reference: str) -> bool:
+def is_right(completion: Written, reference: str) -> bool:
     """Whether a finished completion has the reference's answer."""
     is_whole = completion.finish_reason == "stop"
     return is_whole and answer_of(completion.text) == answer_of(reference)

@@ -7,7 +7,14 @@ from llmkd.recipe.data import Classification, LabelledRows
 from llmkd.recipe.evaluation import AccuracyTask, Suite, is_for_classifiers
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage, TrainStage
+from llmkd.recipe.schema import (
+    EvaluateStage,
+    GenerateStage,
+    ScoreStage,
+    Stage,
+    TeacherDataStage,
+    TrainStage,
+)
 from llmkd.recipe.yaml_places import Key
 
 HEAD_FIELDS = ("num_labels", "id2label", "label2id")
@@ -29,7 +36,7 @@ def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> I
         if isinstance(stage, TrainStage) and is_of_classifier(stage):
             yield from _head_problems(stage, key)
         for place, source in _labelled_data(stage, key, suites.get(name)):
-            if isinstance(stages.get(referenced_stage(source) or ""), GenerateStage):
+            if isinstance(stages.get(referenced_stage(source) or ""), TeacherDataStage):
                 yield Problem(
                     place,
                     f"{source} makes prompts and completions, which have no label; name labelled rows",
@@ -60,10 +67,10 @@ def _taken(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, s
             # Of a classifier's student not: a language model gets a head.
             if isinstance(stage.student, PretrainedStudent) and not is_of_classifier(stage):
                 yield place, stage.student.model_name_or_path, False
-            if stage.teacher is not None:
+            if stage.local_teacher is not None:
                 place = (*key, "teacher", "model_name_or_path")
-                yield place, stage.teacher.model_name_or_path, is_of_classifier(stage)
-        case GenerateStage():
+                yield place, stage.local_teacher.model_name_or_path, is_of_classifier(stage)
+        case GenerateStage() | ScoreStage():
             place = (*key, "teacher", "model_name_or_path")
             yield place, stage.teacher.model_name_or_path, False
         case EvaluateStage() if suite is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.classification_checks import suite_problems
-from llmkd.recipe.data import Mixture, Sequences, Task
+from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
@@ -14,8 +14,13 @@ from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TrainStage
 from llmkd.recipe.yaml_places import Key
 
-MODEL, DATA = "a model", "a data set"
-PRODUCTS = {"train": MODEL, "generate": DATA, "evaluate": "results"}
+MODEL, DATA, STORE = "a model", "a data set", "a teacher store"
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "train": (MODEL,),
+    "generate": (DATA, STORE),
+    "score": (STORE,),
+    "evaluate": ("results",),
+}
 """What each kind of stage makes."""
 
 
@@ -99,7 +104,7 @@ def reference_problems(
     problems: list[Problem] = []
     for place, field, value in _references(part, key):
         target = referenced_stage(value)
-        wanted = DATA if field == "dataset_name" else MODEL
+        wanted = {"dataset_name": DATA, "path": STORE}.get(field, MODEL)
         message = None if target is None else _wrong_reference(target, wanted, stage, kinds)
         if message:
             problems.append(Problem(place, message))
@@ -125,7 +130,7 @@ def _references(value: object, key: Key, field: str = "") -> Iterator[tuple[Key,
 def _wrong_reference(target: str, wanted: str, stage: str, kinds: Mapping[str, str]) -> str | None:
     names = list(kinds)
     earlier = names[: names.index(stage)]
-    fitting = [name for name in earlier if PRODUCTS.get(kinds[name]) == wanted]
+    fitting = [name for name in earlier if wanted in PRODUCTS.get(kinds[name], ())]
     if fitting:
         instead = f"write one of {', '.join(f'stage:{name}' for name in fitting)}"
     else:
@@ -139,9 +144,9 @@ def _wrong_reference(target: str, wanted: str, stage: str, kinds: Mapping[str, s
         )
     if target not in earlier:
         return f"stage `{target}` comes later, and stages run as written; move it up, or {instead}"
-    product = PRODUCTS.get(kinds[target])
-    if product is not None and product != wanted:
-        return f"stage `{target}` makes {product}, and {wanted} is needed here; {instead}"
+    products = PRODUCTS.get(kinds[target])
+    if products is not None and wanted not in products:
+        return f"stage `{target}` makes {products[0]}, and {wanted} is needed here; {instead}"
     return None
 
 
@@ -154,12 +159,13 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
         yield Problem((*key, "losses"), message)
     if isinstance(stage.student, ScratchStudent):
         yield from _scratch_problems(stage, stage.student, key)
-    if isinstance(stage.data, Sequences) and stage.data.streaming:
+    if isinstance(stage.data, SequenceLengths) and stage.data.streaming:
         yield from _streaming_problems(stage, key)
+    if stage.teacher is not None and isinstance(stage.data, Classification):
+        yield from _classifier_teacher_problems(stage, key)
 
 
 def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
-    assert isinstance(stage.data, Sequences)
     max_steps = stage.trainer.get("max_steps")
     if not (isinstance(max_steps, int) and max_steps > 0):
         yield Problem(
@@ -200,6 +206,14 @@ def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
             (*key, "teacher"),
             "no term of `losses` uses the teacher; add a divergence to `losses`, such as "
             "{kind: forward_kl}, or leave out `teacher`",
+        )
+
+
+def _classifier_teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    if stage.local_teacher is None:
+        yield Problem(
+            (*key, "teacher", "kind"),
+            "a classifier's teacher is a model beside it; write `teacher: {model_name_or_path: ...}`",
         )
 
 

@@ -11,12 +11,23 @@ LabelledColumn = Literal["text", "text_pair", "label"]
 Split = Literal["train", "unlabelled", "validation", "test"]
 
 
-class Sequences(RecipePart):
-    """How rows become token sequences."""
+class SequenceLengths(RecipePart):
+    """How long token sequences are, and how they are read."""
 
     max_length: int = Field(default=1024, gt=1)
     """Longest sequence in tokens; longer ones are cut at the end, counted and reported. Of a model
     with an encoder and a decoder, what each of the two reads."""
+    packing: bool = False
+    """Put several examples into one sequence of at most `max_length` tokens (best fit); none sees
+    another, and the loss is that of the examples one by one. For causal models."""
+    streaming: bool = False
+    """Read while training, without counting or caching: for data that is too large to prepare.
+    Needs `trainer.max_steps`."""
+
+
+class Sequences(SequenceLengths):
+    """How rows become token sequences."""
+
     append_eos: bool = True
     """End every example with the tokenizer's end-of-text token. `messages` end as their chat
     template says."""
@@ -24,12 +35,6 @@ class Sequences(RecipePart):
     """Of `messages`, train on what the assistant says; false trains on every token."""
     chat_template: str | None = None
     """A Jinja file for `messages`, also saved with the student; null takes the tokenizer's own."""
-    packing: bool = False
-    """Put several examples into one sequence of at most `max_length` tokens (best fit); none sees
-    another, and the loss is that of the examples one by one. For causal models."""
-    streaming: bool = False
-    """Read while training, without counting or caching: for data that is too large to prepare.
-    Needs `trainer.max_steps`."""
 
 
 class DatasetFiles(RecipePart):
@@ -60,6 +65,19 @@ class DatasetRows(DatasetFiles):
 
 class DatasetSource(Sequences, DatasetRows):
     """A data set to train on."""
+
+
+class StoreRows(SequenceLengths):
+    """What a teacher wrote or read, token by token as it is in the teacher's store.
+
+    Completions that were cut by length are left out: they teach no ending.
+    """
+
+    kind: Literal["store"]
+    path: str = Field(min_length=1)
+    """A store's folder, or `stage:NAME` for what an earlier stage captured."""
+    num_examples: int | None = Field(default=None, gt=0)
+    """Read only the first so many rows; null reads all."""
 
 
 class TextSource(DatasetRows):
@@ -170,6 +188,7 @@ DataSource = Annotated[
     Annotated[AnyTask, Tag("task")]
     | Annotated[LabelledRows, Tag("classification")]
     | Annotated[DatasetSource, Tag("dataset")]
-    | Annotated[Mixture, Tag("mixture")],
+    | Annotated[Mixture, Tag("mixture")]
+    | Annotated[StoreRows, Tag("store")],
     kind_or("dataset"),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.teacher_data import ServerEngine
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -27,6 +28,36 @@ class InProcessTeacher(PretrainedModel):
     """A frozen teacher on the same device as the student, scored batch by batch."""
 
     kind: Literal["in_process"] = "in_process"
+
+
+class StoreTeacher(RecipePart):
+    """What a teacher said once, kept by a generate or score stage: it need not be here any more."""
+
+    kind: Literal["store"]
+    path: str = Field(min_length=1)
+    """A store's folder, or `stage:NAME` for what an earlier stage captured."""
+
+
+class ServerTeacher(RecipePart):
+    """A teacher behind a running `vllm serve`, asked for its likeliest tokens at every batch."""
+
+    kind: Literal["server"]
+    model_name_or_path: str = Field(min_length=1)
+    """The same model here: its tokenizer and configuration are read, its weights are the server's."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    server: ServerEngine
+    """Where it is."""
+    top_k: int = Field(default=50, gt=0)
+    """Tokens asked for at each position; the server must be started with `--max-logprobs` of as many."""
+
+
+Teacher = Annotated[
+    Annotated[InProcessTeacher, Tag("in_process")]
+    | Annotated[StoreTeacher, Tag("store")]
+    | Annotated[ServerTeacher, Tag("server")],
+    kind_or("in_process"),
+]
 
 
 class LoraConfig(RecipePart):

@@ -38,19 +38,21 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "GenerateStage", "EvaluateStage"],
+    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "EvaluateStage"],
     "Students and teachers": [
-        "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "PretrainedModel",
+        "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "DatasetRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "DatasetRows", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
     ],
-    "Generation": ["TransformersEngine", "Generation"],
+    "Teacher data": [
+        "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
+    ],
     "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "AccuracyTask"],
 }  # fmt: skip
 

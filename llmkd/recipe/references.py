@@ -1,11 +1,11 @@
 """What a stage takes from elsewhere: models, tokenizers and data, by path, hub name or `stage:NAME`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from llmkd.recipe import local_paths
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.schema import Stage
+from llmkd.recipe.schema import Recipe, Stage
 
 REFERENCE_FIELDS = frozenset(
     {
@@ -15,6 +15,7 @@ REFERENCE_FIELDS = frozenset(
         "chat_template",
         "models",
         "deepspeed",
+        "path",
     }
 )
 """The fields, anywhere in a stage, that name something outside it."""
@@ -38,6 +39,17 @@ def referenced_stages(stage: Stage) -> list[str]:
     """The names of the stages whose products a stage takes, each once."""
     names = (referenced_stage(value) for value in references(stage))
     return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def needed_for(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Some stages and all that they take something from, in the order of the recipe."""
+    needed, left = set[str](), list(names)
+    while left:
+        name = left.pop()
+        if name not in needed:
+            needed.add(name)
+            left += referenced_stages(recipe.stages[name])
+    return [name for name in recipe.stages if name in needed]
 
 
 def resolved(stage: AnyStage, rewrite: Callable[[str], str]) -> AnyStage:

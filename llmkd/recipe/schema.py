@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from llmkd.recipe.base import RecipePart
-from llmkd.recipe.data import DataSource, Rows
+from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Rows
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
-from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource
-from llmkd.recipe.teacher_data import Generation, TransformersEngine
+from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
+from llmkd.recipe.teacher_data import Capture, Engine, Generation, TopKCapture
 
 
 class TrainStage(RecipePart):
@@ -18,7 +18,7 @@ class TrainStage(RecipePart):
     kind: Literal["train"]
     student: StudentSource
     """What is trained: existing weights, or a shape from scratch."""
-    teacher: InProcessTeacher | None = None
+    teacher: Teacher | None = None
     """What divergences compare the student with; none for cross-entropy alone."""
     data: DataSource
     """What both read."""
@@ -33,19 +33,47 @@ class TrainStage(RecipePart):
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""
 
+    @property
+    def local_teacher(self) -> InProcessTeacher | None:
+        """The teacher, where it is a model beside the student."""
+        return self.teacher if isinstance(self.teacher, InProcessTeacher) else None
 
-class GenerateStage(RecipePart):
-    """A teacher answers prompts. Product: a data set of `prompt` and `completion`."""
+
+class TeacherDataStage(RecipePart):
+    """What stages have in common that keep what a teacher says. Product: a teacher store."""
+
+    teacher: PretrainedModel
+    """Who is asked."""
+    engine: Engine | None = None
+    """What runs the teacher; null takes vLLM where it is installed and knows the model, else
+    transformers."""
+    shard_size: int = Field(default=512, gt=0)
+    """Rows of the data that are done and written at once: all that an interruption can cost."""
+
+
+class GenerateStage(TeacherDataStage):
+    """A teacher answers prompts. Product: a data set of `prompt` and `completion`, and a store."""
 
     kind: Literal["generate"]
-    teacher: PretrainedModel
-    """Who answers."""
     data: Rows
     """Rows with a `prompt` field; their completions are not looked at."""
-    engine: TransformersEngine = TransformersEngine()
-    """What generates."""
     generation: Generation = Generation()
-    """How."""
+    """How it writes."""
+    capture: Capture | None = None
+    """What is kept of its distributions while it writes; null keeps the text alone."""
+
+
+class ScoreStage(TeacherDataStage):
+    """A teacher reads texts, and what it predicts is kept. Product: a store."""
+
+    kind: Literal["score"]
+    data: Annotated[
+        Annotated[AdditionTask, Tag("task")] | Annotated[DatasetSource, Tag("dataset")],
+        kind_or("dataset"),
+    ]
+    """What is read; as in a train stage, whose data it is to serve."""
+    capture: Capture = TopKCapture()
+    """What is kept of its distributions at every token that would be trained on."""
 
 
 class EvaluateStage(RecipePart):
@@ -60,7 +88,9 @@ class EvaluateStage(RecipePart):
     """Examples scored or generated together."""
 
 
-Stage = Annotated[TrainStage | GenerateStage | EvaluateStage, Field(discriminator="kind")]
+Stage = Annotated[
+    TrainStage | GenerateStage | ScoreStage | EvaluateStage, Field(discriminator="kind")
+]
 
 
 class Recipe(RecipePart):

@@ -98,4 +98,9 @@ class ServerEngine(RecipePart):
     """Times that a request is sent again, each after a longer wait, before the run fails."""
 
 
-Engine = Annotated[TransformersEngine | VLLMEngine | ServerEngine, Field(discriminator="kind")]
+Engine = Annotated[
+    Annotated[TransformersEngine, Tag("transformers")]
+    | Annotated[VLLMEngine, Tag("vllm")]
+    | Annotated[ServerEngine, Tag("server")],
+    kind_or("transformers"),
+]

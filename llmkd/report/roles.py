@@ -6,7 +6,7 @@ from typing import Literal
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.references import references
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, TrainStage
+from llmkd.recipe.schema import EvaluateStage, Recipe, TeacherDataStage, TrainStage
 
 Role = Literal["student", "twin", "teacher", "other"]
 
@@ -57,11 +57,15 @@ def _own_teachers(recipe: Recipe, name: str) -> list[str]:
     if not isinstance(stage, TrainStage):
         return []
     found = list(references(stage.teacher)) if stage.teacher else []
-    for value in references(stage.data):
+    for value in [*found, *references(stage.data)]:
         source = recipe.stages.get(referenced_stage(value) or "")
-        if isinstance(source, GenerateStage):
+        if isinstance(source, TeacherDataStage):
             found += references(source.teacher)
-    return [_label(value) for value in found]
+    return [_label(value) for value in found if not _is_store(recipe, value)]
+
+
+def _is_store(recipe: Recipe, value: str) -> bool:
+    return isinstance(recipe.stages.get(referenced_stage(value) or ""), TeacherDataStage)
 
 
 def _ancestors(recipe: Recipe, name: str) -> list[str]:
@@ -80,7 +84,7 @@ def _ancestors(recipe: Recipe, name: str) -> list[str]:
 def _all_teachers(recipe: Recipe) -> Iterator[str]:
     for name, stage in recipe.stages.items():
         yield from teachers_of(recipe, name)
-        if isinstance(stage, GenerateStage):
+        if isinstance(stage, TeacherDataStage):
             yield from map(_label, references(stage.teacher))
 
 

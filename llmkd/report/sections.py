@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from llmkd.evaluation.results import PERCENT_METRICS
-from llmkd.recipe.data import LabelledRows, Sequences
+from llmkd.recipe.data import LabelledRows, SequenceLengths
 from llmkd.recipe.schema import TrainStage
 from llmkd.report.bar_chart import binned, histogram
 from llmkd.report.formats import measured
@@ -158,7 +158,7 @@ def length_bars(lengths: Sequence[tuple[int, int]]) -> list[tuple[float, float, 
 def _max_length(run: StageRun) -> int | None:
     """The longest sequence that the stage takes; None for a task, which has no limit."""
     data = run.stage.data if isinstance(run.stage, TrainStage) else None
-    return data.max_length if isinstance(data, Sequences | LabelledRows) else None
+    return data.max_length if isinstance(data, SequenceLengths | LabelledRows) else None
 
 
 def _caption(run: StageRun) -> str:

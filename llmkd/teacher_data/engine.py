@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from llmkd.teacher_data.captured import Positions
 
@@ -22,7 +22,13 @@ class Written:
     positions: Positions | None = None
     """One for each of `token_ids`; None where nothing is captured."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated, the end-of-text token included."""
+        return len(self.token_ids)
 
+
+@runtime_checkable
 class Engine(Protocol):
     """A teacher, loaded, with what the recipe says of sampling and capturing."""
 

@@ -1,43 +1,37 @@
 """Answers from a model, a batch of prompts at a time, by `transformers.generate`.
 
-Sampling is plain: from softmax(logits / temperature) over the whole vocabulary, whatever cut-offs
+Sampling is plain: from softmax(logits / temperature) over all tokens of the tokenizer, whatever cut-offs
 and penalties the checkpoint's generation config has, so that samples follow the distribution that
 the student is to learn. From that config only the end-of-text tokens are taken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from llmkd.data.seq2seq import encode_sources
 from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError
+from llmkd.models.head import output_head
 from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.positions import hard_limit, room_after
+from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model wrote after a prompt."""
-
-    text: str
-    """Without special tokens."""
-    finish_reason: Literal["stop", "length"]
-    """`stop`: the model ended it. `length`: it was cut."""
-    num_tokens: int
-    """Tokens generated, the end-of-text token included."""
+from llmkd.recipe.teacher_data import Generation
+from llmkd.teacher_data.engine import Written
 
 
 def load_for_inference(
@@ -67,36 +61,57 @@ def generate(
     temperature: float,
     max_completion_length: int,
     seed: int,
-) -> list[Completion]:
-    """Completes the prompts together, as one batch.
+) -> list[Written]:
+    """Completes the prompts, given as text; see `generate_from_ids`."""
+    generation = Generation(temperature=temperature, max_completion_length=max_completion_length)
+    ids = encoded_prompts(model.config, prompts, tokenizer)
+    return generate_from_ids(model, tokenizer, ids, generation, seed=seed)
+
+
+@torch.inference_mode()
+def generate_from_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    generation: Generation,
+    *,
+    seed: int,
+) -> list[Written]:
+    """Completes the prompts together, as one batch, once each.
 
     Args:
         model: In evaluation mode; its device is used.
         tokenizer: The model's.
         prompts: Padded to the longest: on the left, or on the right for an encoder.
-        temperature: 0 is greedy.
-        max_completion_length: Tokens after which a completion is cut; sooner where a model with
-            learned positions has no more of them.
+        generation: How. Completions are cut sooner where a model with learned positions has no more
+            of them.
         seed: Decides the samples, given the whole batch; torch's own random state stays as it was.
 
     Raises:
         InputError: A prompt has no tokens, or more than the model has positions for.
     """
     assert not model.training, "dropout would change what the model writes"
-    input_ids, attention_mask = _padded(
-        encoded_prompts(model, prompts, tokenizer), model, tokenizer
-    )
+    input_ids, attention_mask = _padded(prompts, model, tokenizer)
     stops = _stop_token_ids(model, tokenizer)
     sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    if generation.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": generation.temperature,
+            "top_k": 0,
+            "top_p": generation.top_p,
+        }
+    room = _room(model, input_ids.shape[1])
     settings = GenerationConfig(
-        max_new_tokens=min(max_completion_length, _room(model, input_ids.shape[1])),
+        max_new_tokens=min(generation.max_completion_length, room),
         **_decoder_settings(model),
         eos_token_id=stops or None,
         pad_token_id=_pad_token_id(tokenizer),
+        suppress_tokens=_padded_token_ids(model, tokenizer) or None,
         **sampling,
     )
+    # A decoder of its own does not repeat the prompt, only what it begins with.
+    start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     devices = [model.device] if model.device.type == "cuda" else []
     with _without_own_settings(model), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -104,19 +119,39 @@ def generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
+            stopping_criteria=StoppingCriteriaList(
+                [_StopStrings(generation.stop, start, tokenizer)]
+            ),
             **_cache(model),
         )
-    # A decoder of its own does not repeat the prompt, only what it begins with.
-    start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     written = generated[:, start:].tolist()
-    return [_completion(ids, set(stops), tokenizer) for ids in written]
+    return [_written(ids, set(stops), generation.stop, tokenizer) for ids in written]
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a sequence that has written a stop string; transformers' own needs certain vocabularies."""
+
+    def __init__(self, stops: list[str], start: int, tokenizer: PreTrainedTokenizerBase):
+        self.stops, self.start, self.tokenizer = stops, start, tokenizer
+        # A character may take four tokens, a byte each.
+        self.most_tokens = 4 * max(map(len, stops), default=0) + 8
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Which of the sequences are ended, [B]."""
+        if not self.stops:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        tails = input_ids[:, self.start :][:, -self.most_tokens :].tolist()
+        found = [
+            any(stop in _text_of(tail, self.tokenizer) for stop in self.stops) for tail in tails
+        ]
+        return torch.tensor(found, device=input_ids.device)
 
 
 def encoded_prompts(
-    model: PreTrainedModel, prompts: list[str], tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig, prompts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    """Token ids as the model reads them: to go on with, or, of a seq2seq model, to answer."""
-    encode = encode_sources if is_seq2seq(model.config) else encode_prompts
+    """Token ids as a model reads them: to go on with, or, of a seq2seq model, to answer."""
+    encode = encode_sources if is_seq2seq(config) else encode_prompts
     return encode(prompts, tokenizer)
 
 
@@ -144,17 +179,33 @@ def _room(model: PreTrainedModel, longest_prompt: int) -> int:
     return room
 
 
-def _completion(ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+def _written(
+    ids: list[int], stops: set[int], stop_strings: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Written:
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
+    text = _text_of(ids[:end], tokenizer)
+    found = [text.find(stop) for stop in stop_strings if stop in text]
+    if found:
+        # What a stop string ended is followed by padding, while the others of the batch go on.
+        num_tokens = next(
+            n
+            for n in range(1, len(ids) + 1)
+            if any(s in _text_of(ids[:n], tokenizer) for s in stop_strings)
+        )
+        return Written(ids[:num_tokens], text[: min(found)], "stop")
     if end is None:
-        return Completion(text, "length", len(ids))
-    return Completion(text, "stop", end + 1)
+        return Written(ids, text, "length")
+    return Written(ids[: end + 1], text, "stop")
+
+
+def _text_of(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _padded(
-    prompts: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), _pad_token_id(tokenizer))
@@ -173,6 +224,11 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     # Masked wherever it stands, so any token will do.
     token: Any = tokenizer.pad_token_id
     return 0 if token is None else token
+
+
+def _padded_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Rows of the head that stand for no token: they only make its size a round number."""
+    return list(range(shared_vocab_size(tokenizer), len(output_head(model).weight)))
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

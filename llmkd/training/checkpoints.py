@@ -1,11 +1,12 @@
 """Checkpoints that are whole or absent."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from llmkd.run_folder import sync
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 STAGING = ".staging"
@@ -34,15 +35,15 @@ def publish(staged: Path, folder: Path) -> Path:
     either the whole folder or nothing under its name. An older folder of that name is replaced.
     """
     for path in staged.rglob("*"):
-        _sync(path)
-    _sync(staged)
+        sync(path)
+    sync(staged)
     replaced = staged.with_name(f"{staged.name}.replaced")
     # Left there where a crash came between these renames and the end.
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     staged.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
@@ -80,11 +81,3 @@ def set_aside_after(checkpoint: Path, folder: Path) -> None:
             while (target := folder / f".{path.name}.old-{number}").exists():
                 number += 1
             path.rename(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

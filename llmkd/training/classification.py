@@ -50,12 +50,17 @@ def build_classifiers(
     student = build_student(stage, tokenizer, labels)
     student.to(arguments.device)  # pyright: ignore[reportArgumentType]
     fit_to(student, tokenizer, "student")
-    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, len(labels), arguments)
+    teacher = None
+    models = {"student": student}
+    if stage.teacher is not None:
+        assert isinstance(stage.teacher, TeacherSource), "refused by the recipe"
+        teacher = _build_teacher(stage.teacher, tokenizer, len(labels), arguments)
+        models["teacher"] = teacher.model
     ids = label_ids(labels, is_given=given_labels(source) is not None)
     data = prepare_labelled(rows, ids, tokenizer, max_length=max_length_of(source))
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
-    parts = Parts(student, teacher, len(labels), data, LabelCollator(pad_token_id))
+    parts = Parts(models, teacher, len(labels), data, LabelCollator(pad_token_id))
     parts.check_lengths(stage)
     return parts
 
@@ -66,7 +71,7 @@ def stage_labels(stage: TrainStage, rows: list[Row]) -> list[str]:
     assert isinstance(source, Classification)
     return chosen_labels(
         given_labels(source),
-        None if stage.teacher is None else labels_in(stage.teacher),
+        labels_in(stage.teacher) if isinstance(stage.teacher, TeacherSource) else None,
         labels_in(student) if isinstance(student, PretrainedStudent) else None,
         labels_of(source, rows),
     )

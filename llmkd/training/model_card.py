@@ -1,10 +1,14 @@
 """The README.md of a model folder: where the model comes from, and what was measured."""
 
+from typing import assert_never
+
 import yaml
 
 from llmkd.evaluation.results import Record
 from llmkd.recipe.data import Classification
+from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
+from llmkd.teacher_data.places import open_store
 
 RESULTS_HEADING = "## Results"
 
@@ -16,7 +20,7 @@ def model_card(stage: TrainStage, name: str) -> str:
         stage: What made the model.
         name: The stage's name.
     """
-    teacher = stage.teacher.model_name_or_path if stage.teacher else None
+    teacher = teacher_name(stage)
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     is_classifier = isinstance(stage.data, Classification)
     what = "sequence classifier" if is_classifier else "language model"
@@ -28,6 +32,19 @@ def model_card(stage: TrainStage, name: str) -> str:
         f"A {what}, {origin}, made with llmkd. Objective: {losses}.\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
+
+
+def teacher_name(stage: TrainStage) -> str | None:
+    """What a reader may call the stage's teacher."""
+    match stage.teacher:
+        case None:
+            return None
+        case InProcessTeacher(model_name_or_path=name) | ServerTeacher(model_name_or_path=name):
+            return name
+        case StoreTeacher(path=path):
+            return open_store(path).settings.teacher
+        case unknown:
+            assert_never(unknown)
 
 
 def with_results(card: str, records: list[Record]) -> str:

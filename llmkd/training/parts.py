@@ -12,25 +12,20 @@ from llmkd.errors import InputError
 from llmkd.models.agreement import too_long_for
 from llmkd.models.positions import check_positions, hard_limit
 from llmkd.recipe.schema import TrainStage
-from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.teachers.protocol import Teacher
 
 
 @dataclass(frozen=True)
 class Parts:
     """Student, teacher and data, checked against each other."""
 
-    student: PreTrainedModel
-    teacher: InProcessTeacher | None
+    models: dict[str, PreTrainedModel]
+    """`student`, and `teacher` where it is here."""
+    teacher: Teacher | None
     vocab_size: int
     """Tokens that student and teacher share; of classifiers, the labels."""
     data: TrainingData
     collate: Callable[[list[Any]], dict[str, Tensor]]
-
-    @property
-    def models(self) -> dict[str, PreTrainedModel]:
-        """The models, by what messages call them."""
-        teacher = {} if self.teacher is None else {"teacher": self.teacher.model}
-        return {"student": self.student, **teacher}
 
     def check_lengths(self, stage: TrainStage) -> None:
         """Refuses data that a model has too few positions for."""

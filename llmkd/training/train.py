@@ -22,15 +22,14 @@ from llmkd.data.prepare import prepare
 from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
-from llmkd.models.kinds import auto_class, check_same_kind
-from llmkd.models.load import load_model, load_tokenizer
-from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
+from llmkd.models.kinds import auto_class
+from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress, say
 from llmkd.recipe.data import Classification
-from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.schema import TrainStage
-from llmkd.teachers.in_process import InProcessTeacher
-from llmkd.training.arguments import compute_dtype, head_dtype, training_arguments
+from llmkd.teachers.captured import WithTeacher
+from llmkd.teachers.store import StoreSource
+from llmkd.training.arguments import head_dtype, training_arguments
 from llmkd.training.checkpoints import (
     newest_checkpoint,
     publish,
@@ -46,6 +45,7 @@ from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
 from llmkd.training.progress import ProgressBar
+from llmkd.training.teachers import build_teacher
 from llmkd.training.trackers import Trackers, tracker_names
 
 MODEL = "model"
@@ -104,7 +104,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         vocab_size=parts.vocab_size,
         lengths=data.lengths,
         term_gradient_steps=stage.term_gradient_steps,
-        model=parts.student,
+        model=parts.models["student"],
         args=arguments,
         train_dataset=data.dataset,
         data_collator=parts.collate,
@@ -129,19 +129,24 @@ def _build_language_models(
     student = build_student(stage, tokenizer)
     vocab_size = shared_vocab_size(tokenizer)
     _check_model(student, vocab_size, "student", arguments)
-    teacher = stage.teacher and _build_teacher(stage.teacher, tokenizer, arguments)
-    if teacher is not None:
-        check_same_kind(student.config, teacher.model.config)
+    built = build_teacher(stage, student, tokenizer, arguments)
+    models = {"student": student}
+    if built is not None and built.model is not None:
+        models["teacher"] = built.model
     tokenizing = tokenizing_for(student.config, "student")
     with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
         data = prepare(source, tokenizer, seed=seed, progress=moved, tokenizing=tokenizing)
-    is_flat = is_flash(student) or (teacher is not None and is_flash(teacher.model))
+    is_flat = any(map(is_flash, models.values()))
     collate = collator_for(student.config, tokenizer, is_flat=is_flat)
-    parts = Parts(student, teacher, vocab_size, data, collate)
-    parts.check_lengths(stage)
     if data.sequences.packing:
-        for name, model in parts.models.items():
+        for name, model in models.items():
             check_documents_apart(model, collate, name)
+    if built is not None and built.source is not None:
+        if isinstance(built.source, StoreSource):
+            built.source.check_has_all(data)
+        collate = WithTeacher(collate, built.source)
+    parts = Parts(models, built and built.teacher, vocab_size, data, collate)
+    parts.check_lengths(stage)
     return parts
 
 
@@ -167,15 +172,6 @@ def _check_engine(trainer: DistillTrainer) -> None:
             "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
             "without DeepSpeed"
         )
-
-
-def _build_teacher(
-    source: TeacherSource, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments
-) -> InProcessTeacher:
-    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
-    model, vocab_size = load_model(source), shared_vocab_size(tokenizer)
-    _check_model(model, vocab_size, "teacher", arguments)
-    return InProcessTeacher(model, vocab_size=vocab_size, compute_dtype=compute_dtype(arguments))
 
 
 def _check_model(

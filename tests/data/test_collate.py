@@ -13,7 +13,7 @@ def row(ids, num_prompt_tokens=0):
 
 
 def packed(*documents):
-    return joined([row(*document) for document in documents])
+    return joined([{**row(*document), "tokens_key": b""} for document in documents])
 
 
 def test_a_batch_worked_by_hand():

@@ -48,12 +48,13 @@ def test_it_agrees_with_looking_at_every_sequence(lengths):
 def test_joining_moves_the_spans():
     packed = joined(
         [
-            {"input_ids": [1, 5, 2], "trained_spans": [1, 3], "length": 3},
-            {"input_ids": [1, 6, 7, 2], "trained_spans": [1, 2, 3, 4], "length": 4},
+            {"input_ids": [1, 5, 2], "trained_spans": [1, 3], "tokens_key": b"a"},
+            {"input_ids": [1, 6, 7, 2], "trained_spans": [1, 2, 3, 4], "tokens_key": b"b"},
         ]
     )
     assert packed == {
         "input_ids": [1, 5, 2, 1, 6, 7, 2],
         "trained_spans": [1, 3, 4, 5, 6, 7],
         "document_lengths": [3, 4],
+        "tokens_keys": [b"a", b"b"],
     }

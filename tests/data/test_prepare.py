@@ -169,7 +169,7 @@ def test_packing_uses_max_length(file, tokenizer):
 
 
 def numbered(start, stop):
-    return [Example([n], [], 1, 0, 0) for n in range(start, stop)]
+    return [Example([n], [], 1, 0, 0, b"") for n in range(start, stop)]
 
 
 def streamed(sources, weights, seed=0, counts=None):

@@ -5,7 +5,7 @@ from llmkd.data.addition import make_rows
 from llmkd.evaluation import exact_match
 from llmkd.evaluation.exact_match import is_right, score_answers
 from llmkd.recipe.evaluation import ExactMatchTask
-from llmkd.teacher_data.transformers_engine import Completion
+from llmkd.teacher_data.engine import Written
 
 REFERENCE = "8+7+0=15;5+6+1=12;3+4+1=08;#0825"
 TASK = ExactMatchTask.model_validate(
@@ -31,7 +31,7 @@ TASK = ExactMatchTask.model_validate(
     ],
 )
 def test_only_the_answer_counts_to_the_character(text, finish_reason, expected):
-    assert is_right(Completion(text, finish_reason, 1), REFERENCE) is expected
+    assert is_right(Written([0], text, finish_reason), REFERENCE) is expected
 
 
 def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, monkeypatch):
@@ -43,7 +43,7 @@ def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, mo
         assert (temperature, max_completion_length) == (0, 64)
         asked.append(len(prompts))
         return [
-            Completion("#" if p in wrong else rows[p], "stop", 2 if p in wrong else 30)
+            Written([0] * (2 if p in wrong else 30), "#" if p in wrong else rows[p], "stop")
             for p in prompts
         ]
 

@@ -33,7 +33,7 @@ def make(name, attention="sdpa"):
 
 
 def example(ids):
-    return {"input_ids": ids, "trained_spans": [1, len(ids)]}
+    return {"input_ids": ids, "trained_spans": [1, len(ids)], "tokens_key": b""}
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ BAD_LINES = [
     ),
     (
         ("data: {kind: task,", "data: {kind: tsak,"),
-        '4 data.kind: no such kind "tsak"; did you mean `task`? (there are task, classification, dataset, mixture)',
+        '4 data.kind: no such kind "tsak"; did you mean `task`? '
+        "(there are task, classification, dataset, mixture, store)",
     ),
     (("name: one", "name: 1"), '1 name: input should be text; got 1; write it in quotes: "1"'),
     (
@@ -160,14 +161,15 @@ BAD_LINES = [
         ("name: one", "lora_r: 1\nname: one"),
         "1 lora_r: no such field; llmkd calls it `student.lora.r`",
     ),
-    (("kind: train\n", ""), "1 kind: missing; write one of train, generate, evaluate"),
+    (("kind: train\n", ""), "1 kind: missing; write one of train, generate, score, evaluate"),
     (
         ("kind: train\n", "knd: train\n"),
         "1 kind: missing; write `kind` instead of `knd`",
     ),
     (
         ("kind: train\n", "kind: trian\n"),
-        '2 kind: no such kind "trian"; did you mean `train`? (there are train, generate, evaluate)',
+        '2 kind: no such kind "trian"; did you mean `train`? '
+        "(there are train, generate, score, evaluate)",
     ),
     (
         ("max_steps: 10", "max_step: 10"),

@@ -7,7 +7,7 @@ import torch
 
 from llmkd.errors import InputError
 from llmkd.recipe.schema import GenerateStage
-from llmkd.teacher_data.generate import run_generate
+from llmkd.teacher_data.capture import run_generate
 from llmkd.teacher_data.transformers_engine import generate
 
 PROMPTS = ["1+2=", "12+34=", "999+999=", "0+0="]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from llmkd.teacher_data.captured import Positions
 from llmkd.teacher_data.engine import FinishReason
@@ -37,6 +37,11 @@ class StoreRow:
     """One for each token of the spans; None where only text is kept."""
 
 
-def tokens_key(token_ids: Sequence[int]) -> bytes:
+def is_whole(row: StoreRow) -> bool:
+    """Whether a row is to be trained on: a completion that was cut teaches no ending."""
+    return row.finish_reason is None or (row.finish_reason == "stop" and row.completion != "")
+
+
+def tokens_key(token_ids: Sequence[int] | Int[np.ndarray, " time"]) -> bytes:
     """16 bytes that stand for a sequence of tokens."""
     return hashlib.blake2b(np.asarray(token_ids, "<i4").tobytes(), digest_size=16).digest()

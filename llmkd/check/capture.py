@@ -1,0 +1,105 @@
+"""What a generate or a score stage will take."""
+
+from typing import TYPE_CHECKING
+
+from llmkd.check.facts import Fact, StageFacts, known, value_of
+from llmkd.check.kinds import head_problem
+from llmkd.check.lengths import data_facts, prompt_length, prompt_rows
+from llmkd.check.memory import generate_memory
+from llmkd.check.models import Model
+from llmkd.check.row_facts import DataFacts
+from llmkd.errors import DataError
+from llmkd.recipe.places import Problem
+from llmkd.recipe.schema import GenerateStage, ScoreStage
+from llmkd.recipe.teacher_data import Capture, SampledCapture, ServerEngine, TransformersEngine
+
+if TYPE_CHECKING:
+    from llmkd.check.stages import Checker
+
+BYTES_PER_TOKEN = 8
+"""Of text and token ids."""
+BYTES_PER_QUANTISED = 2.5
+BYTES_PER_FLOAT32 = 6.5
+BYTES_PER_DRAW = 0.8
+"""Of what is captured, per token kept or drawn; measured in tests/benchmarks/results/store_size_cpu.json."""
+NOT_USABLE = Fact(None, "not known", "the data cannot be used as it is")
+
+
+def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> StageFacts:
+    """Parameters, prompts, memory and disk of a generate stage."""
+    found = StageFacts(stage.kind)
+    teacher = checker.models.of(stage.teacher)
+    found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
+    rows = prompt = NOT_USABLE
+    try:
+        rows = known(lambda: prompt_rows(stage.data))
+        prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
+    except DataError as error:
+        found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
+    most = stage.generation.max_completion_length
+    length = known(
+        lambda: Fact(value_of(prompt) + most, "at most", "longest prompt and completion")
+    )
+    written = known(
+        lambda: Fact(value_of(rows) * stage.generation.num_samples, "at most", "completions")
+    )
+    found.facts = {
+        "teacher parameters": teacher.parameters,
+        "prompts": rows,
+        "longest prompt": prompt,
+        "longest row": length,
+        "memory": _memory(stage, teacher, length),
+        "disk": known(lambda: _disk(stage.capture, written, length)),
+    }
+    checker.judge(found, checker.memory(), stage)
+    kept = rows if rows.value is None else Fact(written.value, "at most", f"of stage:{name}")
+    checker.generated[name] = DataFacts(kept, length, length, prompt)
+    return found
+
+
+def score_facts(checker: "Checker", name: str, stage: ScoreStage) -> StageFacts:
+    """Parameters, rows, memory and disk of a score stage."""
+    found = StageFacts(stage.kind)
+    teacher = checker.models.of(stage.teacher)
+    found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
+    data = DataFacts(*[NOT_USABLE] * 4)
+    try:
+        data = data_facts(stage.data, teacher.tokenizer, checker.generated_by)
+    except DataError as error:
+        found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
+    found.facts = {
+        "teacher parameters": teacher.parameters,
+        "rows": data.rows,
+        "tokens per row": data.tokens_per_row,
+        "longest row": data.longest,
+        "memory": _memory(stage, teacher, data.longest),
+        "disk": known(lambda: _disk(stage.capture, data.rows, data.tokens_per_row)),
+    }
+    checker.judge(found, checker.memory(), stage)
+    checker.generated[name] = data
+    return found
+
+
+def _memory(stage: GenerateStage | ScoreStage, teacher: Model, length: Fact) -> Fact:
+    match stage.engine:
+        case TransformersEngine(batch_size=batch_size):
+            return known(lambda: generate_memory(teacher, batch_size, length))
+        case ServerEngine():
+            return Fact(None, "not known", "the server's")
+        case _:
+            return Fact(None, "not known", "vLLM takes gpu_memory_utilization of the accelerator")
+
+
+def _disk(capture: Capture | None, rows: Fact, length: Fact) -> Fact:
+    tokens = value_of(rows) * value_of(length)
+    parts = {"text": tokens * BYTES_PER_TOKEN}
+    if capture is not None:
+        parts["distributions"] = int(tokens * _bytes_per_position(capture))
+    return Fact(sum(parts.values()), "at most", "all tokens captured", "bytes", parts)
+
+
+def _bytes_per_position(capture: Capture) -> float:
+    if isinstance(capture, SampledCapture):
+        return capture.num_samples * BYTES_PER_DRAW
+    width = BYTES_PER_FLOAT32 if capture.precision == "float32" else BYTES_PER_QUANTISED
+    return capture.top_k * width

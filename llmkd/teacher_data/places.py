@@ -5,6 +5,7 @@ STAGE/data.jsonl          of a generate stage: its text
 STAGE/generation.json     the counts; its presence says that all is done
 """
 
+import shutil
 from pathlib import Path
 
 from llmkd.recipe.local_paths import expanded
@@ -30,6 +31,12 @@ def open_store(path: str | Path) -> Store:
 def tokenizer_folder(path: str | Path) -> Path:
     """The tokenizer of the teacher that a store is of."""
     return store_folder(path) / TOKENIZER
+
+
+def copy_tokenizer(store: Path, other: Path) -> None:
+    """Puts a store's tokenizer, where it has one, into another."""
+    if (store / TOKENIZER).is_dir():
+        shutil.copytree(store / TOKENIZER, other / TOKENIZER, dirs_exist_ok=True)
 
 
 def content_of_store(path: str | Path) -> str:

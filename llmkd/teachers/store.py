@@ -41,14 +41,18 @@ class StoreSource:
     def _positions(self, index: int, document: Document) -> Positions:
         if index < 0:
             raise InputError(f"teacher.path: the store lacks an example of the data; {_HOW}")
-        row = self.store[index]
-        chosen = places(row.spans, document.spans)
-        if chosen is None or row.positions is None:
+        spans, wanted = self.store.spans(index), list(document.spans)
+        positions = self.store.positions(index)
+        assert positions is not None, "a store of text alone is refused"
+        if spans == wanted:
+            return positions
+        chosen = places(spans, wanted)
+        if chosen is None:
             raise InputError(
-                f"teacher.path: row {row.number} of the store has other tokens to predict than the "
-                f"data ({row.spans} and {list(document.spans)}); {_HOW}"
+                f"teacher.path: row {index + 1} of the store has other tokens to predict than the "
+                f"data ({spans} and {wanted}); {_HOW}"
             )
-        return selected(row.positions, chosen)
+        return selected(positions, chosen)
 
     def check_has_all(self, data: TrainingData) -> None:
         """Looks up every example before the first step; of a stream there is nothing to look up.

@@ -13,9 +13,12 @@ from llmkd.errors import InputError
 from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.objective import trained
 from llmkd.recipe.schema import GenerateStage, ScoreStage
+from llmkd.recipe.teacher_data import TransformersEngine
 from llmkd.teacher_data.capture import run_generate, run_score
 from llmkd.teacher_data.places import open_store, store_folder
+from llmkd.teacher_data.transformers_teacher import TransformersTeacher
 from llmkd.teachers.captured import documents_of, places
+from llmkd.training import teachers
 from llmkd.training.train import build_trainer, run_train
 
 WHOLE = {"top_k": 1000, "precision": "float32"}
@@ -327,3 +330,31 @@ def test_documents_of_a_packed_row():
     }
     found = [(list(d.token_ids), list(d.spans), d.tokens_key) for d in documents_of(row)]
     assert found == [([1, 5, 2], [1, 3], b"a"), ([1, 6, 7, 2], [1, 2, 3, 4], b"b")]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_server_that_is_asked_for_every_token_gives_the_loss_of_the_teacher_itself(
+    train_stage, teacher_folder, sums, tmp_path, monkeypatch, packing
+):
+    def transformers_engine(source, settings, generation, kept):
+        return TransformersTeacher(source, TransformersEngine(), generation, kept)
+
+    # In place of HTTP, which has tests of its own.
+    monkeypatch.setattr(teachers, "ServedVLLM", transformers_engine)
+    data = {"dataset_name": sums(), "max_length": 64, "packing": packing}
+    served = {
+        "kind": "server",
+        "model_name_or_path": str(teacher_folder),
+        "server": {"kind": "server", "base_url": "http://localhost:8000"},
+        "top_k": 1000,
+    }
+    results = [
+        first_step(build_trainer(train_stage(data=data, **more), tmp_path, seed=0))
+        for more in ({"teacher": served}, {})
+    ]
+    assert_same_step(*results)
+    stage = train_stage({"dataloader_num_workers": 1}, data=data, teacher=served)
+    with pytest.raises(
+        InputError, match=r"trainer\.dataloader_num_workers: a server is asked from"
+    ):
+        build_trainer(stage, tmp_path, seed=0)

@@ -109,6 +109,11 @@ class Store:
         shard, place = self._place(index)
         return shard.positions(place)
 
+    def spans(self, index: int) -> list[int]:
+        """Which tokens of a row are predicted, without the rest of the row."""
+        shard, place = self._place(index)
+        return shard.spans(place)
+
     def find(self, keys: UInt8[np.ndarray, "key 16"]) -> Int64[np.ndarray, " key"]:
         """The rows of sequences, by their `tokens_key`: of several the first, and -1 where none is."""
         wanted = np.ascontiguousarray(keys).reshape(-1).view(KEY)

@@ -145,13 +145,17 @@ class Shard:
             tokens_key=self._cell("tokens_key", index),
             # A copy: a view would keep the whole file mapped.
             token_ids=self._token_ids[index].copy(),
-            spans=self._spans[index].tolist(),
+            spans=self.spans(index),
             num_cut=int(self._num_cut[index]),
             prompt=self._cell("prompt", index),
             completion=self._cell("completion", index),
             finish_reason=self._cell("finish_reason", index),
             positions=self.positions(index),
         )
+
+    def spans(self, index: int) -> list[int]:
+        """Which tokens of a row are predicted."""
+        return self._spans[index].tolist()
 
     def key(self, index: int) -> bytes:
         """The row's `row_key`, as written."""

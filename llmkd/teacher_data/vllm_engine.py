@@ -132,7 +132,7 @@ class OfflineVLLM:
         if self.generation is None:
             # Scoring computes the logits of all tokens that are read at once.
             most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // self.vocabulary.size)
-            limits["max_num_batched_tokens"] = max(most, settings.max_num_seqs or 0)
+            limits["max_num_batched_tokens"] = max(most, settings.max_num_seqs or 1024)
         return limits
 
     def _writing(self, ids: list[int], seed: int) -> _Request[Written]:

@@ -16,6 +16,7 @@ from llmkd.teacher_data.store import (
     UnfinishedStoreError,
     UnknownFormatError,
 )
+from llmkd.teacher_data.store.folder import read_settings
 from llmkd.teacher_data.store.sealed import checksum
 from llmkd.teacher_data.store.shards import SETTINGS, encode_batch, map_batch
 from llmkd.teacher_data.store.verify import damaged, rebuild, remove_shards, verify
@@ -129,6 +130,14 @@ def test_a_file_that_is_gone_is_found(store):
         path.write_bytes(whole)
 
 
+def test_a_damaged_manifest_is_found_though_shards_are_missing(store):
+    next((store / "shards").glob("000002-*")).unlink()
+    flip(store / "manifest.json", 50, random.Random(0))
+    assert [(damage.path, damage.what) for damage in verify(store)] == [
+        ("manifest.json", "is damaged")
+    ]
+
+
 def test_a_file_too_many_is_found(store):
     shard = files_of(store)[-1]
     shutil.copy(shard, shard.with_name(shard.name.replace("000004", "000003")))
@@ -162,6 +171,7 @@ def test_repair_of_several_files_of_a_shard(store, made):
     for number in ("000003", "000099"):
         shutil.copy(shard, shard.with_name(shard.name.replace("000004", number)))
     (store / "manifest.json").unlink()
+    assert [damage.shard for damage in verify(store)] == [None, 3, 3, 99]
     assert damaged(store) == [3, 99]
     repair(made, store, made.make_settings())
     assert made.content(store) == before
@@ -200,6 +210,14 @@ def test_all_but_shards_is_made_again_from_them(name, how, store, made):
     counts = rebuild(store)
     assert made.content(store) == before
     assert counts == Store.open(store).counts
+
+
+def test_settings_are_not_taken_from_a_damaged_shard(store, made):
+    for name in ("plan.json", "manifest.json"):
+        (store / name).unlink()
+    path = next((store / "shards").glob("000000-*"))
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 7'))
+    assert read_settings(store) == made.make_settings()
 
 
 def test_an_index_of_other_shards_is_cleared_away(store, made):

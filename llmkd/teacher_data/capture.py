@@ -7,6 +7,8 @@ follows. Every completion has a seed of its own row, so the result is that of an
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +163,28 @@ def _capture(
         tokenizer.save_pretrained(writer.folder / TOKENIZER)
         missing = list(writer.missing)
         if missing:
-            engine = build_engine(stage)
-            num_done = settings.num_rows - sum(len(writer.rows_of(number)) for number in missing)
-            progress(num_done, settings.num_rows)
-            started, num_tokens = time.monotonic(), 0
-            for number in missing:
-                rows = rows_of(engine, writer.rows_of(number))
-                writer.write(number, rows)
-                num_done += len(writer.rows_of(number))
-                num_tokens += sum(len(row.token_ids) for row in rows)
-                seconds = max(time.monotonic() - started, 1e-9)
-                progress(num_done, settings.num_rows, tokens_per_s=num_tokens / seconds)
+            with closing(build_engine(stage)) as engine:
+                _write(writer, missing, partial(rows_of, engine), progress)
         writer.finish()
+
+
+def _write(
+    writer: StoreWriter,
+    missing: list[int],
+    rows_of: Callable[[range], list[StoreRow]],
+    progress: Progress,
+) -> None:
+    num_rows = writer.settings.num_rows
+    num_done = num_rows - sum(len(writer.rows_of(number)) for number in missing)
+    progress(num_done, num_rows)
+    started, num_tokens = time.monotonic(), 0
+    for number in missing:
+        rows = rows_of(writer.rows_of(number))
+        writer.write(number, rows)
+        num_done += len(writer.rows_of(number))
+        num_tokens += sum(len(row.token_ids) for row in rows)
+        seconds = max(time.monotonic() - started, 1e-9)
+        progress(num_done, num_rows, tokens_per_s=num_tokens / seconds)
 
 
 def _settings(

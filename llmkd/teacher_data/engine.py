@@ -56,3 +56,7 @@ class Engine(Protocol):
             Of each sequence, one position per token of its spans.
         """
         ...
+
+    def close(self) -> None:
+        """Lets go of processes, connections and memory; it is not asked again."""
+        ...

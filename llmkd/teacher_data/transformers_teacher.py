@@ -88,6 +88,9 @@ class TransformersTeacher:
             for positions in self._score(rows[start : start + self.batch_size])
         ]
 
+    def close(self) -> None:
+        """See `Engine.close`; the model goes with this object."""
+
     @torch.inference_mode()
     def _score(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Positions]:
         self._check_lengths(rows)

@@ -160,6 +160,7 @@ def test_memory_for_log_probs_is_bounded_whatever_is_asked_for(engine, prompts, 
         assert [each.text for each in done] == [each.text for each in expected]
 
 
+@pytest.mark.slow
 def test_two_copies_give_what_one_gives(engine, prompts):
     capture = TopKCapture(top_k=3)
     one = engine(LONG, capture)

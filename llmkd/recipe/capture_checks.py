@@ -1,8 +1,9 @@
 """Which terms a captured teacher serves: what was not kept cannot be compared with. No torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
+from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.losses import (
     BatchTerm,
     DivergenceTerm,
@@ -15,7 +16,11 @@ from llmkd.recipe.losses import (
     TeacherTerm,
     TotalVariationTerm,
 )
-from llmkd.recipe.teacher_data import Capture, SampledCapture
+from llmkd.recipe.models import ServerTeacher, StoreTeacher
+from llmkd.recipe.places import Problem
+from llmkd.recipe.schema import GenerateStage, ScoreStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.teacher_data import Capture, SampledCapture, TopKCapture
+from llmkd.recipe.yaml_places import Key
 
 OF_TOP_K = (
     ForwardKLTerm,
@@ -30,7 +35,41 @@ OF_SAMPLES = (ForwardKLTerm,)
 """Terms that drawn tokens serve without bias."""
 
 
-def capture_problems(losses: Sequence[Loss], capture: Capture) -> Iterator[tuple[str, str]]:
+NO_CAPTURE = (
+    "keeps the teacher's text and none of its log-probabilities; write capture: {kind: top_k} in the "
+    "generate stage, or losses: [{kind: cross_entropy}] without a teacher"
+)
+
+
+def captured_teacher_problems(
+    stage: TrainStage, key: Key, stages: Mapping[str, Stage]
+) -> Iterator[Problem]:
+    """What is wrong with a stage whose teacher is captured by a stage of the same recipe, or served.
+
+    Args:
+        stage: The train stage.
+        key: Its own.
+        stages: All that are known.
+    """
+    capture: Capture | None = None
+    match stage.teacher:
+        case StoreTeacher(path=path):
+            source = stages.get(referenced_stage(path) or "")
+            if not isinstance(source, TeacherDataStage):
+                return
+            assert isinstance(source, GenerateStage | ScoreStage)
+            capture = source.capture
+            if capture is None:
+                yield Problem((*key, "teacher", "path"), f"{path} {NO_CAPTURE}")
+        case ServerTeacher(top_k=top_k):
+            capture = TopKCapture(top_k=top_k)
+        case _:
+            return
+    for place, message in capture_problems(stage.losses, capture) if capture else ():
+        yield Problem((*key, *place), message)
+
+
+def capture_problems(losses: Sequence[Loss], capture: Capture) -> Iterator[tuple[Key, str]]:
     """What is wrong with the terms of a stage whose teacher was captured.
 
     Args:
@@ -43,7 +82,7 @@ def capture_problems(losses: Sequence[Loss], capture: Capture) -> Iterator[tuple
     is_sampled = isinstance(capture, SampledCapture)
     served = OF_SAMPLES if is_sampled else OF_TOP_K
     for index, loss in enumerate(losses):
-        key = f"losses.{index}"
+        key: Key = ("losses", index)
         if not isinstance(loss, TeacherTerm):
             continue
         if not isinstance(loss, served):
@@ -51,13 +90,13 @@ def capture_problems(losses: Sequence[Loss], capture: Capture) -> Iterator[tuple
             names = ", ".join(get_args(term.model_fields["kind"].annotation)[0] for term in served)
             whole = "batches of whole distributions" if isinstance(loss, BatchTerm) else "more"
             yield (
-                f"{key}.kind",
+                (*key, "kind"),
                 f"{loss.kind} needs {whole}, and of the teacher only the {kept} were kept; write "
                 f"kind: {names}, or a teacher {{kind: in_process}}",
             )
         elif isinstance(loss, DivergenceTerm) and loss.temperature != capture.temperature:
             yield (
-                f"{key}.temperature",
+                (*key, "temperature"),
                 f"{loss.temperature:g}, and the teacher was captured at {capture.temperature:g}, "
                 f"which serves no other; write temperature: {capture.temperature:g}, or capture it "
                 f"anew with capture.temperature: {loss.temperature:g}",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.capture_checks import captured_teacher_problems
 from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
 from llmkd.recipe.evaluation import Suite
@@ -38,6 +39,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += part_problems(stage, key)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
+            problems += captured_teacher_problems(stage, key, stages)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems

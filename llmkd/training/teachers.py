@@ -12,7 +12,7 @@ from llmkd.models.head import check_head
 from llmkd.models.kinds import check_same_kind, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
-from llmkd.recipe.capture_checks import capture_problems
+from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
 from llmkd.recipe.models import InProcessTeacher as InProcessSource
 from llmkd.recipe.models import PretrainedModel, ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
@@ -95,11 +95,7 @@ def _store(
     if problem := different_kinds(is_seq2seq(student.config), settings.is_encoder_decoder):
         raise InputError(problem)
     if settings.capture is None:
-        raise InputError(
-            f"teacher.path: {path} has the teacher's text and none of its log-probabilities; capture "
-            "them with capture: {kind: top_k} in the generate stage, or write losses: "
-            "[{kind: cross_entropy}] without a teacher"
-        )
+        raise InputError(f"teacher.path: {path} {NO_CAPTURE}")
     capture: Capture = TypeAdapter(Capture).validate_python(settings.capture)
     _check_terms(stage, capture)
     return BuiltTeacher(CapturedTeacher(temperature=capture.temperature), source=StoreSource(store))
@@ -131,5 +127,6 @@ def _server(
 
 
 def _check_terms(stage: TrainStage, capture: Capture) -> None:
-    if problems := [f"{key}: {what}" for key, what in capture_problems(stage.losses, capture)]:
+    found = capture_problems(stage.losses, capture)
+    if problems := [f"{'.'.join(map(str, key))}: {what}" for key, what in found]:
         raise InputError(problems)

@@ -263,7 +263,7 @@ def test_terms_that_the_store_does_not_serve_are_refused_with_both_ways_out(
 def test_text_alone_is_no_teacher(train_stage, written, tmp_path):
     path = written(None)
     parts = {"data": {"kind": "store", "path": path}, "teacher": {"kind": "store", "path": path}}
-    with pytest.raises(InputError, match=r"none of its log-probabilities; capture them with"):
+    with pytest.raises(InputError, match=r"none of its log-probabilities; write capture:"):
         build_trainer(train_stage(**parts), tmp_path, seed=0)
 
 

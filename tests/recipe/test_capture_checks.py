@@ -65,7 +65,7 @@ def test_what_the_capture_serves_loads(tmp_path, capture, losses):
 @pytest.mark.parametrize(
     ("capture", "losses", "teacher", "message"),
     [
-        ("{top_k: 4}", "[{kind: logit_mse}]", STORE, "r.yaml:12 stages.student.losses.0.kind: logit_mse"),
+        ("{top_k: 4}", "[{kind: logit_mse}]", STORE, "r.yaml:13 stages.student.losses.0.kind: logit_mse"),
         ("{top_k: 4}", "[{kind: forward_kl, temperature: 2}]", STORE, "losses.0.temperature: 2, and"),
         ("{kind: sampled}", "[{kind: jsd}]", STORE, "the drawn tokens were kept; write kind: forward_kl,"),
         ("", "[{kind: forward_kl}]", STORE, "teacher.path: stage:teacher_data keeps the teacher's text"),

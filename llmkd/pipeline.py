@@ -22,7 +22,7 @@ from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.references import needed_for
+from llmkd.recipe.references import needed_for, referenced_stages
 from llmkd.recipe.schema import EvaluateStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
@@ -70,11 +70,26 @@ def generate_teacher_data(
         raise InputError(
             "stages: none of them asks a teacher; add one of kind: generate, or kind: score"
         )
+    if share != ALONE:
+        _refuse_to_share(recipe, asked)
     job = Run(recipe)
-    os.environ[SHARE] = f"{share[0]}/{share[1]}"
-    with explained(job.folder), held(job.folder) as lock:
-        _run_unfinished(job, needed_for(recipe, asked), lock, overwrite=overwrite)
+    try:
+        os.environ[SHARE] = f"{share[0]}/{share[1]}"
+        with explained(job.folder), held(job.folder) as lock:
+            _run_unfinished(job, needed_for(recipe, asked), lock, overwrite=overwrite)
+    finally:
+        del os.environ[SHARE]
     return asked
+
+
+def _refuse_to_share(recipe: Recipe, asked: list[str]) -> None:
+    for name in asked:
+        for other in referenced_stages(recipe.stages[name]):
+            if other in asked:
+                raise InputError(
+                    f"--shard: stage {name} takes what stage {other} makes, of which a share has a "
+                    "part; put them in two recipes, and merge the first one's shares before the second"
+                )
 
 
 def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
@@ -106,7 +121,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
 
 
 def _run_unfinished(job: Run, names: list[str], lock: int, *, overwrite: bool) -> None:
-    unfinished = _unfinished(job, overwrite=overwrite)
+    unfinished = unfinished_stages(job, overwrite=overwrite)
     if set(unfinished) & set(names):
         _set_results_aside(job)
         _describe(job)
@@ -148,8 +163,12 @@ def _describe_recipe(job: Run) -> None:
     write_atomically(job.folder / RESOLVED_RECIPE, to_yaml(job.recipe))
 
 
-def _unfinished(job: Run, *, overwrite: bool) -> list[str]:
-    """The stages to run: begun or not, but not those whose product is whole and still holds."""
+def unfinished_stages(job: Run, *, overwrite: bool = False) -> list[str]:
+    """The stages to run: begun or not, but not those whose product is whole and still holds.
+
+    Raises:
+        InputError: What a stage depends on has changed, and it is not to be done anew.
+    """
     names: list[str] = []
     for name in job.recipe.stages:
         state = read_stage(job.stage_folder(name))
@@ -220,7 +239,7 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
 
 
 def _run_in_place(job: Run) -> None:
-    unfinished = _unfinished(job, overwrite=False)
+    unfinished = unfinished_stages(job, overwrite=False)
     if not unfinished:
         return
     name = unfinished[0]

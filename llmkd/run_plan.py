@@ -99,6 +99,14 @@ class Run:
             "files": {
                 value: found
                 for value in references(stage)
-                if referenced_stage(value) is None and (found := digest(Path(expanded(value))))
+                if referenced_stage(value) is None and (found := _digest(Path(expanded(value))))
             },
         }
+
+
+def _digest(path: Path) -> str | None:
+    # Of a teacher store, which may be large, the manifest has the checksums of all else.
+    for manifest in (path / "store" / "manifest.json", path / "manifest.json"):
+        if manifest.is_file():
+            return digest(manifest)
+    return digest(path)

@@ -1,6 +1,10 @@
 """What a generate or a score stage will take."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.kinds import head_problem
@@ -8,20 +12,25 @@ from llmkd.check.lengths import data_facts, prompt_length, prompt_rows
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.row_facts import DataFacts
-from llmkd.errors import DataError
+from llmkd.errors import DataError, LlmkdError
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import GenerateStage, ScoreStage
+from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.teacher_data import Capture, SampledCapture, ServerEngine, TransformersEngine
+from llmkd.recipe.yaml_places import Key
+from llmkd.teacher_data.places import open_store
 
 if TYPE_CHECKING:
     from llmkd.check.stages import Checker
 
-BYTES_PER_TOKEN = 8
-"""Of text and token ids."""
+BYTES_PER_TOKEN = 12
+"""Of text, token ids and what a store keeps of each row; measured in store_cpu.json."""
 BYTES_PER_QUANTISED = 2.5
-BYTES_PER_FLOAT32 = 6.5
-BYTES_PER_DRAW = 0.8
-"""Of what is captured, per token kept or drawn; measured in tests/benchmarks/results/store_size_cpu.json."""
+BYTES_PER_FLOAT32 = 5.5
+BYTES_PER_DRAW = 1.0
+"""Of what is captured, per token kept or drawn, for short rows; long ones take a fifth less. Measured
+in tests/benchmarks/results/store_size_cpu.json."""
 NOT_USABLE = Fact(None, "not known", "the data cannot be used as it is")
 
 
@@ -81,7 +90,8 @@ def score_facts(checker: "Checker", name: str, stage: ScoreStage) -> StageFacts:
 
 
 def _memory(stage: GenerateStage | ScoreStage, teacher: Model, length: Fact) -> Fact:
-    match stage.engine:
+    has_vllm = find_spec("vllm") is not None
+    match stage.engine or (None if has_vllm else TransformersEngine()):
         case TransformersEngine(batch_size=batch_size):
             return known(lambda: generate_memory(teacher, batch_size, length))
         case ServerEngine():
@@ -103,3 +113,23 @@ def _bytes_per_position(capture: Capture) -> float:
         return capture.num_samples * BYTES_PER_DRAW
     width = BYTES_PER_FLOAT32 if capture.precision == "float32" else BYTES_PER_QUANTISED
     return capture.top_k * width
+
+
+def store_problems(key: Key, stage: TrainStage) -> Iterator[Problem]:
+    """What is wrong with a local store that a stage learns from."""
+    paths = {"teacher": stage.teacher, "data": stage.data}
+    for part, source in paths.items():
+        path = getattr(source, "path", None)
+        if path is None or referenced_stage(path) is not None:
+            continue
+        try:
+            settings = open_store(path).settings
+        except (LlmkdError, OSError) as error:
+            yield Problem((*key, part, "path"), str(error))
+            continue
+        if part == "teacher" and settings.capture is None:
+            yield Problem((*key, part, "path"), f"{path} {NO_CAPTURE}")
+        elif part == "teacher":
+            capture: Capture = TypeAdapter(Capture).validate_python(settings.capture)
+            for place, message in capture_problems(stage.losses, capture):
+                yield Problem((*key, *place), message)

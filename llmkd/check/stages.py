@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmkd.advice import smaller
+from llmkd.check.capture import store_problems
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
@@ -65,6 +66,7 @@ class Checker:
         found.problems += _config_problems(name, stage) + kind_problems(
             name, stage, student, teacher
         )
+        found.problems += store_problems(("stages", name), stage)
         found.facts["student parameters"] = student.parameters
         if student.trainable != student.parameters:
             found.facts["trainable parameters"] = student.trainable

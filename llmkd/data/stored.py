@@ -17,7 +17,7 @@ def store_rows(source: StoreRows) -> Iterator[dict[str, Any]]:
         DataError: There is no row to train on.
     """
     is_empty = True
-    for row in islice(filter(is_whole, open_store(source.path)), source.num_examples):
+    for row in islice(filter(is_whole, open_store(source.path).texts()), source.num_examples):
         is_empty = False
         yield {
             "token_ids": row.token_ids.tolist(),

@@ -19,7 +19,7 @@ from llmkd.recipe.losses import (
 from llmkd.recipe.models import ServerTeacher, StoreTeacher
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, ScoreStage, Stage, TeacherDataStage, TrainStage
-from llmkd.recipe.teacher_data import Capture, SampledCapture, TopKCapture
+from llmkd.recipe.teacher_data import Capture, SampledCapture, ServerEngine, TopKCapture, VLLMEngine
 from llmkd.recipe.yaml_places import Key
 
 OF_TOP_K = (
@@ -39,6 +39,26 @@ NO_CAPTURE = (
     "keeps the teacher's text and none of its log-probabilities; write capture: {kind: top_k} in the "
     "generate stage, or losses: [{kind: cross_entropy}] without a teacher"
 )
+
+
+def engine_problems(stage: TeacherDataStage, key: Key) -> Iterator[Problem]:
+    """What a stage's engine cannot capture."""
+    assert isinstance(stage, GenerateStage | ScoreStage)
+    engine, capture = stage.engine, stage.capture
+    if not isinstance(engine, VLLMEngine | ServerEngine) or capture is None:
+        return
+    if isinstance(capture, SampledCapture):
+        yield Problem(
+            (*key, "capture", "kind"),
+            f"engine {engine.kind} does not draw from the whole distribution; write engine: {{kind: "
+            "transformers}, or capture: {kind: top_k}",
+        )
+    elif capture.temperature != 1:
+        yield Problem(
+            (*key, "capture", "temperature"),
+            f"engine {engine.kind} gives log-probabilities at temperature 1; write 1, or engine: "
+            "{kind: transformers}",
+        )
 
 
 def captured_teacher_problems(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.capture_checks import captured_teacher_problems
+from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
 from llmkd.recipe.evaluation import Suite
@@ -12,7 +12,7 @@ from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import EvaluateStage, Stage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
 from llmkd.recipe.yaml_places import Key
 
 MODEL, DATA, STORE = "a model", "a data set", "a teacher store"
@@ -40,6 +40,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)
+        if isinstance(stage, TeacherDataStage):
+            problems += engine_problems(stage, key)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems
@@ -78,7 +80,7 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
         (place, missing_path(value))
         for place, _, value in _references(part, key)
         if referenced_stage(value) is None
-        and (looks_like_path(value) or place[-1:] == ("deepspeed",))
+        and (looks_like_path(value) or place[-1:] in (("deepspeed",), ("path",)))
     ]
     problems = [Problem(place, message) for place, message in found if message]
     suite = part.suite if isinstance(part, EvaluateStage) else part

@@ -19,7 +19,8 @@ class Generation(RecipePart):
     num_samples: int = Field(default=1, gt=0)
     """Completions of each prompt."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    """Texts that end a completion, and are no part of it."""
+    """Texts that end a completion and are no part of its text. The tokens in a store have them, so a
+    student that trains on those learns to write them."""
 
 
 class TopKCapture(RecipePart):

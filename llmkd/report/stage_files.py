@@ -121,4 +121,5 @@ class Generation(Part):
     """`generation.json`: what became of a generate stage's prompts."""
 
     num_prompts: Count | None = None
+    num_completions: Count | None = None
     num_kept: Count | None = None

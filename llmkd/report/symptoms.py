@@ -62,7 +62,8 @@ def _of_counts(run: StageRun) -> Iterator[Notice | None]:
         yield notices.lost_rows(
             run.name, data.num_rows, data.num_truncated or 0, data.num_dropped or 0, available
         )
-    asked, kept = run.generation.num_prompts, run.generation.num_kept
+    asked, kept = run.generation.num_completions, run.generation.num_kept
+    asked = run.generation.num_prompts if asked is None else asked
     if asked is not None and kept is not None:
         yield notices.lost_completions(run.name, asked, kept)
 

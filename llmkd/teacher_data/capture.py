@@ -1,9 +1,10 @@
 """Generate and score stages: a teacher goes over data, shard by shard, into a store.
 
 A shard is one call of the engine and is written whole or not at all, so after a kill the next one
-follows. Every completion has a seed of its own row, so the result is that of an undisturbed run.
+follows. Seeds follow from the rows' numbers, so the result is that of an undisturbed run.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
 from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.schema import GenerateStage, ScoreStage
-from llmkd.run_folder import digest, fingerprint, replacing, write_atomically
+from llmkd.recipe.teacher_data import TransformersEngine
+from llmkd.run_folder import fingerprint, replacing, write_atomically
 from llmkd.run_stage import ALONE, Share
 from llmkd.teacher_data.engine import Engine, Written
 from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER
@@ -182,7 +184,7 @@ def _write(
         rows = rows_of(writer.rows_of(number))
         writer.write(number, rows)
         num_done += len(writer.rows_of(number))
-        num_tokens += sum(len(row.token_ids) for row in rows)
+        num_tokens += sum(sum(row.spans[1::2]) - sum(row.spans[::2]) for row in rows)
         seconds = max(time.monotonic() - started, 1e-9)
         progress(num_done, num_rows, tokens_per_s=num_tokens / seconds)
 
@@ -201,12 +203,13 @@ def _settings(
     return StoreSettings(
         kind="generated" if is_generated else "scored",
         teacher=name or path,
-        teacher_digest=digest(Path(path)) or f"{path}@{revision or 'main'}",
+        teacher_digest=_content(Path(path)) or f"{path}@{revision or 'main'}",
         tokenizer_digest=fingerprint(tokenizer.get_vocab()),
         vocab_size=shared_vocab_size(tokenizer),
         capture=None if stage.capture is None else stage.capture.model_dump(mode="json"),
         sampling=stage.generation.model_dump(mode="json") if is_generated else None,
-        engine=engine_of(stage).kind,
+        teacher_dtype=stage.teacher.dtype,
+        engine=_engine(stage),
         seed=seed,
         data_digest=fingerprint({"rows": [key.hex() for key in keys]}),
         num_rows=len(keys),
@@ -214,6 +217,26 @@ def _settings(
         rows_per_shard=stage.shard_size,
         is_encoder_decoder=is_seq2seq,
     )
+
+
+def _engine(stage: GenerateStage | ScoreStage) -> str:
+    engine = engine_of(stage)
+    if isinstance(engine, TransformersEngine) and isinstance(stage, GenerateStage):
+        # The samples of a batch are drawn together.
+        return f"{engine.kind}, {engine.batch_size} at once"
+    return engine.kind
+
+
+def _content(folder: Path) -> str | None:
+    """What a local model is, whatever folder and machine it is on."""
+    if not folder.is_dir():
+        return None
+    checksums: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != "README.md":
+            with path.open("rb") as file:
+                checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint(checksums)
 
 
 def _generated(
@@ -239,7 +262,7 @@ def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
         0,
     )
     with replacing(folder / DATA) as staged, staged.open("w", encoding="utf-8") as file:
-        for row in Store.open(folder / STORE):
+        for row in Store.open(folder / STORE).texts():
             is_cut, is_kept = row.finish_reason == "length", is_whole(row)
             summary["num_prompts"] += row.sample == 0
             summary["num_completions"] += 1

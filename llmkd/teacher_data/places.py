@@ -41,6 +41,6 @@ def copy_tokenizer(store: Path, other: Path) -> None:
 
 def content_of_store(path: str | Path) -> str:
     """A hash that two stores share only where they hold the same."""
-    found = digest(store_folder(path) / "manifest.json")
-    assert found is not None
+    found = digest(open_store(path).folder / "manifest.json")
+    assert found is not None, "an open store has one"
     return found

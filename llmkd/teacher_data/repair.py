@@ -6,8 +6,9 @@ from llmkd import pipeline
 from llmkd.errors import InputError
 from llmkd.progress import Progress
 from llmkd.recipe import load
-from llmkd.run_plan import RESOLVED_RECIPE
+from llmkd.run_plan import RESOLVED_RECIPE, Run
 from llmkd.teacher_data.places import STORE, store_folder
+from llmkd.teacher_data.store.folder import missing_shards, need_settings
 from llmkd.teacher_data.store.verify import damaged, rebuild, remove_shards
 
 
@@ -31,6 +32,14 @@ def repair(path: Path, progress: Progress) -> list[int]:
         return []
     run = _run_of(store, numbers)
     recipe = load(run / RESOLVED_RECIPE).model_copy(update={"output_dir": str(run)})
+    if missing_shards(store, need_settings(store)):
+        remove_shards(store, numbers)
+        raise InputError(
+            f"{store}: shards {', '.join(map(str, numbers))} were damaged and are taken out, and the "
+            "store is not finished; run `llmkd generate-teacher-data` as before, with its --shard if "
+            "it is a share"
+        )
+    pipeline.unfinished_stages(Run(recipe))  # Refuses inputs that have changed.
     remove_shards(store, numbers)
     pipeline.generate_teacher_data(recipe, names=[store.parent.name])
     return numbers

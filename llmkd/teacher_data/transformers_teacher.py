@@ -13,6 +13,7 @@ from torch import Tensor
 from llmkd.data.kinds import collator_for
 from llmkd.errors import InputError
 from llmkd.losses.signals import LinearHead, logits_of
+from llmkd.models.kinds import is_seq2seq
 from llmkd.models.positions import hard_limit
 from llmkd.models.signals import signals
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
@@ -123,7 +124,10 @@ class TransformersTeacher:
         return joined(parts)
 
     def _check_lengths(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
-        limit, longest = hard_limit(self.model), max(len(ids) for ids, _ in rows)
+        # An encoder and a decoder have positions of their own.
+        ends = [spans[0] if is_seq2seq(self.model.config) else 0 for _, spans in rows]
+        sides = [max(end, len(ids) - end) for end, (ids, _) in zip(ends, rows, strict=True)]
+        limit, longest = hard_limit(self.model), max(sides)
         if limit is not None and longest > limit:
             raise InputError(
                 f"data.max_length: a sequence has {longest} tokens, and the teacher has {limit} "

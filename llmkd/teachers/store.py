@@ -46,7 +46,8 @@ class StoreSource:
         assert positions is not None, "a store of text alone is refused"
         if spans == wanted:
             return positions
-        chosen = places(spans, wanted)
+        is_other_side = self.store.settings.is_encoder_decoder and spans[0] != wanted[0]
+        chosen = None if is_other_side else places(spans, wanted)
         if chosen is None:
             raise InputError(
                 f"teacher.path: row {index + 1} of the store has other tokens to predict than the "

@@ -85,20 +85,31 @@ def _store(
 ) -> BuiltTeacher:
     store = open_store(path)
     settings = store.settings
-    own = load_tokenizer(str(tokenizer_folder(path)))
-    if fingerprint(own.get_vocab()) != settings.tokenizer_digest:
-        raise InputError(
-            f"teacher.path: the tokenizer in {tokenizer_folder(path)} is not the one that the store "
-            "was made with; put the teacher's own there"
-        )
-    check_same_tokens(tokenizer, own)
-    if problem := different_kinds(is_seq2seq(student.config), settings.is_encoder_decoder):
-        raise InputError(problem)
+    check_store_fits(path, student, tokenizer)
     if settings.capture is None:
         raise InputError(f"teacher.path: {path} {NO_CAPTURE}")
     capture: Capture = TypeAdapter(Capture).validate_python(settings.capture)
     _check_terms(stage, capture)
     return BuiltTeacher(CapturedTeacher(temperature=capture.temperature), source=StoreSource(store))
+
+
+def check_store_fits(
+    path: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuses a store whose tokens mean something else to the student.
+
+    Raises:
+        InputError: Its teacher has another tokenizer, or is of another kind of model.
+    """
+    settings, own = open_store(path).settings, load_tokenizer(str(tokenizer_folder(path)))
+    if fingerprint(own.get_vocab()) != settings.tokenizer_digest:
+        raise InputError(
+            f"{tokenizer_folder(path)}: the tokenizer is not the one that the store was made with; "
+            "put the teacher's own there"
+        )
+    check_same_tokens(tokenizer, own)
+    if problem := different_kinds(is_seq2seq(student.config), settings.is_encoder_decoder):
+        raise InputError(problem)
 
 
 def _server(

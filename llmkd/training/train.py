@@ -25,7 +25,7 @@ from llmkd.models.head import check_head, output_head
 from llmkd.models.kinds import auto_class
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress, say
-from llmkd.recipe.data import Classification
+from llmkd.recipe.data import Classification, StoreRows
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.captured import WithTeacher
 from llmkd.teachers.store import StoreSource
@@ -45,7 +45,7 @@ from llmkd.training.metrics import STATE_FILE, MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
 from llmkd.training.progress import ProgressBar
-from llmkd.training.teachers import build_teacher
+from llmkd.training.teachers import build_teacher, check_store_fits
 from llmkd.training.trackers import Trackers, tracker_names
 
 MODEL = "model"
@@ -129,6 +129,8 @@ def _build_language_models(
     student = build_student(stage, tokenizer)
     vocab_size = shared_vocab_size(tokenizer)
     _check_model(student, vocab_size, "student", arguments)
+    if isinstance(source, StoreRows):
+        check_store_fits(source.path, student, tokenizer)
     built = build_teacher(stage, student, tokenizer, arguments)
     models = {"student": student}
     if built is not None and built.model is not None:

@@ -24,6 +24,7 @@ stages:
     teacher: {model_name_or_path: stage:teacher}
     data: {kind: task, digits: 1, num_examples: 20, split: unlabelled}
     engine: {batch_size: 5}
+    shard_size: 5
     generation: {temperature: 1.0, max_completion_length: 60}
   student:
     kind: train

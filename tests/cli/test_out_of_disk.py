@@ -89,7 +89,7 @@ FAULTS = [
     ("metrics.jsonl", "teacher/metrics.jsonl$", 800, "ulimit -f", "goes on from checkpoint-2"),
     ("checkpoint-6's optimizer", "teacher/.*staging/checkpoint-6$", 20_000, "the disk is full", "goes on from checkpoint-4"),
     ("the final model", "teacher/checkpoints/.final$", 300, "ulimit -f", "goes on from checkpoint-8"),
-    ("generated text", "teacher_data/progress.jsonl$", 600, "ulimit -f", "goes on after the last whole batch"),
+    ("a shard of the store", "teacher_data/store/shards/.000002.*tmp$", 600, "ulimit -f", "goes on after the last whole shard"),
     ("a stage's state", "student/.stage.json", 10, "ulimit -f", "begins the stage again"),
     ("results", "evaluation/.results.json", 10, "ulimit -f", "begins the stage again"),
 ]  # fmt: skip

@@ -31,6 +31,8 @@ class StoreSettings:
     """Of the data."""
     rows_per_shard: int
     """Rows of the data."""
+    teacher_dtype: str = "float32"
+    """Of the teacher's weights."""
     num_samples: int = 1
     """Rows of the store that one of the data makes, at most."""
     sampling: dict[str, Any] | None = None

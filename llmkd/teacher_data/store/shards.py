@@ -137,8 +137,8 @@ class Shard:
         self._spans = _Lists(batch["spans"])
         self._payloads = _Blobs(batch["payload"]) if not batch["payload"].null_count else None
 
-    def row(self, index: int) -> StoreRow:
-        """All that is kept of a row."""
+    def row(self, index: int, *, with_positions: bool = True) -> StoreRow:
+        """All that is kept of a row, or all but its positions."""
         return StoreRow(
             number=int(self._numbers[index]),
             sample=int(self._samples[index]),
@@ -150,7 +150,7 @@ class Shard:
             prompt=self._cell("prompt", index),
             completion=self._cell("completion", index),
             finish_reason=self._cell("finish_reason", index),
-            positions=self.positions(index),
+            positions=self.positions(index) if with_positions else None,
         )
 
     def spans(self, index: int) -> list[int]:

@@ -120,7 +120,9 @@ class StoreWriter:
 
     def _begin(self) -> None:
         begun = read_settings(self.folder)
-        if begun is not None and (changes := begun.differences(self.settings)):
+        # A plan that nothing was written by yet may be changed.
+        is_empty = not shard_files(self.folder)
+        if begun is not None and not is_empty and (changes := begun.differences(self.settings)):
             raise OtherSettingsError(
                 f"{self.folder}: was begun with other settings than now: {changes}; write the same "
                 "again, or another folder"

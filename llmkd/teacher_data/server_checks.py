@@ -42,7 +42,7 @@ def _check_tokenizer(server: VLLMServer, text: str, ids: list[int]) -> None:
     request = server.completion(text, settings, lambda choice: choice["prompt_token_ids"])
     if server.ask([request]) != [ids]:
         raise InputError(
-            f"engine.base_url: {server.model} does not tokenize as teacher.model_name_or_path does; "
+            f"{server.key}.base_url: {server.model} does not tokenize as teacher.model_name_or_path does; "
             "serve that teacher, or write the one that is served"
         )
 
@@ -51,34 +51,44 @@ def _check_log_probs(
     server: VLLMServer, ids: list[int], vocabulary: Vocabulary, top_k: int
 ) -> None:
     """Compares what it says of a token that it writes, at temperature 2, and of the same token read."""
+    num_asked = top_k + vocabulary.num_spare
     hot = sampling(Generation(temperature=2.0), vocabulary, seed=0, max_tokens=1)
     writing = server.completion(
-        ids, hot | {"logprobs": top_k}, lambda choice: (choice["token_ids"], generated(choice)[0])
+        ids,
+        hot | {"logprobs": num_asked},
+        lambda choice: (choice["token_ids"], generated(choice)[0]),
     )
     try:
         ((token, as_written),) = server.ask([writing])
         reading = server.completion(
-            [*ids, *token], hot | {"prompt_logprobs": top_k}, lambda choice: prompted(choice)[-1]
+            [*ids, *token],
+            hot | {"prompt_logprobs": num_asked},
+            lambda choice: prompted(choice)[-1],
         )
         (as_read,) = server.ask([reading])
     except RefusedError as error:
-        raise _with_max_logprobs(error, server.model, top_k) from error
-    positions_of_rows(*rows_of_mappings(token, [as_written], top_k), vocabulary.size)
+        raise _with_max_logprobs(error, server.model, top_k, vocabulary.num_spare) from error
+    rows = rows_of_mappings(token, [as_written], num_asked)
+    positions_of_rows(*rows, vocabulary.size, top_k)
     differences = [abs(as_written[token] - as_read[token]) for token in {*as_written} & {*as_read}]
     if max(differences) > SAME_LOG_PROB:
         raise InputError(
-            f"engine.base_url: the log-probabilities of {server.model} change with the temperature "
+            f"{server.key}.base_url: the log-probabilities of {server.model} change with the temperature "
             f"that it samples at, by up to {max(differences):.2g} nats; start it with "
             "--logprobs-mode raw_logprobs"
         )
 
 
-def _with_max_logprobs(error: RefusedError, model: str, top_k: int) -> RefusedError:
+def _with_max_logprobs(error: RefusedError, model: str, top_k: int, num_spare: int) -> RefusedError:
     found = re.search(r"logprobs of .* max allowed: (\d+)", str(error))
     if not found:
         return error
+    most, num_asked = int(found[1]), top_k + num_spare
+    spare = (
+        f", and {num_spare} to be asked for beside them as the head is padded" if num_spare else ""
+    )
+    smaller = f", or write capture.top_k: {most - num_spare}" if most > num_spare else ""
     return RefusedError(
-        f"capture.top_k: the server gives {found[1]} log-probabilities a position, and {top_k} are "
-        f"to be kept; start it with `vllm serve {model} --max-logprobs {top_k}`, or write "
-        f"capture.top_k: {found[1]}"
+        f"capture.top_k: the server gives {most} log-probabilities a position, and {top_k} are to be "
+        f"kept{spare}; start it with `vllm serve {model} --max-logprobs {num_asked}`{smaller}"
     )

@@ -63,14 +63,17 @@ class ServerClient:
     Args:
         settings: Where it is, and the limits.
         sleep: Waits for so many seconds.
+        key: Where a recipe has the settings, for messages.
     """
 
     def __init__(
         self,
         settings: ServerEngine,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        *,
+        key: str = "engine",
     ):
-        self.settings = settings
+        self.settings, self.key = settings, key
         self.url = re.sub(r"(/v1)?/*$", "", settings.base_url)
         self._sleep = sleep
         self._is_out = False
@@ -78,7 +81,7 @@ class ServerClient:
         self._runner = asyncio.Runner()
         self._client = httpx2.AsyncClient(
             base_url=self.url,
-            headers=_headers(settings),
+            headers=_headers(settings, key),
             timeout=httpx2.Timeout(None, connect=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx2.Limits(max_connections=settings.max_concurrency),
         )
@@ -143,7 +146,7 @@ class ServerClient:
         except httpx2.TransportError as error:
             raise PassingError(f"{type(error).__name__} {error}".strip()) from error
         if not response.is_success:
-            raise _refusal(self.url + request.path, response)
+            raise _refusal(self.url + request.path, response, self.key)
         try:
             return response.json()
         except ValueError as error:
@@ -161,31 +164,31 @@ class ServerClient:
 
     def _gave_up(self, error: PassingError) -> LlmkdError:
         return LlmkdError(
-            f"engine.base_url: {self.url} gave no usable answer, asked {self.settings.max_retries + 1}"
-            f" times ({error}); start it (`vllm serve MODEL`), or write where it is, or larger "
-            "engine.timeout_s or engine.max_retries; what was saved before is kept"
+            f"{self.key}.base_url: {self.url} gave no usable answer, asked "
+            f"{self.settings.max_retries + 1} times ({error}); start it (`vllm serve MODEL`), or write where it is, or larger "
+            f"{self.key}.timeout_s or {self.key}.max_retries; what was saved before is kept"
         )
 
 
-def _headers(settings: ServerEngine) -> dict[str, str]:
+def _headers(settings: ServerEngine, key: str) -> dict[str, str]:
     name = settings.api_key_variable
     if name is None:
         return {}
     if not os.environ.get(name):
         raise InputError(
-            f"engine.api_key_variable: the environment has no {name}; set it to the server's key"
+            f"{key}.api_key_variable: the environment has no {name}; set it to the server's key"
         )
     return {"Authorization": f"Bearer {os.environ[name]}"}
 
 
-def _refusal(url: str, response: httpx2.Response) -> Exception:
+def _refusal(url: str, response: httpx2.Response, key: str) -> Exception:
     status = response.status_code
     message = f"{status} {_message(response)}"
     if status in BUSY or status >= 500:
         return PassingError(message, _retry_after_s(response))
     if status in (401, 403):
-        return RefusedError(f"engine.api_key_variable: {url} refuses the key ({message})")
-    return RefusedError(f"engine.base_url: {url} refuses the request: {message}")
+        return RefusedError(f"{key}.api_key_variable: {url} refuses the key ({message})")
+    return RefusedError(f"{key}.base_url: {url} refuses the request: {message}")
 
 
 def _message(response: httpx2.Response) -> str:

@@ -41,6 +41,7 @@ class ServedVLLM:
         generation: How text is sampled; None for scoring.
         capture: What is kept of the distributions; None keeps text only.
         client: Asks the server; None makes one.
+        key: Where a recipe has the settings, for messages.
 
     Raises:
         InputError: Something that vLLM cannot do, or that this server does otherwise.
@@ -54,12 +55,14 @@ class ServedVLLM:
         generation: Generation | None,
         capture: Capture | None,
         client: ServerClient | None = None,
+        key: str = "engine",
     ):
         self.generation = generation
         self.vocabulary = vocabulary_of(teacher)
         self.top_k = num_kept(capture, self.vocabulary)
+        self._num_asked = None if self.top_k is None else self.top_k + self.vocabulary.num_spare
         self._max_concurrency = settings.max_concurrency
-        client = client or ServerClient(settings)
+        client = client or ServerClient(settings, key=key)
         try:
             self._server = VLLMServer(settings, client)
             check_server(self._server, self.vocabulary, self.top_k)
@@ -93,7 +96,7 @@ class ServedVLLM:
         longest, room = self.generation.max_completion_length, self._room(len(ids))
         max_tokens = longest if room is None else min(longest, room)
         settings = sampling(self.generation, self.vocabulary, seed=seed, max_tokens=max_tokens)
-        return self._server.completion(ids, settings | {"logprobs": self.top_k}, self._written)
+        return self._server.completion(ids, settings | {"logprobs": self._num_asked}, self._written)
 
     def _written(self, choice: Choice) -> Written:
         ids = choice["token_ids"]
@@ -102,10 +105,10 @@ class ServedVLLM:
         return written(ids, *reasons, self.vocabulary, positions)
 
     def _reading(self, ids: list[int], spans: list[int]) -> Request[Positions]:
-        assert self.top_k is not None
+        assert self._num_asked is not None
         places = of_spans(spans)
         # What follows the last of them is not needed.
-        prompt, settings = scoring(ids[: places[-1] + 1], self.top_k)
+        prompt, settings = scoring(ids[: places[-1] + 1], self._num_asked)
 
         def read(choice: Choice) -> Positions:
             mappings = [*prompted(choice), *generated(choice)]
@@ -119,10 +122,11 @@ class ServedVLLM:
         self, labels: list[int], mappings: Sequence[Mapping[int, float]]
     ) -> TopKPositions:
         assert self.top_k is not None
-        rows = rows_of_mappings(labels, mappings, self.top_k)
-        return positions_of_rows(*rows, self.vocabulary.size)
+        assert self._num_asked is not None
+        rows = rows_of_mappings(labels, mappings, self._num_asked)
+        return positions_of_rows(*rows, self.vocabulary.size, self.top_k)
 
     def _ask(self, requests: Sequence[Request[Read]], longest: int) -> list[Read]:
-        largest = max(longest * (self.top_k or 0), 1)
+        largest = max(longest * (self._num_asked or 0), 1)
         most = max(MAX_LOG_PROBS // largest, 1)
         return self._server.ask(requests, min(most, self._max_concurrency))

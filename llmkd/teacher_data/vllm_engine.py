@@ -77,6 +77,7 @@ class OfflineVLLM:
         self.generation = generation
         self.vocabulary = vocabulary_of(teacher)
         self.top_k = num_kept(capture, self.vocabulary)
+        self._num_asked = None if self.top_k is None else self.top_k + self.vocabulary.num_spare
         vllm = import_vllm()
         self._set_num_threads = torch.set_num_threads
         self._teacher, self._parameters = teacher, import_module("vllm.sampling_params")
@@ -116,7 +117,7 @@ class OfflineVLLM:
             "revision": teacher.revision,
             "tokenizer_revision": teacher.revision,
             "dtype": teacher.dtype,
-            "max_logprobs": self.top_k or 0,
+            "max_logprobs": self._num_asked or 0,
             "logprobs_mode": "raw_logprobs",
             "use_tqdm_on_load": False,
         }
@@ -131,7 +132,7 @@ class OfflineVLLM:
         }
         if self.generation is None:
             # Scoring computes the logits of all tokens that are read at once.
-            most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // self.vocabulary.size)
+            most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // self.vocabulary.num_rows)
             limits["max_num_batched_tokens"] = max(most, settings.max_num_seqs or 1024)
         return limits
 
@@ -139,10 +140,10 @@ class OfflineVLLM:
         assert self.generation is not None
         longest = min(self.generation.max_completion_length, self.max_length - len(ids))
         settings = sampling(self.generation, self.vocabulary, seed=seed, max_tokens=longest)
-        settings["logprobs"] = self.top_k
+        settings["logprobs"] = self._num_asked
         # Text is made of the tokens here; vLLM needs it only to look for stop strings.
         settings["detokenize"] = bool(self.generation.stop)
-        return _Request(ids, settings, longest * (self.top_k or 0), self._written)
+        return _Request(ids, settings, longest * (self._num_asked or 0), self._written)
 
     def _written(self, answer: Any) -> Written:
         output = answer.outputs[0]
@@ -152,10 +153,10 @@ class OfflineVLLM:
         )
 
     def _reading(self, ids: list[int], spans: list[int]) -> _Request[Positions]:
-        assert self.top_k is not None
+        assert self._num_asked is not None
         places = of_spans(spans)
         # What follows the last of them is not needed.
-        prompt, settings = scoring(ids[: places[-1] + 1], self.top_k)
+        prompt, settings = scoring(ids[: places[-1] + 1], self._num_asked)
         settings["detokenize"] = False
 
         def read(answer: Any) -> Positions:
@@ -165,19 +166,20 @@ class OfflineVLLM:
             rows = np.asarray(places, np.int64) - 1
             return self._positions(token_ids[rows], log_probs[rows])
 
-        return _Request(prompt, settings, (len(prompt) + 1) * self.top_k, read)
+        return _Request(prompt, settings, (len(prompt) + 1) * self._num_asked, read)
 
-    def _rows(self, flat: Any) -> tuple[Int[np.ndarray, "p k1"], Float[np.ndarray, "p k1"]]:
+    def _rows(self, flat: Any) -> tuple[Int[np.ndarray, "p a1"], Float[np.ndarray, "p a1"]]:
         """Tables of vLLM's lists of all positions' entries, one after the other."""
-        assert self.top_k is not None
-        shape = (-1, self.top_k + 1)
+        assert self._num_asked is not None
+        shape = (-1, self._num_asked + 1)
         token_ids = np.array(flat.token_ids, np.int32).reshape(shape)
         return token_ids, np.array(flat.logprobs, np.float32).reshape(shape)
 
     def _positions(
-        self, token_ids: Int[np.ndarray, "p k1"], log_probs: Float[np.ndarray, "p k1"]
+        self, token_ids: Int[np.ndarray, "p a1"], log_probs: Float[np.ndarray, "p a1"]
     ) -> TopKPositions:
-        return positions_of_rows(token_ids, log_probs, self.vocabulary.size)
+        assert self.top_k is not None
+        return positions_of_rows(token_ids, log_probs, self.vocabulary.size, self.top_k)
 
     def _run(self, requests: Sequence[_Request[Read]]) -> list[Read]:
         """Runs them together, as many as `MAX_LOG_PROBS` allows; vLLM batches them as it likes."""

@@ -12,14 +12,24 @@ from typing import Any
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.errors import InputError
+from llmkd.models.agreement import too_few_embeddings
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import config_of, load_tokenizer
+from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, TopKCapture
 from llmkd.teacher_data.captured import TopKPositions
 from llmkd.teacher_data.engine import FinishReason, Written
 
 OTHER_ENGINE = "write engine: {kind: transformers}"
+MAX_SPARE = 16
+"""Log-probabilities that are asked for beyond K where a head has padded rows. Each costs as much as
+one that is kept, and few padded rows are ever likelier than the K-th token; some heads have hundreds.
+"""
+NEVER = -100.0
+"""The least logit bias that vLLM takes."""
+MAX_BIASED = 1024
+"""The most tokens with a bias that vLLM takes on an accelerator (as of those that are allowed)."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,24 @@ class Vocabulary:
 
     tokenizer: PreTrainedTokenizerBase
     size: int
-    """Tokens that the model tells apart."""
+    """Tokens of the tokenizer."""
+    num_rows: int
+    """Rows of the head: those beyond `size` only pad it, and stand for no token."""
     stop_token_ids: list[int]
     """The tokenizer's end-of-text token and the checkpoint's: chat models have several."""
+
+    @property
+    def num_spare(self) -> int:
+        """Log-probabilities to ask for beyond those that are kept: padded rows may take places."""
+        return min(self.num_rows - self.size, MAX_SPARE)
 
 
 def vocabulary_of(teacher: PretrainedModel) -> Vocabulary:
     """Reads the teacher's configuration and tokenizer.
 
     Raises:
-        InputError: Nothing loadable is there, or a model with an encoder and a decoder.
+        InputError: Nothing loadable is there, or a model with an encoder and a decoder, or with
+            fewer embeddings than its tokenizer has tokens.
     """
     config = config_of(teacher)
     if is_seq2seq(config):
@@ -46,8 +64,10 @@ def vocabulary_of(teacher: PretrainedModel) -> Vocabulary:
             f"decoder ({config.model_type}), which vLLM does not run; {OTHER_ENGINE}"
         )
     tokenizer = load_tokenizer(teacher.model_name_or_path, teacher.revision)
-    size = config.get_text_config().vocab_size
-    return Vocabulary(tokenizer, size, _stop_token_ids(teacher, config, tokenizer))
+    size, num_rows = shared_vocab_size(tokenizer), config.get_text_config().vocab_size
+    if problem := too_few_embeddings(num_rows, size, "teacher"):
+        raise InputError(problem)
+    return Vocabulary(tokenizer, size, num_rows, _stop_token_ids(teacher, config, tokenizer))
 
 
 def _stop_token_ids(
@@ -103,10 +123,22 @@ def sampling(
         "stop_token_ids": vocabulary.stop_token_ids,
         "ignore_eos": True,
         "max_tokens": max_tokens,
+        **_without_padding(vocabulary),
     }
 
 
-def scoring(ids: list[int], top_k: int) -> tuple[list[int], dict[str, Any]]:
+def _without_padding(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Keeps padded rows from being sampled.
+
+    A bias costs as much as there are padded rows, of which a head has a few hundred; a list of the
+    tokens that are allowed would go with every request, and has as many as the tokenizer. Where there
+    are more than vLLM takes, `written` refuses the others.
+    """
+    padded = range(vocabulary.size, vocabulary.num_rows)[:MAX_BIASED]
+    return {"logit_bias": dict.fromkeys(padded, NEVER)} if padded else {}
+
+
+def scoring(ids: list[int], num_asked: int) -> tuple[list[int], dict[str, Any]]:
     """What to send for the log-probabilities of every token of a sequence but the first.
 
     vLLM always writes a token. It is made to write the sequence's last one, so that a sequence as
@@ -114,7 +146,7 @@ def scoring(ids: list[int], top_k: int) -> tuple[list[int], dict[str, Any]]:
 
     Args:
         ids: Two tokens at least.
-        top_k: Tokens kept at each position.
+        num_asked: Likeliest tokens to be told at each position.
 
     Returns:
         The prompt, and the settings by vLLM's names.
@@ -124,8 +156,8 @@ def scoring(ids: list[int], top_k: int) -> tuple[list[int], dict[str, Any]]:
         "max_tokens": 1,
         "ignore_eos": True,
         "allowed_token_ids": ids[-1:],
-        "logprobs": top_k,
-        "prompt_logprobs": top_k,
+        "logprobs": num_asked,
+        "prompt_logprobs": num_asked,
     }
     return ids[:-1], settings
 
@@ -168,7 +200,15 @@ def written(
         stop_reason: The stop string or the token that ended it.
         vocabulary: The teacher's.
         positions: Of each token, or None.
+
+    Raises:
+        InputError: A row that only pads the head was sampled all the same.
     """
+    if max(token_ids, default=0) >= vocabulary.size:
+        raise InputError(
+            f"engine: vLLM wrote {max(token_ids)}, which is no token of the teacher's tokenizer; "
+            f"{OTHER_ENGINE}"
+        )
     reason: FinishReason = "stop" if finish_reason == "stop" else "length"
     is_ended = reason == "stop" and not isinstance(stop_reason, str)
     text: Any = vocabulary.tokenizer.decode(

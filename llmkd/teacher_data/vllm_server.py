@@ -29,7 +29,7 @@ class VLLMServer:
     """
 
     def __init__(self, settings: ServerEngine, client: ServerClient):
-        self._client = client
+        self._client, self.key = client, client.key
         card = self._card(settings.model)
         self.model: str = card["id"]
         self.max_length: int | None = card.get("max_model_len")
@@ -53,7 +53,7 @@ class VLLMServer:
             "return_tokens_as_token_ids": True,
             **settings,
         }
-        return Request(COMPLETIONS, lambda answer: read(_choice(answer, prompt)), body)
+        return Request(COMPLETIONS, lambda answer: read(_choice(answer, prompt, self.key)), body)
 
     def ask(self, requests: Sequence[Request[Read]], max_concurrency: int = 1) -> list[Read]:
         """What is read of the answers, in the order of the requests; see `ServerClient.ask`."""
@@ -71,7 +71,7 @@ class VLLMServer:
         if name is None and len(names) == 1:
             return cards[0]
         problem = "has several models" if name is None else f"has no model {name}"
-        raise InputError(f"engine.model: the server {problem}; write one of {', '.join(names)}")
+        raise InputError(f"{self.key}.model: the server {problem}; write one of {', '.join(names)}")
 
 
 def generated(choice: Choice) -> list[dict[int, float]]:
@@ -90,27 +90,27 @@ def prompted(choice: Choice) -> list[dict[int, float]]:
     ]
 
 
-def _choice(answer: Any, prompt: list[int] | str) -> Choice:
+def _choice(answer: Any, prompt: list[int] | str, key: str) -> Choice:
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
         # A server that is shut down cuts what it is writing.
         raise PassingError(f"a completion that was cut short ({choice['finish_reason']})")
     if choice.get("prompt_token_ids") is None or choice.get("token_ids") is None:
         raise InputError(
-            "engine.base_url: the server does not say which tokens it read and wrote; start a newer "
+            f"{key}.base_url: the server does not say which tokens it read and wrote; start a newer "
             "vllm (0.22 or later)"
         )
     if isinstance(prompt, list):
-        _check_read(choice["prompt_token_ids"], prompt)
+        _check_read(choice["prompt_token_ids"], prompt, key)
     return choice
 
 
-def _check_read(read: list[int], sent: list[int]) -> None:
+def _check_read(read: list[int], sent: list[int], key: str) -> None:
     if read != sent:
         pairs = enumerate(zip(read, sent, strict=False))
         place = next((i for i, (a, b) in pairs if a != b), min(len(read), len(sent)))
         raise InputError(
-            f"engine.base_url: the server read {len(read)} tokens where {len(sent)} were sent, "
+            f"{key}.base_url: the server read {len(read)} tokens where {len(sent)} were sent, "
             f"different from number {place + 1} on; write the address of vllm itself, rather than "
             "of something before it that changes requests"
         )

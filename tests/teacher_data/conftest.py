@@ -4,11 +4,16 @@ import json
 import threading
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+
+from llmkd.recipe.models import PretrainedModel
+from llmkd.recipe.teacher_data import TopKCapture, TransformersEngine
+from llmkd.teacher_data.transformers_teacher import TransformersTeacher
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -154,6 +159,9 @@ class ModelResponses:
     def chosen(logits, body, draw):
         if "allowed_token_ids" in body:
             return body["allowed_token_ids"][0]
+        logits = logits.clone()
+        for token, bias in (body.get("logit_bias") or {}).items():
+            logits[int(token)] += bias
         if body["temperature"] == 0:
             return logits.argmax().item()
         return torch.multinomial(
@@ -208,6 +216,65 @@ def teacher(tiny_llama, tokenizer, tmp_path):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder, model, tokenizer
+
+
+@pytest.fixture
+def padded(tiny_llama, tokenizer, tmp_path):
+    """A saved model whose head has 14 rows more than its tokenizer has tokens."""
+    shape = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    model = tiny_llama(tokenizer, vocab_size=32, hidden_size=64, **shape)
+    folder = tmp_path / "padded"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model, tokenizer
+
+
+@pytest.fixture
+def check_padded(padded):
+    """Holds what an engine writes and scores with the padded model against transformers' engine."""
+
+    def check(engine, prompts, top_k):
+        source = PretrainedModel(model_name_or_path=str(padded[0]))
+        settings = TransformersEngine(kind="transformers")
+        reference = TransformersTeacher(source, settings, None, TopKCapture(top_k=top_k))
+        done = engine.generate(prompts, range(len(prompts)))
+        sequences = [[*prompt, *each.token_ids] for prompt, each in zip(prompts, done, strict=True)]
+        assert max(map(max, sequences)) < 18
+        spans = [[len(prompt), len(ids)] for prompt, ids in zip(prompts, sequences, strict=True)]
+        expected = reference.score(sequences, spans)
+        scored = engine.score(sequences, spans)
+        for found, again, wanted in zip(done, scored, expected, strict=True):
+            same_positions(found.positions, wanted)
+            same_positions(again, wanted)
+
+    return check
+
+
+def same_positions(found, wanted):
+    assert found.token_ids.shape == wanted.token_ids.shape
+    # All rows are told where all tokens are kept; else padded rows may go unseen, with their mass.
+    if found.token_ids.shape[1] < 18:
+        found, wanted = relative(found), relative(wanted)
+    orders = [np.argsort(each.token_ids, axis=1) for each in (found, wanted)]
+    for name in ("token_ids", "log_probs"):
+        columns = [
+            np.take_along_axis(getattr(each, name), order, axis=1)
+            for each, order in zip((found, wanted), orders, strict=True)
+        ]
+        np.testing.assert_allclose(*columns, atol=2e-5)
+    np.testing.assert_array_equal(found.tail_log_prob, wanted.tail_log_prob)
+    np.testing.assert_allclose(found.label_log_prob, wanted.label_log_prob, atol=2e-5)
+
+
+def relative(positions):
+    """All to the likeliest, without the tail."""
+    most = positions.log_probs.max(axis=1)
+    return replace(
+        positions,
+        log_probs=positions.log_probs - most[:, None],
+        label_log_prob=positions.label_log_prob - most,
+        tail_log_prob=0 * most,
+    )
 
 
 @pytest.fixture

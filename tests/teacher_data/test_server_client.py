@@ -17,13 +17,13 @@ def connect():
     """Makes clients that note how long they would wait, rather than wait; `on_wait` is called."""
     clients = []
 
-    def make(server, on_wait=lambda seconds: None, **settings):
+    def make(server, on_wait=lambda seconds: None, key="engine", **settings):
         async def sleep(seconds):
             client.waits.append(seconds)
             on_wait(seconds)
 
         settings = {"kind": "server", "base_url": server.url} | settings
-        client = ServerClient(ServerEngine.model_validate(settings), sleep)
+        client = ServerClient(ServerEngine.model_validate(settings), sleep, key=key)
         client.waits = []
         clients.append(client)
         return client
@@ -224,6 +224,22 @@ def test_a_refusal_ends_the_other_requests_too(serve, connect):
     with pytest.raises(RefusedError, match="404"):
         connect(server).ask(posts(20), max_concurrency=3)
     assert len(server.bodies) <= 4
+
+
+def test_messages_name_the_key_that_a_recipe_has(serve, connect):
+    server = serve(echo)
+    client = connect(server, key="teacher.server", max_retries=0)
+    messages = {
+        500: r"^teacher\.server\.base_url: .* teacher\.server\.timeout_s or teacher\.server\.max_r",
+        404: r"^teacher\.server\.base_url: ",
+        403: r"^teacher\.server\.api_key_variable: ",
+    }
+    for status, message in messages.items():
+        server.faults.append(failing(status))
+        with pytest.raises(LlmkdError, match=message):
+            client.ask(posts(1))
+    with pytest.raises(InputError, match=r"^teacher\.server\.api_key_variable: "):
+        connect(server, key="teacher.server", api_key_variable="LLMKD_TEST_NO_KEY")
 
 
 def test_the_key_of_the_environment_is_sent(serve, connect, monkeypatch):

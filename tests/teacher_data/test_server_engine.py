@@ -55,6 +55,35 @@ def test_scores_are_the_models_at_the_places_that_are_asked_for(
         check_positions(positions, ids, places, teacher[1], top_k)
 
 
+@pytest.mark.parametrize(("top_k", "temperature"), [(3, 1.0), (50, 0.0)])
+def test_rows_that_only_pad_the_head_are_left_out(
+    engine, vllm_server, padded, check_padded, top_k, temperature
+):
+    vllm_server.respond.model, vllm_server.respond.max_logprobs = padded[1], 32
+    generation = Generation(max_completion_length=20, temperature=temperature)
+    check_padded(engine(generation, TopKCapture(top_k=top_k), folder=padded[0]), PROMPTS, top_k)
+
+
+def test_a_server_gives_more_log_probs_than_are_kept_where_the_head_is_padded(
+    engine, vllm_server, padded
+):
+    vllm_server.respond.model = padded[1]
+    message = "gives 20 .* and 7 are .* kept, and 14 .* padded; .*--max-logprobs 21`, .*top_k: 6$"
+    with pytest.raises(InputError, match=message):
+        engine(capture=TopKCapture(top_k=7), folder=padded[0])
+    engine(capture=TopKCapture(top_k=6), folder=padded[0])
+    vllm_server.respond.max_logprobs = 14
+    with pytest.raises(InputError, match=r"--max-logprobs 15`$"):
+        engine(capture=TopKCapture(top_k=1), folder=padded[0])
+
+
+def test_messages_name_the_key_that_a_recipe_has(teacher, vllm_server):
+    source = PretrainedModel(model_name_or_path=str(teacher[0]))
+    settings = ServerEngine(kind="server", base_url=vllm_server.url, model="b")
+    with pytest.raises(InputError, match=r"^teacher\.server\.model: the server has no model b"):
+        ServedVLLM(source, settings, None, TopKCapture(), key="teacher.server")
+
+
 def test_a_sequence_as_long_as_the_server_reads_is_scored_whole(engine, teacher, check_positions):
     ids = [1, *([5, 6, 7] * 21)]
     assert len(ids) == 64

@@ -88,6 +88,14 @@ def test_what_is_captured_is_transformers_distribution(
         check_positions(positions, ids, [1, *range(start, len(ids))], teacher[1], min(top_k, 18))
 
 
+@pytest.mark.parametrize(("top_k", "temperature"), [(3, 1.0), (50, 0.0)])
+def test_rows_that_only_pad_the_head_are_left_out(
+    engine, padded, prompts, check_padded, top_k, temperature
+):
+    generation = Generation(max_completion_length=20, temperature=temperature)
+    check_padded(engine(generation, TopKCapture(top_k=top_k), folder=padded[0]), prompts, top_k)
+
+
 def test_a_sequence_as_long_as_the_model_reads_is_scored_whole(engine, teacher, check_positions):
     ids = [1, *([5, 6, 7] * 21)]
     (positions,) = engine(None, TopKCapture(top_k=3)).score([ids], [[1, 64]])

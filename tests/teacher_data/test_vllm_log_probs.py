@@ -32,7 +32,7 @@ def log_softmax(logits):
 def test_the_tail_is_the_mass_of_all_that_is_not_kept(logits, top_k, label):
     log_probs = log_softmax(np.array(logits))
     rows = as_vllm(log_probs, [label] * len(logits), top_k)
-    found = positions_of_rows(*rows, VOCABULARY)
+    found = positions_of_rows(*rows, VOCABULARY, top_k)
     assert found.token_ids.shape == (len(logits), top_k)
     for row, whole in enumerate(log_probs):
         kept = found.token_ids[row]
@@ -48,7 +48,7 @@ def test_the_tail_is_the_mass_of_all_that_is_not_kept(logits, top_k, label):
 def test_a_label_beyond_the_likeliest_becomes_no_kept_token():
     # Probabilities 1/2, 1/4, 1/8, 1/8; two are kept, so 1/4 is left; the label is the last.
     log_probs = np.log([[0.5, 0.25, 0.125, 0.125]])
-    found = positions_of_rows(*as_vllm(log_probs, [3], 2), 4)
+    found = positions_of_rows(*as_vllm(log_probs, [3], 2), 4, 2)
     assert found.token_ids.tolist() == [[0, 1]]
     np.testing.assert_allclose(found.tail_log_prob, np.log(0.25), rtol=1e-6)
     np.testing.assert_allclose(found.label_log_prob, np.log(0.125), rtol=1e-6)
@@ -67,12 +67,67 @@ def test_a_label_beyond_the_likeliest_becomes_no_kept_token():
 )
 def test_a_tail_that_rounding_hides_keeps_within_what_is_known(label, kept, expected):
     token_ids, log_probs = zip(label, *kept, strict=True)
-    found = positions_of_rows(np.array([token_ids]), np.array([log_probs]), VOCABULARY)
+    found = positions_of_rows(np.array([token_ids]), np.array([log_probs]), VOCABULARY, 2)
     np.testing.assert_allclose(found.tail_log_prob, [expected], rtol=1e-6)
 
 
+@given(
+    st.lists(st.floats(-15, 15), min_size=VOCABULARY, max_size=VOCABULARY, unique=True),
+    st.integers(0, 5),
+    st.data(),
+)
+def test_padded_rows_leave_the_distribution_over_the_tokens(logits, num_padded, data):
+    size = VOCABULARY - num_padded
+    top_k, label = data.draw(st.integers(1, size)), data.draw(st.integers(0, size - 1))
+    rows = as_vllm(log_softmax(np.array([logits])), [label], top_k + num_padded)
+    found = positions_of_rows(*rows, size, top_k)
+    # What is not among the likeliest is not known to be there, so it stays where it is.
+    dropped = [token for token in rows[0][0, 1:] if token >= size]
+    known = np.array(logits)
+    known[dropped] = -np.inf
+    (whole,) = log_softmax(known[None])
+    (kept,) = found.token_ids
+    assert len(set(kept)) == top_k
+    assert max(kept) < size
+    assert np.delete(whole[:size], kept).max(initial=-np.inf) <= whole[kept].min() + 1e-6
+    # What float32 leaves of the tokens' mass, where padded rows have nearly all.
+    error = 1e-5 + 1e-6 / np.exp(log_softmax(np.array([logits]))[0, :size]).sum()
+    np.testing.assert_allclose(np.exp(found.log_probs[0]), np.exp(whole[kept]), rtol=error)
+    np.testing.assert_allclose(np.exp(found.label_log_prob[0]), np.exp(whole[label]), rtol=error)
+    rest = np.exp(np.delete(whole, kept)).sum()
+    most = (size - top_k) * np.exp(whole[kept].min())
+    np.testing.assert_allclose(np.exp(found.tail_log_prob[0]), min(rest, most), atol=error)
+
+
+def test_a_padded_row_takes_its_mass_with_it():
+    # Probabilities 1/2, 1/4, 1/8, 1/8 of which the first is padding's, so all others double; two
+    # are kept, so 1/4 is left. vLLM names the label first, here the least likely token.
+    ids = np.array([[2, 2, 3, 0, 1]])
+    log_probs = np.log([[0.125, 0.125, 0.5, 0.25, 0.125]])
+    found = positions_of_rows(ids, log_probs, 3, 2)
+    assert found.token_ids.tolist() == [[0, 2]]
+    np.testing.assert_allclose(found.log_probs, np.log([[0.5, 0.25]]), rtol=1e-6)
+    np.testing.assert_allclose(found.tail_log_prob, np.log([0.25]), rtol=1e-6)
+    np.testing.assert_allclose(found.label_log_prob, np.log([0.25]), rtol=1e-6)
+
+
+def test_padding_that_rounding_gives_all_mass_leaves_what_is_seen_of_the_tokens():
+    ids, log_probs = np.array([[1, 5, 0, 1]]), np.array([[-31.0, 1e-7, -30.0, -31.0]])
+    found = positions_of_rows(ids, log_probs, 5, 2)
+    expected = np.array([-30.0, -31.0]) - np.logaddexp(-30.0, -31.0)
+    np.testing.assert_allclose(found.log_probs, [expected], rtol=1e-6)
+    np.testing.assert_allclose(found.label_log_prob, expected[1:], rtol=1e-6)
+
+
+def test_padding_that_leaves_too_few_tokens_is_refused():
+    rows = np.array([[0, 7, 6, 0]]), np.log([[0.1, 0.5, 0.3, 0.1]])
+    assert positions_of_rows(*rows, 6, 1).token_ids.tolist() == [[0]]
+    with pytest.raises(InputError, match=r"2 of the 3 likeliest .* so that 2 cannot be kept"):
+        positions_of_rows(*rows, 6, 2)
+
+
 def test_nothing_is_made_of_no_positions():
-    found = positions_of_rows(np.zeros((0, 4), int), np.zeros((0, 4)), VOCABULARY)
+    found = positions_of_rows(np.zeros((0, 4), int), np.zeros((0, 4)), VOCABULARY, 3)
     assert found.token_ids.shape == (0, 3)
     assert found.tail_log_prob.shape == (0,)
 
@@ -81,7 +136,7 @@ def test_nothing_is_made_of_no_positions():
 def test_numbers_that_are_no_log_probabilities_are_refused(vocabulary):
     rows = np.array([[0, 0, 1]]), np.array([[1.5, 1.5, 1.0]])
     with pytest.raises(InputError, match=r"add up to 7\.2.*--logprobs-mode raw_logprobs"):
-        positions_of_rows(*rows, vocabulary)
+        positions_of_rows(*rows, vocabulary, 2)
 
 
 def test_mappings_become_rows_with_the_label_first():

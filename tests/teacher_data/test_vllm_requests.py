@@ -3,11 +3,17 @@ from transformers import GenerationConfig
 
 from llmkd.errors import InputError, LlmkdError
 from llmkd.recipe.models import PretrainedModel
-from llmkd.recipe.teacher_data import VLLMEngine
+from llmkd.recipe.teacher_data import Generation, TopKCapture, VLLMEngine
 from llmkd.teacher_data import vllm_faults
 from llmkd.teacher_data.vllm_faults import explained, import_vllm
 from llmkd.teacher_data.vllm_replicas import device_shares
-from llmkd.teacher_data.vllm_requests import scoring, vocabulary_of, written
+from llmkd.teacher_data.vllm_requests import (
+    num_kept,
+    sampling,
+    scoring,
+    vocabulary_of,
+    written,
+)
 
 EOS = 2
 
@@ -26,6 +32,35 @@ def test_what_ends_a_completion_is_the_checkpoints_tokens_and_the_tokenizers(tea
     assert vocabulary_of(source).stop_token_ids == [EOS, 7]
     (teacher[0] / "generation_config.json").unlink()
     assert vocabulary_of(source).stop_token_ids == [EOS]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_spare"), [(18, 0), (20, 2), (34, 16), (35, 16), (1100, 16)]
+)
+def test_rows_that_only_pad_the_head_are_neither_counted_nor_sampled(
+    tiny_llama, tokenizer, tmp_path, num_rows, num_spare
+):
+    tiny_llama(tokenizer, vocab_size=num_rows).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = vocabulary_of(PretrainedModel(model_name_or_path=str(tmp_path)))
+    assert (found.size, found.num_rows, found.num_spare) == (18, num_rows, num_spare)
+    assert num_kept(TopKCapture(top_k=50), found) == 18
+    settings = sampling(Generation(), found, seed=0, max_tokens=1)
+    padded = range(18, min(num_rows, 18 + 1024))
+    assert settings.get("logit_bias") == (dict.fromkeys(padded, -100.0) or None)
+
+
+def test_a_row_that_is_no_token_is_never_taken_for_one(source):
+    assert written([17], "length", None, vocabulary_of(source), None).token_ids == [17]
+    with pytest.raises(InputError, match=r"wrote 18, which is no token .*kind: transformers"):
+        written([5, 18, 6], "length", None, vocabulary_of(source), None)
+
+
+def test_a_head_that_is_smaller_than_the_tokenizer_is_refused(tiny_llama, tokenizer, tmp_path):
+    tiny_llama(tokenizer, vocab_size=17).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="teacher: the model has 17 token embeddings"):
+        vocabulary_of(PretrainedModel(model_name_or_path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ def _server(
     )
     return BuiltTeacher(
         CapturedTeacher(temperature=1.0),
-        source=ServerSource(ServedVLLM(teacher, source.server, None, capture)),
+        source=ServerSource(
+            ServedVLLM(teacher, source.server, None, capture, key="teacher.server")
+        ),
     )
 
 

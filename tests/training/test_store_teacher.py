@@ -336,7 +336,8 @@ def test_documents_of_a_packed_row():
 def test_a_server_that_is_asked_for_every_token_gives_the_loss_of_the_teacher_itself(
     train_stage, teacher_folder, sums, tmp_path, monkeypatch, packing
 ):
-    def transformers_engine(source, settings, generation, kept):
+    def transformers_engine(source, settings, generation, kept, *, key):
+        assert key == "teacher.server"
         return TransformersTeacher(source, TransformersEngine(), generation, kept)
 
     # In place of HTTP, which has tests of its own.

@@ -8,7 +8,6 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.progress import progress
-from llmkd.teacher_data.places import copy_tokenizer, store_folder
 
 cache = typer.Typer(name="cache", help="Look after teacher stores.", no_args_is_help=True)
 
@@ -21,6 +20,7 @@ def inspect(
 ) -> None:
     """Print what a store was made of, how much is in it, and what a token of it takes."""
     with command(quiet, debug):
+        from llmkd.teacher_data.places import store_folder
         from llmkd.teacher_data.store.overview import inspect as look_at
 
         overview = look_at(store_folder(store))
@@ -33,6 +33,7 @@ def verify(
 ) -> None:
     """Read every byte of a store and decode every row; name what is damaged, with exit status 1."""
     with command(quiet, debug):
+        from llmkd.teacher_data.places import store_folder
         from llmkd.teacher_data.store.errors import DamagedStoreError
         from llmkd.teacher_data.store.folder import missing_shards, need_settings
         from llmkd.teacher_data.store.verify import verify as look_over
@@ -79,6 +80,7 @@ def merge(
 ) -> None:
     """Make one store of the parts that several processes wrote; the parts stay."""
     with command(quiet, debug):
+        from llmkd.teacher_data.places import copy_tokenizer, store_folder
         from llmkd.teacher_data.store.merge import merge as join
 
         folders = [store_folder(part) for part in parts]

@@ -66,4 +66,5 @@ def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: st
 
 def _files(kind: Literal["recipes", "suites"]) -> list[Path]:
     folder = shipped_folder(kind)
-    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    files = (file for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    return sorted(files, key=lambda file: file.stem)

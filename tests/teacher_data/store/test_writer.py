@@ -17,6 +17,7 @@ from llmkd.teacher_data.store import (
     StoreWriter,
     UnfinishedStoreError,
 )
+from llmkd.teacher_data.store.folder import need_settings
 
 
 @pytest.fixture
@@ -158,6 +159,8 @@ def test_the_folder_is_held_as_long_as_it_is_written(made, settings, tmp_path):
 def test_the_folder_is_free_after_an_error(made, settings, tmp_path):
     with pytest.raises(ZeroDivisionError), StoreWriter(tmp_path, settings):
         raise ZeroDivisionError
+    with StoreWriter(tmp_path, settings) as writer:
+        writer.write(0, made.make_rows(settings, writer.rows_of(0)))
     with pytest.raises(OtherSettingsError), StoreWriter(tmp_path, made.make_settings(seed=1)):
         pass
     with held(tmp_path):
@@ -308,3 +311,12 @@ def test_every_shard_is_on_the_disk_before_it_gets_its_name(made, settings, tmp_
         assert calls[i - 1] == staged
         assert calls[i + 1] == str(Path(target).parent)
     assert calls[renames[-1]].endswith("manifest.json")
+
+
+def test_a_plan_that_nothing_was_written_by_may_be_changed(made, settings, tmp_path):
+    with StoreWriter(tmp_path, settings):
+        pass
+    other = made.make_settings(seed=1)
+    with StoreWriter(tmp_path, other) as writer:
+        assert writer.missing == list(range(other.num_shards))
+    assert need_settings(tmp_path) == other

@@ -11,9 +11,9 @@ import typer
 
 from llmkd import __version__
 from llmkd.cache_commands import cache
-from llmkd.command import Debug, Json, Quiet, command, dumped, show
-from llmkd.errors import InputError, LlmkdError
-from llmkd.failure import printing
+from llmkd.command import Debug, Json, Quiet, command, dumped, print_records, show
+from llmkd.errors import InputError
+from llmkd.eval_command import evaluate
 
 app = typer.Typer(
     name="llmkd",
@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cache)
+app.command("eval")(evaluate)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
 OptionalRecipe = Annotated[
@@ -60,7 +61,7 @@ def train(
         records = pipeline.run(job.recipe, overwrite=overwrite)
         if pipeline.is_launched():
             return
-        _print_records(records, json, {"output_dir": str(job.folder)})
+        print_records(records, json, {"output_dir": str(job.folder)})
         if not json and not quiet:
             _print_products(job)
 
@@ -180,46 +181,6 @@ def recipes(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
             show("\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
 
 
-@app.command("eval")
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's folder or hub name.")],
-    suite: Annotated[
-        str, typer.Option("--suite", help="A shipped suite's name, or a suite's YAML file.")
-    ] = "procedural",
-    data: Annotated[
-        list[str] | None,
-        typer.Option("--data", help="TASK=FILE: measure a task on this file instead."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write results.json here too.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 128,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Measure a model: exact match on the procedural task, perplexity of a text file, accuracy."""
-    with command(quiet, debug):
-        from llmkd.evaluation.suites import find_suite, with_data
-
-        chosen = with_data(find_suite(suite), data or [])
-        if output:
-            _check_output(output)
-
-        from llmkd.evaluation.evaluate import evaluate as run
-        from llmkd.progress import progress
-
-        with progress("eval") as moved:
-            records = run(
-                [(model, model)], chosen, batch_size=batch_size, seed=seed, progress=moved
-            ).records
-        # Printed first: what cannot be written is not lost.
-        _print_records(records, json, {})
-        if output:
-            _write_output(output, records)
-
-
 @app.command()
 def compare(
     runs: Annotated[
@@ -239,7 +200,7 @@ def compare(
         from llmkd.report.run_files import default_baseline
 
         if len(runs) == 1:
-            _print_records(_results_of(runs[0], baseline), json, {})
+            print_records(_results_of(runs[0], baseline), json, {})
             return
         records = {run: read_results(run / "results.json") for run in runs}
         models = [record.model for of_run in records.values() for record in of_run]
@@ -284,18 +245,6 @@ def main() -> None:
     app()
 
 
-def _print_records(records: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
-    if as_json:
-        show(dumped({**extra, "results": [vars(record) for record in records]}))
-    elif records:
-        from rich.console import Console
-
-        from llmkd.evaluation.results import results_table
-
-        with printing():
-            Console().print(results_table(records))
-
-
 def _print_report(report: Any, quiet: bool) -> None:
     from rich.console import Console
 
@@ -318,26 +267,6 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
     if baseline is not None:
         raise InputError("--baseline: one run has no pairs; leave it out, or name more runs")
     return read_results(run / "results.json")
-
-
-def _check_output(path: Path) -> None:
-    from llmkd.evaluation.results import check_replaceable
-
-    try:
-        check_replaceable(path)
-    except (InputError, OSError) as error:
-        raise InputError(f"--output: {error}") from error
-
-
-def _write_output(path: Path, records: list[Any]) -> None:
-    from llmkd.evaluation.results import write_results
-
-    try:
-        write_results(path, records)
-    except OSError as error:
-        raise LlmkdError(
-            f"--output: {path} cannot be written ({error.strerror}); the results are on stdout"
-        ) from error
 
 
 def _print_products(job: Any) -> None:

@@ -32,6 +32,32 @@ def dumped(value: Any) -> str:
     return json_format.dumps(without_nan(value), indent=2)
 
 
+def print_records(
+    records: list[Any],
+    as_json: bool,
+    extra: dict[str, Any],
+    differences: list[dict[str, Any]] | None = None,
+) -> None:
+    """Prints results: a table for people, or JSON.
+
+    Args:
+        records: What was measured.
+        as_json: Whether to print JSON.
+        extra: What else the JSON says.
+        differences: Of models to the first one, as `details.json` has them.
+    """
+    if as_json:
+        compared = {} if differences is None else {"differences": differences}
+        show(dumped({**extra, "results": [vars(record) for record in records], **compared}))
+    elif records:
+        from rich.console import Console
+
+        from llmkd.evaluation.results import results_table
+
+        with printing():
+            Console().print(results_table(records, differences or ()))
+
+
 def show(text: str) -> None:
     """Prints a result on stdout."""
     with printing():

@@ -30,7 +30,7 @@ from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
 
 STDERR = 2
-BAD_INPUT, TERMINATED = 2, 128 + signal.SIGTERM
+FAILED, BAD_INPUT, TERMINATED = 1, 2, 128 + signal.SIGTERM
 
 
 class StageFailedError(LlmkdError):
@@ -39,6 +39,8 @@ class StageFailedError(LlmkdError):
     def __init__(self, message: str, exit_status: int):
         super().__init__(message)
         self.exit_status = exit_status
+        self.records: list[Record] = []
+        """What had been measured all the same."""
 
 
 def generate_teacher_data(
@@ -114,7 +116,13 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
             _run_in_place(job)
         return []
     with explained(job.folder), held(job.folder) as lock:
-        _run_unfinished(job, list(recipe.stages), lock, overwrite=overwrite)
+        try:
+            _run_unfinished(job, list(recipe.stages), lock, overwrite=overwrite)
+        except StageFailedError as error:
+            if error.exit_status == FAILED:  # Not where time is short, or nothing has begun.
+                error.records = _gather_results(job)
+                _write_report(job)
+            raise
         records = _gather_results(job)
         _write_report(job)
         return records
@@ -235,7 +243,7 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
         raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
     if status != 0:
         ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), status)
-        raise StageFailedError(f"stage {name} {ended}", 1)
+        raise StageFailedError(f"stage {name} {ended}", FAILED)
 
 
 def _run_in_place(job: Run) -> None:
@@ -257,8 +265,9 @@ def _run_in_place(job: Run) -> None:
 def _gather_results(job: Run) -> list[Record]:
     records: list[Record] = []
     for name, stage in job.recipe.stages.items():
-        if isinstance(stage, EvaluateStage):
-            records += read_results(job.stage_folder(name) / RESULTS)
+        path = job.stage_folder(name) / RESULTS
+        if isinstance(stage, EvaluateStage) and path.exists():
+            records += read_results(path)
     if records:
         write_results(job.folder / RESULTS, records)
         _add_to_model_cards(job, records)

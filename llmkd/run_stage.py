@@ -6,17 +6,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmkd.errors import InputError
+from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.faults import explained
 from llmkd.recipe.base import STAGE_REFERENCE
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
-from llmkd.run_folder import STAGE_FILE, StageState, fingerprint, now, read_stage, write_stage
+from llmkd.run_folder import (
+    STAGE_FILE,
+    StageState,
+    fingerprint,
+    now,
+    read_stage,
+    write_atomically,
+    write_stage,
+)
 from llmkd.run_plan import DETAILS, RESULTS, Run
 from llmkd.training.checkpoints import newest_checkpoint
 
 ERROR_LOG = "error.log"
+ANSWERS = "answers"
+FAILURES = "failures.log"
+"""Tracebacks of tasks that failed for a reason that llmkd does not know."""
 Share = tuple[int, int]
 ALONE: Share = (0, 1)
 SHARE = "LLMKD_SHARE"
@@ -105,22 +116,38 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             with progress(name) as moved:
                 teacher = written.teacher.model_name_or_path
                 run_score(stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share())
-        case EvaluateStage(models=models):
-            from llmkd.evaluation.details import write_details
-            from llmkd.evaluation.evaluate import evaluate
-            from llmkd.progress import progress
+        case EvaluateStage():
+            assert isinstance(written, EvaluateStage)
+            _evaluate(stage, written, folder, name, seed)
 
-            named = job.stage(name)
-            assert isinstance(named, EvaluateStage)
-            labels = [value.removeprefix(STAGE_REFERENCE) for value in named.models]
-            with progress(name) as moved:
-                found = evaluate(
-                    list(zip(labels, models, strict=True)),
-                    find_suite(stage.suite),
-                    batch_size=stage.batch_size,
-                    seed=seed,
-                    progress=moved,
-                )
-            # Results come last: their presence says that the stage has its product.
-            write_details(folder / DETAILS, found.details)
-            write_results(folder / RESULTS, found.records)
+
+def _evaluate(
+    stage: EvaluateStage, written: EvaluateStage, folder: Path, name: str, seed: int
+) -> None:
+    from llmkd.evaluation.details import write_details
+    from llmkd.evaluation.evaluate import evaluate
+    from llmkd.progress import progress
+
+    labels = [value.removeprefix(STAGE_REFERENCE) for value in written.models]
+    teacher = None
+    if stage.teacher is not None and written.teacher is not None:
+        label = written.teacher.model_name_or_path.removeprefix(STAGE_REFERENCE)
+        teacher = (label, stage.teacher)
+    with progress(name) as moved:
+        found = evaluate(
+            list(zip(labels, stage.models, strict=True)),
+            find_suite(stage.suite),
+            batch_size=stage.batch_size,
+            seed=seed,
+            progress=moved,
+            folder=folder / ANSWERS,
+            engine=stage.engine,
+            teacher=teacher,
+        )
+    # Results come last: their presence says that the stage has its product.
+    write_details(folder / DETAILS, found.details)
+    write_results(folder / RESULTS, found.records)
+    tracebacks = "\n".join(failure.traceback for failure in found.failures)
+    write_atomically(folder / FAILURES, tracebacks)
+    if found.failures:
+        raise LlmkdError("\n".join(map(str, found.failures)))

@@ -18,7 +18,7 @@ from llmkd.data.labels import chosen_labels, given_labels, label_ids, names_in_c
 from llmkd.data.sources import Row
 from llmkd.evaluation.details import Bin, Sample
 from llmkd.evaluation.reliability import Reliability
-from llmkd.evaluation.statistics import NUM_RESAMPLES, Interval, percentile_interval
+from llmkd.evaluation.statistics import Bootstrap, bootstrap, one_by_one
 from llmkd.models.classifiers import fit_to
 from llmkd.models.positions import check_positions
 from llmkd.models.signals import classifier_inputs
@@ -111,13 +111,11 @@ def macro_f1(
     return float((2 * hits[occurs] / (wanted + given)[occurs]).mean())
 
 
-def bootstrap_macro_f1(scored: ScoredLabels, *, seed: int) -> Interval:
-    """95 % percentile interval of `macro_f1` over examples."""
+def bootstrap_macro_f1(scored: ScoredLabels, *, seed: int) -> Bootstrap:
+    """`macro_f1` over examples."""
     gold, favourites = scored.label_ids, scored.favourites
-    draw = np.random.default_rng(seed)
-    drawn = (draw.integers(0, len(gold), len(gold)) for _ in range(NUM_RESAMPLES))
-    found = np.array([macro_f1(gold[chosen], favourites[chosen]) for chosen in drawn])
-    return percentile_interval(macro_f1(gold, favourites), found)
+    statistic = one_by_one(lambda chosen: macro_f1(gold[chosen], favourites[chosen]))
+    return bootstrap(statistic, len(gold), seed=seed)
 
 
 @torch.inference_mode()

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmkd.errors import InputError
-from llmkd.evaluation.results import PERCENT_METRICS, Record, read_results
+from llmkd.evaluation.metric_names import is_share
+from llmkd.evaluation.results import Record, read_results
 from llmkd.evaluation.statistics import Interval, paired_difference, t_interval
 
 
@@ -117,13 +118,14 @@ def _seed_of(folder: Path, records: Sequence[Record]) -> int:
 
 
 def _each(row: Row) -> str:
-    factor = 100 if row.metric in PERCENT_METRICS else 1
+    factor = 100 if is_share(row.metric) else 1
     return ", ".join(f"{factor * value:.4g}" for value in row.values)
 
 
 def _shown(interval: Interval, metric: str, sign: str = "", share_unit: str = " %") -> str:
-    is_share = metric in PERCENT_METRICS
-    factor, unit, form = (100, share_unit, f"{sign}.1f") if is_share else (1, "", f"{sign}.4g")
+    factor, unit, form = (
+        (100, share_unit, f"{sign}.1f") if is_share(metric) else (1, "", f"{sign}.4g")
+    )
     numbers = (f"{factor * x:{form}}" for x in (interval.value, interval.low, interval.high))
     return "{}{unit} [{}, {}]".format(*numbers, unit=unit)
 

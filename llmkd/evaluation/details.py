@@ -5,6 +5,7 @@
     samples      prompts with what every model answered
     lengths      how many answers have how many tokens, end-of-text token included
     reliability  predictions of tokens or labels, in bins of the favourite's probability
+    differences  models minus the first one on the same examples, with a word on whether it is noise
 """
 
 import json
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmkd.evaluation.results import without_nan
 from llmkd.run_folder import write_atomically
 
 
@@ -63,6 +65,8 @@ class Details:
     """By task and example: every model answers the same."""
     lengths: list[dict[str, Any]] = field(default_factory=list)
     reliability: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    """As `llmkd.evaluation.differences.Difference` has them."""
 
     def add(self, found: TaskDetails, *, task: str, model: str) -> None:
         """Adds what one model gave on one task."""
@@ -85,10 +89,16 @@ class Details:
             "samples": list(self.samples.values()),
             "lengths": self.lengths,
             "reliability": self.reliability,
+            "differences": self.differences,
         }
+
+
+def read_differences(path: Path) -> list[dict[str, Any]]:
+    """The differences in a details.json; none where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8"))["differences"] if path.exists() else []
 
 
 def write_details(path: Path, details: Details) -> None:
     """Writes details.json, whole or not at all."""
-    content = json.dumps(details.as_data(), indent=2, ensure_ascii=False)
+    content = json.dumps(without_nan(details.as_data()), indent=2, ensure_ascii=False)
     write_atomically(path, content + "\n")

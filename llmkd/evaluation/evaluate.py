@@ -1,52 +1,50 @@
 """Measures models side by side: every task of a suite, each model loaded once."""
 
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from llmkd.evaluation.accuracy import bootstrap_macro_f1, score_labels
-from llmkd.evaluation.continuations import Beginning, beginnings, continued
-from llmkd.evaluation.details import Details, TaskDetails
-from llmkd.evaluation.exact_match import score_answers
-from llmkd.evaluation.perplexity import score_text
+from llmkd.errors import LlmkdError
+from llmkd.evaluation.details import Details
+from llmkd.evaluation.differences import difference
+from llmkd.evaluation.measure import measure
+from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.results import Record
-from llmkd.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from llmkd.evaluation.subject import Subject, subject_at
+from llmkd.faults import explanation
 from llmkd.models.classifiers import load_classifier
 from llmkd.models.load import load_model
-from llmkd.progress import Progress
-from llmkd.recipe.evaluation import (
-    AccuracyTask,
-    EvaluationTask,
-    ExactMatchTask,
-    PerplexityTask,
-    Suite,
-    is_for_classifiers,
-)
+from llmkd.progress import Progress, say
+from llmkd.recipe.evaluation import EvaluationTask, Suite, is_for_classifiers
 from llmkd.recipe.models import PretrainedModel
-from llmkd.teacher_data.transformers_engine import load_for_inference
+from llmkd.recipe.teacher_data import Engine
 
 PROGRESS_STEPS = 100
 """Steps of progress per model and task."""
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A task that one model could not be measured on."""
+
+    model: str
+    task: str
+    message: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task} of {self.model}: {self.message}"
+
+
+@dataclass
 class Evaluation:
-    """What was measured, and what lies behind it."""
+    """What was measured, what lies behind it, and what could not be."""
 
-    records: list[Record]
+    records: list[Record] = field(default_factory=list)
     """In the order of models, then tasks."""
-    details: Details
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model on one task."""
-
-    metrics: list[tuple[str, Interval, int]]
-    """Metric, interval and number of examples."""
-    details: TaskDetails
+    details: Details = field(default_factory=Details)
+    failures: list[Failure] = field(default_factory=list)
 
 
 def evaluate(
@@ -56,103 +54,110 @@ def evaluate(
     batch_size: int,
     seed: int,
     progress: Progress,
+    folder: Path | None = None,
+    engine: Engine | None = None,
+    teacher: tuple[str, PretrainedModel] | None = None,
 ) -> Evaluation:
-    """Measures every model on every task.
+    """Measures every model on every task. A task that fails is told, and the others go on.
 
     Args:
-        models: What results call the model, and its folder or hub name.
+        models: What results call the model, and its folder or hub name. The first is the baseline
+            of the differences.
         suite: The tasks.
-        batch_size: Examples scored or generated together.
+        batch_size: Most examples scored or generated together.
         seed: Decides which examples a procedural task makes, the same for all models, and the
             bootstrap's resamples.
         progress: Called with (done, total); a model's task is a hundred.
+        folder: Where answers are kept as they come, so that a killed evaluation goes on.
+        engine: What writes completions; None takes transformers.
+        teacher: The model that others are compared with in tasks that ask for one.
 
     Raises:
-        InputError: A model or data set that cannot be used.
+        InputError: A model without a tokenizer that loads.
     """
-    records, details = list[Record](), Details()
-    # The first model's tokenizer cuts the texts that all continue.
-    texts: dict[int, list[Beginning]] = {}
+    found, estimates = Evaluation(), dict[tuple[str, str], list[Estimate]]()
+    load = load_classifier if is_for_classifiers(suite) else load_model
+    beside = None if teacher is None else Subject(*teacher, load=load)
+    # Of these the tokenizers alone are held: a model goes when its tasks are done.
+    first, *_ = named = [subject_at(label, path, load) for label, path in models]
+    for subject in named:
+        _ = subject.tokenizer
     total = len(models) * len(suite.tasks) * PROGRESS_STEPS
     num_finished = 0
-    for label, path in models:
-        load = load_classifier if is_for_classifiers(suite) else load_model
-        model, tokenizer = load_for_inference(
-            PretrainedModel(model_name_or_path=path, dtype="auto"), load
-        )
+    for position, (label, path) in enumerate(models):
+        subject = subject_at(label, path, load)
         for number, task in enumerate(suite.tasks):
-            if isinstance(task, PerplexityTask) and number not in texts:
-                texts[number] = beginnings(task, tokenizer, seed=seed)
             begun = num_finished * PROGRESS_STEPS
 
             def moved(done: int, of: int, begun: int = begun) -> None:
                 progress(begun + PROGRESS_STEPS * done // of, total)
 
-            measured = _measure(
-                model, tokenizer, task, texts.get(number, []), batch_size, seed, moved
-            )
-            details.add(measured.details, task=task.name, model=label)
-            records += [
-                Record(
-                    model=label,
-                    suite=suite.name,
-                    task=task.name,
-                    metric=metric,
-                    value=interval.value,
-                    ci_low=interval.low,
-                    ci_high=interval.high,
-                    num_examples=num_examples,
-                    seed=seed,
-                )
-                for metric, interval, num_examples in measured.metrics
-            ]
+            place = None if folder is None else folder / f"model-{position}" / f"task-{number}"
+            setting = Setting(first, batch_size, seed, moved, place, engine, beside)
+            measured = _tried(subject, task, setting, found.failures)
+            if measured is not None:
+                estimates[label, task.name] = list(measured.estimates)
+                found.details.add(measured.details, task=task.name, model=label)
+                found.records += _records(measured, subject, task, suite, seed)
+                _compare(found, estimates, (models[0][0], label), suite, task)
             num_finished += 1
-    return Evaluation(records, details)
+    return found
 
 
-def _measure(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+def _tried(
+    subject: Subject, task: EvaluationTask, setting: Setting, failures: list[Failure]
+) -> Measured | None:
+    try:
+        return measure(subject, task, setting)
+    except LlmkdError as error:
+        failures.append(Failure(subject.label, task.name, str(error)))
+    except Exception as error:  # Whatever else it is must not cost the other tasks.
+        if explanation(error, setting.folder) is not None:
+            raise  # Disk or memory ran out, and would again.
+        message = " ".join(str(error).split()) or "no message"
+        told = f"{type(error).__name__}: {message}"
+        failures.append(Failure(subject.label, task.name, told, traceback.format_exc()))
+    say(f"failed: {failures[-1]}")
+    return None
+
+
+def _records(
+    measured: Measured, subject: Subject, task: EvaluationTask, suite: Suite, seed: int
+) -> list[Record]:
+    return [
+        Record(
+            model=subject.label,
+            suite=suite.name,
+            task=task.name,
+            metric=estimate.metric,
+            value=(interval := estimate.found.interval).value,
+            ci_low=interval.low,
+            ci_high=interval.high,
+            num_examples=estimate.num_examples,
+            seed=seed,
+        )
+        for estimate in measured.estimates
+    ]
+
+
+def _compare(
+    found: Evaluation,
+    estimates: dict[tuple[str, str], list[Estimate]],
+    models: tuple[str, str],
+    suite: Suite,
     task: EvaluationTask,
-    texts: list[Beginning],
-    batch_size: int,
-    seed: int,
-    progress: Progress,
-) -> Measured:
-    match task:
-        case ExactMatchTask():
-            answers = score_answers(
-                model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
+) -> None:
+    """Adds how a model differs from the baseline, where both were measured on the same examples."""
+    baseline, model = models
+    others = {one.metric: one for one in estimates.get((baseline, task.name), [])}
+    if model == baseline:
+        return
+    found.details.differences += [
+        asdict(
+            difference(
+                one, others[one.metric], suite=suite.name, task=task.name, models=(model, baseline)
             )
-            share = bootstrap_mean(answers.scores, seed=seed)
-            return Measured(
-                [("exact_match", share, len(answers.scores))],
-                TaskDetails(samples=answers.samples, lengths=answers.lengths),
-            )
-        case AccuracyTask():
-            labels = score_labels(
-                model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
-            )
-            num_examples = len(labels.is_right)
-            return Measured(
-                [
-                    ("accuracy", bootstrap_mean(labels.is_right, seed=seed), num_examples),
-                    ("macro_f1", bootstrap_macro_f1(labels, seed=seed), num_examples),
-                ],
-                TaskDetails(samples=labels.samples, bins=labels.bins),
-            )
-        case PerplexityTask():
-            found = score_text(
-                model, tokenizer, task, batch_size=batch_size, seed=seed, progress=progress
-            )
-            loss = bootstrap_ratio(found.losses, found.counts, seed=seed)
-            bounds = np.exp([loss.value, loss.low, loss.high]).tolist()
-            num_examples = len(found.losses)
-            samples = continued(model, tokenizer, texts, batch_size=batch_size, seed=seed)
-            return Measured(
-                [
-                    ("loss_per_token", loss, num_examples),
-                    ("perplexity", Interval(*bounds), num_examples),
-                ],
-                TaskDetails(samples=samples, bins=found.bins),
-            )
+        )
+        for one in estimates[model, task.name]
+        if one.metric in others and others[one.metric].num_examples == one.num_examples
+    ]

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llmkd.errors import InputError
+from llmkd.evaluation.metric_names import is_share
 from llmkd.run_folder import write_atomically
 
-PERCENT_METRICS = ("exact_match", "accuracy", "macro_f1")
-"""Shares between 0 and 1, which the table shows in percent."""
-LOWER_IS_BETTER = ("loss_per_token", "perplexity")
-"""Metrics of which less is better."""
+KEY = ("suite", "task", "metric", "model")
+BOUNDS = ("value", "ci_low", "ci_high")
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,16 @@ def _as_field(key: str, value: Any) -> Any:
     return value
 
 
-def results_table(records: Sequence[Record]) -> Table:
-    """A table with a group of rows per suite, task and metric, and a row per model in each."""
+def results_table(
+    records: Sequence[Record], differences: Sequence[Mapping[str, Any]] = ()
+) -> Table:
+    """A table with a group of rows per suite, task and metric, and a row per model in each.
+
+    Args:
+        records: What was measured.
+        differences: Of models to the first one, as `details.json` has them.
+    """
+    found = {tuple(one[name] for name in KEY): one for one in differences}
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.suite, record.task, record.metric), []).append(record)
@@ -120,10 +127,16 @@ def results_table(records: Sequence[Record]) -> Table:
     table.add_column("model", overflow="fold")
     table.add_column("value [95 % interval]", justify="right", no_wrap=True)
     table.add_column("examples", justify="right")
+    if found:
+        baseline = differences[0]["baseline"]
+        table.add_column(f"difference to {baseline}", justify="right", overflow="fold")
     for (_, task, metric), members in groups.items():
         for i, record in enumerate(members):
             names = (task, metric) if i == 0 else ("", "")
-            cells = (*names, record.model, shown(record), f"{record.num_examples:,}")
+            cells = [*names, record.model, shown(record), f"{record.num_examples:,}"]
+            if found:
+                key = tuple(getattr(record, name) for name in KEY)
+                cells.append(shown_difference(found.get(key)))
             # As text: rich would take brackets in a name for markup.
             table.add_row(*map(Text, cells))
         table.add_section()
@@ -133,6 +146,18 @@ def results_table(records: Sequence[Record]) -> Table:
 def shown(record: Record) -> str:
     """`value [low, high]`, in percent where the metric is a share."""
     numbers = (record.value, record.ci_low, record.ci_high)
-    if record.metric in PERCENT_METRICS:
+    if is_share(record.metric):
         return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
     return "{:.4g} [{:.4g}, {:.4g}]".format(*numbers)
+
+
+def shown_difference(difference: Mapping[str, Any] | None) -> str:
+    """`+value [low, high] word`, in percentage points where the metric is a share."""
+    if difference is None:
+        return "-"
+    numbers = [math.nan if (one := difference[name]) is None else one for name in BOUNDS]
+    if is_share(difference["metric"]):
+        text = "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * number for number in numbers))
+    else:
+        text = "{:+.4g} [{:+.4g}, {:+.4g}]".format(*numbers)
+    return f"{text} {difference['verdict']}"

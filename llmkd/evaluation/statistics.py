@@ -6,11 +6,11 @@ differences: a claim needs the same sign in all of them and a t-interval without
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 NUM_RESAMPLES = 2000
@@ -42,8 +42,66 @@ class PairedDifference:
         return self.is_same_sign and self.interval.low * self.interval.high > 0
 
 
-def bootstrap_mean(values: ArrayLike, *, seed: int) -> Interval:
-    """95 % percentile interval of a mean over examples.
+@dataclass(frozen=True)
+class Bootstrap:
+    """A statistic of some examples, and what it is on 2,000 resamples of them.
+
+    Of one seed and number of examples the resamples are the same, so that two models on the same
+    examples can be compared resample by resample.
+    """
+
+    value: float
+    resampled: Float[np.ndarray, " resamples"]
+    """NaN where a resample has nothing to measure, such as a single class."""
+
+    @property
+    def interval(self) -> Interval:
+        """95 % percentile interval."""
+        return Interval(self.value, *_percentiles(self.resampled))
+
+    def minus(self, other: "Bootstrap") -> Interval:
+        """95 % percentile interval of how much larger this one is on the same examples."""
+        difference = self.resampled - other.resampled
+        return Interval(self.value - other.value, *_percentiles(difference))
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Bootstrap":
+        """The same of a function of the statistic."""
+        return Bootstrap(float(function(np.array(self.value))), function(self.resampled))
+
+
+Statistic = Callable[[Int[np.ndarray, "samples examples"]], Float[np.ndarray, " samples"]]
+"""From samples of the examples, each a row of their numbers, to what is measured of each sample."""
+
+
+def bootstrap(statistic: Statistic, num_examples: int, *, seed: int) -> Bootstrap:
+    """A statistic of all examples and of resamples of them.
+
+    Args:
+        statistic: What is measured.
+        num_examples: How many there are; at least one.
+        seed: Decides the 2,000 resamples.
+
+    References:
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+    assert num_examples > 0
+    generator = np.random.default_rng(seed)
+    at_once = max(1, INDICES_AT_ONCE // num_examples)
+    resampled = []
+    for start in range(0, NUM_RESAMPLES, at_once):
+        shape = (min(at_once, NUM_RESAMPLES - start), num_examples)
+        resampled.append(statistic(generator.integers(0, num_examples, shape)))
+    whole = statistic(np.arange(num_examples)[None])
+    return Bootstrap(float(whole[0]), np.concatenate(resampled))
+
+
+def one_by_one(statistic: Callable[[Int[np.ndarray, " examples"]], float]) -> Statistic:
+    """A statistic of one sample at a time, for those that do not vectorise."""
+    return lambda samples: np.array([statistic(chosen) for chosen in samples], float)
+
+
+def bootstrap_mean(values: ArrayLike, *, seed: int) -> Bootstrap:
+    """A mean over examples.
 
     Where all values are equal (all right, or a single example) the interval has no width.
 
@@ -54,8 +112,8 @@ def bootstrap_mean(values: ArrayLike, *, seed: int) -> Interval:
     return bootstrap_ratio(values, np.ones(len(np.asarray(values))), seed=seed)
 
 
-def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int) -> Interval:
-    """95 % percentile interval of sum(numerators) / sum(denominators) over examples.
+def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int) -> Bootstrap:
+    """sum(numerators) / sum(denominators) over examples.
 
     For means per token, where examples differ in length: resampling keeps each example's loss and
     length together.
@@ -65,31 +123,25 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int
         denominators: One positive number per example.
         seed: Decides the 2,000 resamples.
 
-    References:
-        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-
     Example:
         >>> bootstrap_ratio([1.0, 2.0], [1.0, 4.0], seed=0).value
         0.6
     """
     tops, bottoms = np.asarray(numerators, float), np.asarray(denominators, float)
-    assert len(tops) == len(bottoms) > 0
+    assert len(tops) == len(bottoms)
     assert (bottoms > 0).all()
-    generator = np.random.default_rng(seed)
-    at_once = max(1, INDICES_AT_ONCE // len(tops))
-    ratios = []
-    for start in range(0, NUM_RESAMPLES, at_once):
-        shape = (min(at_once, NUM_RESAMPLES - start), len(tops))
-        chosen = generator.integers(0, len(tops), shape)
-        ratios.append(tops[chosen].sum(1) / bottoms[chosen].sum(1))
-    return percentile_interval(float(tops.sum() / bottoms.sum()), np.concatenate(ratios))
+    return bootstrap(
+        lambda chosen: tops[chosen].sum(1) / bottoms[chosen].sum(1), len(tops), seed=seed
+    )
 
 
-def percentile_interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
-    """95 % interval of a statistic, from its values on resamples of the examples."""
+def _percentiles(resampled: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    numbers = resampled[~np.isnan(resampled)]
+    if not len(numbers):
+        return math.nan, math.nan
+    low, high = np.quantile(numbers, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def t_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:

@@ -1,13 +1,15 @@
-"""Suites: shipped ones by name, others by path, and their tasks' data from the command line."""
+"""Suites: shipped ones by name, others by path, and what the command line changes in them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmkd.errors import InputError
 from llmkd.recipe import shipped
-from llmkd.recipe.data import LabelledRows, TextSource
-from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, Suite
-from llmkd.recipe.load import load_part
+from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.evaluation_base import FileTask
+from llmkd.recipe.load import checked_part, load_part
+from llmkd.recipe.places import meant
 
 
 def find_suite(suite: str | Path | Suite) -> Suite:
@@ -19,39 +21,98 @@ def find_suite(suite: str | Path | Suite) -> Suite:
     return suite if isinstance(suite, Suite) else load_part(shipped.find_suite(suite), Suite)
 
 
-def with_data(suite: Suite, replacements: Sequence[str]) -> Suite:
+def with_tasks(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with some of its tasks only, in its own order.
+
+    Raises:
+        InputError: No such task; says which one is near.
+    """
+    for name in names:
+        if name not in (known := [task.name for task in suite.tasks]):
+            raise InputError(
+                f"--tasks: suite {suite.name} has no task {name}; {meant(name, known)}"
+            )
+    return suite.model_copy(update={"tasks": [task for task in suite.tasks if task.name in names]})
+
+
+def with_data(suite: Suite, files: Sequence[str], columns: Sequence[str] = ()) -> Suite:
     """The suite with other data for some of its tasks.
 
     Args:
         suite: Where the tasks' other settings come from.
-        replacements: `TASK=FILE` each.
+        files: `TASK=FILE` each.
+        columns: `TASK.COLUMN=NAME` each: what TASK's file calls a column.
 
     Raises:
-        InputError: No such task, or one that makes its own data.
+        InputError: No such task, one that makes its own data, or a column that the task has not.
     """
-    files = dict(_read(text, suite) for text in replacements)
-    tasks = [_with_file(task, files.get(task.name)) for task in suite.tasks]
-    return suite.model_copy(update={"tasks": tasks})
+    paths = dict(_parted(text, "--data", "TASK=FILE") for text in files)
+    named: dict[str, dict[str, str]] = {}
+    for text in columns:
+        place, column = _parted(text, "--columns", "TASK.COLUMN=NAME")
+        task, _, name = place.rpartition(".")
+        if task not in paths:
+            raise InputError(
+                f"--columns {text}: no --data for {task!r}; write --data {task}=FILE too"
+            )
+        named.setdefault(task, {})[name] = column
+    for name in paths:
+        _refuse_without_file(suite, name)
+    tasks = [
+        task.with_file(paths[task.name], named.get(task.name, {}))
+        if task.name in paths and isinstance(task, FileTask)
+        else task.model_dump(mode="json")
+        for task in suite.tasks
+    ]
+    return _made(suite, tasks, "--data")
 
 
-def _read(text: str, suite: Suite) -> tuple[str, str]:
-    name, equals, file = text.partition("=")
-    names = [task.name for task in suite.tasks if not isinstance(task, ExactMatchTask)]
-    if name not in names or not equals or not file:
-        there = f"of suite {suite.name}: {', '.join(names)}" if names else "none here"
-        raise InputError(
-            f"--data {text}: no TASK=FILE; write one of the tasks that read files ({there}), "
-            "an equals sign, and a path"
-        )
-    return name, file
+def with_settings(suite: Suite, settings: Mapping[tuple[str, ...], Any], option: str) -> Suite:
+    """The suite with settings put in every task that has them.
+
+    Args:
+        suite: The suite.
+        settings: Place in a task, such as `("data", "num_examples")`, to value.
+        option: What the user wrote, for errors.
+
+    Raises:
+        InputError: No task has such a setting, or the value is none for it.
+    """
+    tasks = [task.model_dump(mode="json") for task in suite.tasks]
+    for place, value in settings.items():
+        holders = [holder for task in tasks if (holder := _holder(task, place)) is not None]
+        if not holders:
+            raise InputError(
+                f"{option}: no task of suite {suite.name} has {'.'.join(place)}; leave it out"
+            )
+        for holder in holders:
+            holder[place[-1]] = value
+    return _made(suite, tasks, option)
 
 
-def _with_file(task: EvaluationTask, file: str | None) -> EvaluationTask:
-    if file is None or isinstance(task, ExactMatchTask):
-        return task
-    if isinstance(task, AccuracyTask):
-        kept = task.data.model_dump(include={"max_length"})
-        rows = LabelledRows(kind="classification", dataset_name=file, **kept)
-        return task.model_copy(update={"data": rows})
-    data = TextSource(dataset_name=file, max_length=task.data.max_length)
-    return task.model_copy(update={"data": data})
+def _holder(task: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any] | None:
+    holder: Any = task
+    for key in place[:-1]:
+        holder = holder.get(key) if isinstance(holder, dict) else None
+    return holder if isinstance(holder, dict) and place[-1] in holder else None
+
+
+def _made(suite: Suite, tasks: Sequence[dict[str, Any]], option: str) -> Suite:
+    return checked_part({**suite.model_dump(mode="json"), "tasks": list(tasks)}, Suite, option)
+
+
+def _parted(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise InputError(f"{option} {text}: is not {form}; write {option} {form}")
+    return name, value
+
+
+def _refuse_without_file(suite: Suite, name: str) -> None:
+    known = [task.name for task in suite.tasks if isinstance(task, FileTask)]
+    if name in known:
+        return
+    there = meant(name, known) if known else "no task of it reads files; leave --data out"
+    raise InputError(
+        f"--data {name}: suite {suite.name} has no such task that reads files; {there}"
+    )

@@ -56,6 +56,26 @@ def load_with_source(
     written, applied = apply_overrides(document.value, overrides)
     data, prefix = _with_stages(written)
     source = Source(str(path), document.lines, applied, prefix, written)
+    recipe, problems, others = _checked(data)
+    if recipe is None or problems or others:
+        raise source.error(problems, others)
+    return recipe, source
+
+
+def checked_recipe(data: Mapping[str, Any]) -> Recipe:
+    """As `load`, of plain data that is in no file.
+
+    Raises:
+        InputError: With every problem.
+    """
+    recipe, problems, others = _checked(dict(data))
+    if recipe is None or problems or others:
+        raise InputError([*(f"{dotted(one.key)}: {one.message}" for one in problems), *others])
+    return recipe
+
+
+def _checked(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem], list[str]]:
+    """The recipe, what is wrong with it, and what is wrong with suites that it names."""
     recipe, problems = _validated(Recipe, data)
     stages = _valid_stages(data) if recipe is None else recipe.stages
     problems += _trainer_problems(data)
@@ -76,9 +96,7 @@ def load_with_source(
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
     problems += kind_problems(stages, {name: suite for name, (_, suite) in suites.items()})
     problems += results_problems({name: suites[name] for name in stages if name in suites})
-    if recipe is None or problems or others:
-        raise source.error(problems, others)
-    return recipe, source
+    return recipe, problems, others
 
 
 def load_part(path: str | Path, model: type[Part]) -> Part:
@@ -94,6 +112,25 @@ def load_part(path: str | Path, model: type[Part]) -> Part:
         problems += part_problems(part)
     if part is None or problems:
         raise Source(str(path), document.lines).error(problems)
+    return part
+
+
+def checked_part(data: Mapping[str, Any], model: type[Part], place: str) -> Part:
+    """A part of a recipe from plain data.
+
+    Args:
+        data: Its content.
+        model: What it is.
+        place: Where the content comes from, for errors.
+
+    Raises:
+        InputError: With every problem.
+    """
+    part, problems = _validated(model, dict(data))
+    if part is not None:
+        problems += part_problems(part)
+    if part is None or problems:
+        raise InputError([f"{place}: {dotted(one.key)}: {one.message}" for one in problems])
     return part
 
 

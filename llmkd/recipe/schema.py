@@ -84,8 +84,12 @@ class EvaluateStage(RecipePart):
     """Model folders, hub names, or `stage:NAME`; the table keeps their order."""
     suite: str | Suite
     """A shipped suite's name, the path of a suite's YAML file, or a suite written out."""
+    teacher: PretrainedModel | None = None
+    """Whom the models are compared with in tasks that ask for a teacher."""
+    engine: Engine | None = None
+    """What writes completions; null takes transformers."""
     batch_size: int = Field(default=128, gt=0)
-    """Examples scored or generated together."""
+    """Most examples scored or generated together."""
 
 
 Stage = Annotated[

@@ -3,7 +3,7 @@
 import math
 from datetime import datetime
 
-from llmkd.evaluation.results import PERCENT_METRICS
+from llmkd.evaluation.metric_names import is_share
 
 
 def number(value: float | None, *, sign: str = "") -> str:
@@ -19,21 +19,21 @@ def number(value: float | None, *, sign: str = "") -> str:
 
 def measured(value: float, metric: str) -> str:
     """A metric's value, a share in percent: `98.2 %`, `4.547`."""
-    if metric not in PERCENT_METRICS:
+    if not is_share(metric):
         return number(value)
     return f"{100 * value:.1f} %" if math.isfinite(value) else "not finite"
 
 
 def difference(value: float, metric: str) -> str:
     """A difference of two values, of shares in percentage points: `+45.0 points`, `-2.4`."""
-    if metric not in PERCENT_METRICS:
+    if not is_share(metric):
         return number(value, sign="+")
     return f"{100 * value:+.1f} points" if math.isfinite(value) else "not finite"
 
 
 def bounds(low: float, high: float, metric: str, *, sign: str = "") -> str:
     """An interval in the unit of `measured`: `[97.0, 99.2]`."""
-    if metric not in PERCENT_METRICS:
+    if not is_share(metric):
         return f"[{number(low, sign=sign)}, {number(high, sign=sign)}]"
     return "[{}, {}]".format(*(_bare(100 * x, sign) for x in (low, high)))
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmkd.evaluation.results import LOWER_IS_BETTER
+from llmkd.evaluation.metric_names import is_lower_better
 from llmkd.report.formats import bounds, measured, number
 from llmkd.report.formats import difference as difference_of
 
@@ -206,7 +206,7 @@ def worse_student(
         of_twin: The same of the other.
         is_clear: The intervals do not overlap; over runs, the difference is a claim.
     """
-    gain = of_twin - of_student if metric in LOWER_IS_BETTER else of_student - of_twin
+    gain = of_twin - of_student if is_lower_better(metric) else of_student - of_twin
     if not is_clear or not gain < 0:
         return None
     return Notice(

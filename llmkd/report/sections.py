@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from llmkd.evaluation.results import PERCENT_METRICS
+from llmkd.evaluation.metric_names import is_share
 from llmkd.recipe.data import LabelledRows, SequenceLengths
 from llmkd.recipe.schema import TrainStage
 from llmkd.report.bar_chart import binned, histogram
@@ -55,7 +55,7 @@ def verdict_chart(group: Group, colors: Mapping[str, str]) -> Markup:
     return interval_chart(
         rows,
         label=f"{group.task}, {group.metric}. {label}",
-        is_percent=group.metric in PERCENT_METRICS,
+        is_percent=is_share(group.metric),
     )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmkd.evaluation.compare import Row as ComparedRow
-from llmkd.evaluation.results import LOWER_IS_BETTER, Record
+from llmkd.evaluation.metric_names import is_lower_better
+from llmkd.evaluation.results import Record
 from llmkd.report.formats import bounds, measured
 from llmkd.report.roles import Role
 
@@ -67,7 +68,7 @@ class Group:
     @property
     def is_lower_better(self) -> bool:
         """Whether less is better."""
-        return self.metric in LOWER_IS_BETTER
+        return is_lower_better(self.metric)
 
     @property
     def twin(self) -> Row | None:
@@ -209,7 +210,7 @@ def _with_interval(row: Row, metric: str) -> str:
 
 def _gain(value: float, metric: str) -> float:
     """Larger is better."""
-    return -value if metric in LOWER_IS_BETTER else value
+    return -value if is_lower_better(metric) else value
 
 
 def _difference(row: ComparedRow) -> tuple[float, float, float] | None:

@@ -177,7 +177,7 @@ def test_the_interval_of_macro_f1_narrows_with_examples():
     for num_examples in (50, 500, 5000):
         gold = draw.integers(0, 4, num_examples)
         found = np.where(draw.random(num_examples) < 0.8, gold, draw.integers(0, 4, num_examples))
-        interval = bootstrap_macro_f1(ScoredLabels(gold, found, [], []), seed=0)
+        interval = bootstrap_macro_f1(ScoredLabels(gold, found, [], []), seed=0).interval
         assert interval.low < interval.value < interval.high
         widths.append(interval.high - interval.low)
     assert all(wide > 2 * narrow for wide, narrow in pairwise(widths))

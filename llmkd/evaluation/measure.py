@@ -1,0 +1,86 @@
+"""What measures each kind of task. What a kind needs is imported where it is measured."""
+
+import numpy as np
+
+from llmkd.evaluation.accuracy import bootstrap_macro_f1, score_labels
+from llmkd.evaluation.continuations import beginnings, continued
+from llmkd.evaluation.details import TaskDetails
+from llmkd.evaluation.exact_match import score_answers
+from llmkd.evaluation.measured import Estimate, Measured, Setting
+from llmkd.evaluation.perplexity import score_text
+from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
+from llmkd.evaluation.subject import Subject
+from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
+
+
+def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
+    """Measures one model on one task.
+
+    Raises:
+        InputError: A model or data set that cannot be used.
+    """
+    match task:
+        case ExactMatchTask():
+            return _exact_match(subject, task, setting)
+        case AccuracyTask():
+            return _accuracy(subject, task, setting)
+        case PerplexityTask():
+            return _perplexity(subject, task, setting)
+
+
+def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:
+    answers = score_answers(
+        subject.model,
+        subject.tokenizer,
+        task,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+        progress=setting.progress,
+    )
+    share = bootstrap_mean(answers.scores, seed=setting.seed)
+    return Measured(
+        [Estimate("exact_match", share, len(answers.scores))],
+        TaskDetails(samples=answers.samples, lengths=answers.lengths),
+    )
+
+
+def _accuracy(subject: Subject, task: AccuracyTask, setting: Setting) -> Measured:
+    labels = score_labels(
+        subject.model,
+        subject.tokenizer,
+        task,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+        progress=setting.progress,
+    )
+    num_examples = len(labels.is_right)
+    return Measured(
+        [
+            Estimate("accuracy", bootstrap_mean(labels.is_right, seed=setting.seed), num_examples),
+            Estimate("macro_f1", bootstrap_macro_f1(labels, seed=setting.seed), num_examples),
+        ],
+        TaskDetails(samples=labels.samples, bins=labels.bins),
+    )
+
+
+def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Measured:
+    model, tokenizer, seed = subject.model, subject.tokenizer, setting.seed
+    found = score_text(
+        model,
+        tokenizer,
+        task,
+        batch_size=setting.batch_size,
+        seed=seed,
+        progress=setting.progress,
+    )
+    loss = bootstrap_ratio(found.losses, found.counts, seed=seed)
+    texts = beginnings(task, setting.first.tokenizer, seed=seed)
+    samples = continued(model, tokenizer, texts, batch_size=setting.batch_size, seed=seed)
+    num_examples = len(found.losses)
+    return Measured(
+        [
+            Estimate("loss_per_token", loss, num_examples),
+            Estimate("perplexity", loss.mapped(np.exp), num_examples),
+        ],
+        TaskDetails(samples=samples, bins=found.bins),
+    )

@@ -1,0 +1,47 @@
+"""A model that is measured: what results call it, and where it is, loaded when first asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkd.models.load import load_model, load_tokenizer
+from llmkd.recipe.models import PretrainedModel
+from llmkd.teacher_data.transformers_engine import load_for_inference
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is measured.
+
+    Args:
+        label: What results call it.
+        source: Where it is.
+        load: What loads this kind of model.
+    """
+
+    label: str
+    source: PretrainedModel
+    load: Callable[[PretrainedModel], PreTrainedModel] = load_model
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, without the model."""
+        return load_tokenizer(self.source.model_name_or_path, self.source.revision)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model in transformers, for inference, on the accelerator where there is one.
+
+        Raises:
+            InputError: Nothing loadable is there.
+        """
+        return load_for_inference(self.source, self.load)[0]
+
+
+def subject_at(
+    label: str, path: str, load: Callable[[PretrainedModel], PreTrainedModel]
+) -> Subject:
+    """The model of a folder or hub name, in the type of its own weights."""
+    return Subject(label, PretrainedModel(model_name_or_path=path, dtype="auto"), load)

@@ -188,7 +188,7 @@ def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe):
     # Too far down to be seen before the run.
     (llmkd.folder / "broken.jsonl").write_text('{"text": "1+1=2"}\n' * 300 + '{"text": 5}\n')
     text = "stages.evaluation.suite.tasks.1.data.dataset_name=broken.jsonl"
-    out, err = llmkd.run("train", recipe, text, status=1)
+    _, err = llmkd.run("train", recipe, text, status=1)
     assert "Traceback" not in err
     assert "failed: " in err
     assert "broken.jsonl" in err

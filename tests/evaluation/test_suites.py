@@ -44,7 +44,9 @@ def test_other_data_keeps_the_tasks_settings(tmp_path):
 
 @pytest.mark.parametrize("text", ["nothing=a.txt", "text", "text=", "=a.txt"])
 def test_data_for_no_task_is_refused(text):
-    with pytest.raises(InputError, match=r"write (one of text|--data TASK=FILE)|did you mean `text`"):
+    with pytest.raises(
+        InputError, match=r"write (one of text|--data TASK=FILE)|did you mean `text`"
+    ):
         with_data(find_suite("perplexity"), [text])
 
 

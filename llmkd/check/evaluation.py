@@ -11,6 +11,7 @@ from llmkd.check.stages import Checker
 from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation import (
     AccuracyTask,
     EvaluationTask,
@@ -18,10 +19,13 @@ from llmkd.recipe.evaluation import (
     PerplexityTask,
     is_for_classifiers,
 )
+from llmkd.recipe.evaluation_base import TextTask
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.yaml_places import Key
+
+RowsTask = ExactMatchTask | PerplexityTask | AccuracyTask | AgreementTask | DraftTask
 
 
 def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFacts:
@@ -33,6 +37,11 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         checker.models.of(PretrainedModel(model_name_or_path=value, dtype="auto"))
         for value in stage.models
     ]
+    if stage.teacher is not None:
+        teacher = checker.models.of(stage.teacher)
+        found.facts["teacher parameters"] = teacher.parameters
+        place = ("stages", name, "teacher", "model_name_or_path")
+        found.problems += head_problem(place, teacher, is_classifier=is_for_classifiers(suite))
     for model in models:
         found.facts[f"{model.name.removeprefix('stage:')} parameters"] = model.parameters
     for index, model in enumerate(models):
@@ -44,7 +53,8 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         if not isinstance(stage.suite, str):
             key = (*key, "tasks", index, "data")
         try:
-            found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
+            if not isinstance(task, CostTask):
+                found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, AccuracyTask):
                 refuse_unknown_rows(task.data, [model.labels for model in models])
             lengths += [
@@ -58,7 +68,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
     return found
 
 
-def _rows(task: EvaluationTask) -> Fact:
+def _rows(task: RowsTask) -> Fact:
     if isinstance(task, ExactMatchTask):
         return num_sums(task.data)
     if isinstance(task, AccuracyTask):
@@ -74,8 +84,12 @@ def _length(task: EvaluationTask, model: Model) -> Fact:
     """Tokens that a model reads or writes in one sequence."""
     if isinstance(task, AccuracyTask):
         return labelled_facts(task.data, model.tokenizer).longest
-    if isinstance(task, PerplexityTask):
+    if isinstance(task, TextTask):
         return Fact(task.data.max_length, "at most", "data.max_length")
+    if isinstance(task, DraftTask):
+        return Fact(task.prompt_length + task.max_completion_length, "at most")
+    if isinstance(task, CostTask):
+        return Fact(task.prompt_length + task.completion_length, "exact")
     prompt = value_of(prompt_length(task.data, model.tokenizer))
     return Fact(prompt + task.max_completion_length, "at most", "prompt and completion")
 

@@ -46,7 +46,9 @@ LOWER_IS_BETTER = frozenset(
         "reverse_kl",
     ]
 )
-NEITHER_IS_BETTER = frozenset(["tokens", "parameters", "flops_per_token", "peak_memory_mib"])
+NEITHER_IS_BETTER = frozenset(
+    ["tokens", "parameters", "flops_per_token", "weights_mib", "peak_memory_mib"]
+)
 """What an answer or a model costs: less is welcome, and no quality."""
 
 

@@ -28,7 +28,7 @@ def test_pairs_find_what_two_intervals_side_by_side_do_not():
     draw = np.random.default_rng(1)
     hard = draw.random(400) < 0.5
     old = hard.astype(float)
-    new = np.where(draw.random(400) < 0.03, 1.0, old)
+    new = np.where(draw.random(400) < 0.1, 1.0, old)
     found = compare(estimate(new), estimate(old))
     apart = estimate(new).found.interval.low > estimate(old).found.interval.high
     assert not apart

@@ -52,10 +52,17 @@ def print_records(
     elif records:
         from rich.console import Console
 
+        from llmkd.evaluation.references import published_beside
         from llmkd.evaluation.results import results_table
 
         with printing():
-            Console().print(results_table(records, differences or ()))
+            console = Console()
+            console.print(results_table(records, differences or ()))
+            for one in published_beside(records):
+                line = (
+                    f"published, not measured here: {one.task} {one.metric} {one.model} {one.text}"
+                )
+                console.print(f"{line} ({one.url})", style="dim", markup=False, highlight=False)
 
 
 def show(text: str) -> None:

@@ -11,11 +11,15 @@ PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
 
 # In a wheel they are inside the package; in a checkout they are beside it.
-_IN_CHECKOUT = {"recipes": Path("recipes"), "suites": Path("eval/suites")}
+_IN_CHECKOUT = {
+    "recipes": Path("recipes"),
+    "suites": Path("eval/suites"),
+    "references": Path("eval/references"),
+}
 
 
-def shipped_folder(kind: Literal["recipes", "suites"]) -> Path:
-    """The folder of shipped recipes or suites."""
+def shipped_folder(kind: Literal["recipes", "suites", "references"]) -> Path:
+    """The folder of shipped recipes, suites, or published results."""
     in_wheel = PACKAGE / "shipped" / kind
     return in_wheel if in_wheel.is_dir() else PACKAGE.parent / _IN_CHECKOUT[kind]
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from llmkd import __version__
+from llmkd.evaluation.references import published
 from llmkd.report import formats
 from llmkd.report.curves import curves, group_size
 from llmkd.report.notices import Notice
@@ -109,6 +110,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "cards": [card for part in details for card in cards(part.samples, colors)],
         "figures": [figure for part in details for figure in answer_figures(part, colors)],
         "figure_models": _models(details),
+        "published": published(),
         "trade_offs": trade_offs(groups, details, colors),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),

@@ -121,13 +121,15 @@ def _tell(job: Any, records: list[Any], json: bool, quiet: bool, output: Path | 
     from llmkd.evaluation.details import read_differences
     from llmkd.run_plan import DETAILS
 
+    if not records:
+        return
     # Printed first: what cannot be written is not lost.
-    found = read_differences(job.stage_folder(STAGE) / DETAILS) if records else []
+    found = read_differences(job.stage_folder(STAGE) / DETAILS)
     print_records(records, json, {"output_dir": str(job.folder)}, found)
     report = job.folder / "report.html"
     if not json and not quiet and report.exists():
         typer.echo(f"report: {report}")
-    if output and records:
+    if output:
         _write_output(output, records)
 
 

@@ -76,7 +76,9 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     bare = _bare(annotation)
     if get_origin(bare) not in (Union, types.UnionType):
         return (bare,)
-    return tuple(member for member in get_args(bare) if member is not type(None))
+    members = tuple(member for member in get_args(bare) if member is not type(None))
+    # Of a union or None, the union's own.
+    return union_members(members[0]) if len(members) == 1 else members
 
 
 def kinds(model: Model) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def brier_scores(scored: ScoredLabels) -> Float[np.ndarray, " examples"]:
 
     References:
         Brier 1950, "Verification of Forecasts Expressed in Terms of Probability",
-        https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2, equation 2.
+        https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
     """
     distances = scored.probabilities.copy()
     distances[np.arange(len(distances)), scored.label_ids] -= 1
@@ -50,7 +50,7 @@ def area_under_risk_coverage(scored: ScoredLabels, samples: Samples) -> Found:
 
     References:
         Geifman et al. 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
-        https://arxiv.org/abs/1805.08206, section 2, where the threshold runs over all examples.
+        https://arxiv.org/abs/1805.08206.
     """
     places, num_places = ranked(-scored.confidences)
     counts = totals(samples, places, num_places)

@@ -5,7 +5,7 @@ on the order of the examples. A sample without examples of both kinds has nothin
 
 References:
     Hendrycks and Gimpel 2017, "A Baseline for Detecting Misclassified and Out-of-Distribution
-    Examples in Neural Networks", https://arxiv.org/abs/1610.02136, section 2.
+    Examples in Neural Networks", https://arxiv.org/abs/1610.02136.
 """
 
 from dataclasses import dataclass

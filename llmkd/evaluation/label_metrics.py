@@ -44,7 +44,7 @@ class LabelCounts:
 
         References:
             Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation
-            coefficient", https://doi.org/10.1016/j.compbiolchem.2004.09.006, equation 8.
+            coefficient", https://doi.org/10.1016/j.compbiolchem.2004.09.006.
         """
         total = self.wanted.sum(1)
         covariance = self.hits.sum(1) * total - (self.wanted * self.given).sum(1)

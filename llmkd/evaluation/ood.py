@@ -70,9 +70,9 @@ def confidences(
 
     References:
         Hendrycks and Gimpel 2017, "A Baseline for Detecting Misclassified and Out-of-Distribution
-        Examples in Neural Networks", https://arxiv.org/abs/1610.02136, section 2.
+        Examples in Neural Networks", https://arxiv.org/abs/1610.02136.
         Hendrycks et al. 2022, "Scaling Out-of-Distribution Detection for Real-World Settings",
-        https://arxiv.org/abs/1911.11132, section 3.
+        https://arxiv.org/abs/1911.11132.
         Liu et al. 2020, "Energy-based Out-of-distribution Detection",
         https://arxiv.org/abs/2010.03759, equation 4.
     """

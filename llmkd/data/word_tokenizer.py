@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2:
         raise InputError("python -m llmkd.data.word_tokenizer: write a data set, and a folder")
     name, folder, *renamed = arguments
-    columns = dict(text.partition("=")[::2] for text in renamed)
+    columns = {name: column for name, _, column in (text.partition("=") for text in renamed)}
     content = {"kind": "classification", "dataset_name": name, "columns": columns}
     source = checked_part(content, LabelledRows, "python -m llmkd.data.word_tokenizer")
     rows = iter_rows(source, seed=0, need="texts")

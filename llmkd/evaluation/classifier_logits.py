@@ -59,7 +59,7 @@ def logits_of_rows(
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].inputs["input_ids"]))
     for start in range(0, len(order), setting.batch_size):
         batch = order[start : start + setting.batch_size]
-        if any(i not in kept for i in batch):
+        if not kept.has_all(batch):
             found = _logits(subject.model, subject.tokenizer, [encoded[i] for i in batch])
             kept.add({i: {"logits": row} for i, row in zip(batch, found, strict=True)})
         setting.progress(start + len(batch), len(order))

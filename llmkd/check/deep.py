@@ -33,6 +33,7 @@ from llmkd.recipe.data import (
 )
 from llmkd.recipe.evaluation import EvaluationTask, Suite
 from llmkd.recipe.models import StoreTeacher
+from llmkd.recipe.ood import OODTask
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
@@ -315,6 +316,9 @@ def _in_miniature(task: EvaluationTask) -> EvaluationTask:
     data, generation = getattr(task, "data", None), getattr(task, "generation", None)
     if data is not None:
         few["data"] = data.model_copy(update=_at_most(data, FEW_ROWS))
+    if isinstance(task, OODTask):
+        # Of the first rows, none may be marked.
+        few |= {"out_data": few["data"], "out_labels": None}
     if generation is not None:
         most = min(FEW_TOKENS, generation.max_completion_length)
         few["generation"] = generation.model_copy(update={"max_completion_length": most})

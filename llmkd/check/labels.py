@@ -9,6 +9,7 @@ from llmkd.check.lengths import MOST_CHARACTERS, first
 from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
 from llmkd.check.vocabulary import INTENTS, Tokenizer
+from llmkd.data.columns import Need
 from llmkd.data.intents import LABELS, make_rows, most_words, refuse_too_many
 from llmkd.data.labels import chosen_labels, given_labels, label_text
 from llmkd.recipe.data import Classification, IntentTask, LabelledRows
@@ -65,8 +66,10 @@ def checked_labels(
     return chosen_labels(given, teacher, student, found.names)
 
 
-def labelled_facts(source: Classification, tokenizer: Tokenizer | str) -> DataFacts:
-    """Rows and lengths of labelled data.
+def labelled_facts(
+    source: Classification, tokenizer: Tokenizer | str, need: Need = "labelled"
+) -> DataFacts:
+    """Rows and lengths of labelled data, or of its texts.
 
     Raises:
         DataError: No run could train on it.
@@ -74,7 +77,7 @@ def labelled_facts(source: Classification, tokenizer: Tokenizer | str) -> DataFa
     """
     if isinstance(source, IntentTask):
         return _of_task(source, tokenizer)
-    local = read_rows(source, "labelled")
+    local = read_rows(source, need)
     rows = num_labelled_rows(source, local)
     if isinstance(tokenizer, str):
         longest = Fact(source.max_length, "at most", "data.max_length")

@@ -22,7 +22,7 @@ from llmkd.data.prepare import TrainingData
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import DataError
-from llmkd.recipe.data import Classification, LabelledRows, Sequences
+from llmkd.recipe.data import Classification, LabelledRows, Sequences, Task
 
 PADDING = {"attention_mask": 0, "token_type_ids": 0}
 
@@ -46,7 +46,7 @@ def labels_of(source: Classification, rows: Sequence[Row]) -> set[str]:
     return set(LABELS)
 
 
-def max_length_of(source: Classification) -> int:
+def max_length_of(source: Task | LabelledRows) -> int:
     """Most tokens of a sequence; a procedural task's are as long as they are."""
     return source.max_length if isinstance(source, LabelledRows) else maxsize
 

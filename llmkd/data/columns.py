@@ -8,13 +8,14 @@ from llmkd.recipe.data import DatasetRows, LabelledRows
 
 Source = DatasetRows | LabelledRows
 
-Need = Literal["example", "prompt", "scored", "labelled"]
+Need = Literal["example", "prompt", "scored", "labelled", "texts"]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
     "prompt": [("prompt",)],
     "scored": [("text",), ("messages",), ("prompt", "completion")],
     "labelled": [("text", "text_pair", "label"), ("text", "label")],
+    "texts": [("text", "text_pair"), ("text",)],
 }
 """What a row may have, in order of preference."""
 
@@ -70,7 +71,8 @@ def refuse_late_pair(
     Raises:
         DataError: The row has one.
     """
-    if "label" in chosen and "text_pair" not in chosen and row.get("text_pair"):
+    is_labelled = isinstance(source, LabelledRows)
+    if is_labelled and "text_pair" not in chosen and row.get("text_pair"):
         raise DataError(
             "dataset_name",
             f"{source.dataset_name}: row {number} has a `text_pair`, and the first row has none; "

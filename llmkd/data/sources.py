@@ -17,7 +17,7 @@ from llmkd.data.labels import is_label
 from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import DatasetRows, LabelledRows, StoreRows, Task
+from llmkd.recipe.data import AdditionTask, DatasetRows, LabelledRows, StoreRows, Task
 
 Row = dict[str, Any]
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -27,6 +27,7 @@ _OF_TASK: dict[Need, dict[str, str]] = {
     "scored": {"prompt": "prompt", "completion": "completion"},
     "prompt": {"prompt": "prompt"},
     "labelled": {"text": "text", "label": "label"},
+    "texts": {"text": "text"},
 }
 
 
@@ -49,7 +50,7 @@ def iter_rows(
         seed: Decides which sums a procedural task makes; a data set is read as it is.
         need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
             same with `text` first; `prompt` is the prompt alone; `labelled` is `text`, `text_pair`
-            where it is there, and `label`.
+            where it is there, and `label`; `texts` is the same without the label.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:
@@ -63,7 +64,7 @@ def iter_rows(
         yield from store_rows(source)
         return
     if isinstance(source, Task):
-        rows, chosen = iter(make_rows(source, seed)), _OF_TASK[need]
+        rows, chosen = iter(make_rows(source, seed)), _columns_of(source, need)
         name = f"task {source.task}"
     else:
         columns, name = written_names(source, need), source.dataset_name
@@ -80,6 +81,12 @@ def iter_rows(
         if problems.accepts(kept):
             yield kept
     problems.raise_any()
+
+
+def _columns_of(task: Task, need: Need) -> dict[str, str]:
+    # Of a sum, the text is what is asked.
+    is_sum = need == "texts" and isinstance(task, AdditionTask)
+    return {"text": "prompt"} if is_sum else _OF_TASK[need]
 
 
 class _BadValues:

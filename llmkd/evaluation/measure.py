@@ -2,16 +2,19 @@
 
 import numpy as np
 
-from llmkd.evaluation.accuracy import bootstrap_macro_f1, score_labels
+from llmkd.evaluation.classification import measure_classification
 from llmkd.evaluation.continuations import beginnings, continued
 from llmkd.evaluation.details import TaskDetails
 from llmkd.evaluation.exact_match import score_answers
 from llmkd.evaluation.measured import Estimate, Measured, Setting
+from llmkd.evaluation.ood import measure_ood
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from llmkd.evaluation.subject import Subject
+from llmkd.recipe.classification import ClassificationTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
-from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.ood import OODTask
 
 
 def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
@@ -23,8 +26,10 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
     match task:
         case ExactMatchTask():
             return _exact_match(subject, task, setting)
-        case AccuracyTask():
-            return _accuracy(subject, task, setting)
+        case ClassificationTask():
+            return measure_classification(subject, task, setting)
+        case OODTask():
+            return measure_ood(subject, task, setting)
         case PerplexityTask():
             return _perplexity(subject, task, setting)
         case AgreementTask():
@@ -55,25 +60,6 @@ def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Me
     return Measured(
         [Estimate("exact_match", share, len(answers.scores))],
         TaskDetails(samples=answers.samples, lengths=answers.lengths),
-    )
-
-
-def _accuracy(subject: Subject, task: AccuracyTask, setting: Setting) -> Measured:
-    labels = score_labels(
-        subject.model,
-        subject.tokenizer,
-        task,
-        batch_size=setting.batch_size,
-        seed=setting.seed,
-        progress=setting.progress,
-    )
-    num_examples = len(labels.is_right)
-    return Measured(
-        [
-            Estimate("accuracy", bootstrap_mean(labels.is_right, seed=setting.seed), num_examples),
-            Estimate("macro_f1", bootstrap_macro_f1(labels, seed=setting.seed), num_examples),
-        ],
-        TaskDetails(samples=labels.samples, bins=labels.bins),
     )
 
 

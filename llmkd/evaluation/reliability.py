@@ -1,11 +1,18 @@
 """Does what a model holds for 70 % likely come true 70 % of the time?"""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from llmkd.evaluation.details import Bin
 
 NUM_BINS = 15
+
+
+def bins_of(
+    confidences: Float[np.ndarray, " predictions"],
+) -> Int[np.ndarray, " predictions"]:
+    """The bin that each probability lies in, of 15 of equal width; 1 is in the last."""
+    return np.minimum((confidences * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
 class Reliability:
@@ -38,7 +45,7 @@ class Reliability:
         """
         is_number = np.isfinite(confidences)
         found, is_right = confidences[is_number].astype(np.float64), is_right[is_number]
-        places = np.minimum((found * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        places = bins_of(found)
         self.counts += np.bincount(places, minlength=NUM_BINS)
         self.confidences += np.bincount(places, found, NUM_BINS)
         self.num_right += np.bincount(places, is_right.astype(np.float64), NUM_BINS)

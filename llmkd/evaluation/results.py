@@ -29,7 +29,7 @@ class Record:
     suite: str
     task: str
     metric: str
-    """`exact_match`, `accuracy`, `macro_f1` (0 to 1), `loss_per_token` (nats) or `perplexity`."""
+    """Such as `accuracy` (0 to 1), `loss_per_token` (nats) or `perplexity`."""
     value: float
     ci_low: float
     """Lower end of the 95 % bootstrap interval over examples."""

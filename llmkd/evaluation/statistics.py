@@ -100,6 +100,32 @@ def one_by_one(statistic: Callable[[Int[np.ndarray, " examples"]], float]) -> St
     return lambda samples: np.array([statistic(chosen) for chosen in samples], float)
 
 
+def totals(
+    samples: Int[np.ndarray, "samples examples"],
+    ids: Int[np.ndarray, " examples"],
+    num_ids: int,
+    values: Float[np.ndarray, " examples"] | None = None,
+) -> Float[np.ndarray, "samples ids"]:
+    """How often each id occurs in each sample, or what the examples' values there sum to.
+
+    Args:
+        samples: Numbers of examples.
+        ids: Of each example, below `num_ids`.
+        num_ids: How many there are.
+        values: Of each example; None counts.
+    """
+    places = ids[samples] + num_ids * np.arange(len(samples))[:, None]
+    weights = None if values is None else values[samples].ravel()
+    found = np.bincount(places.ravel(), weights, num_ids * len(samples))
+    return found.reshape(len(samples), num_ids).astype(float)
+
+
+def ranked(values: Float[np.ndarray, " examples"]) -> tuple[Int[np.ndarray, " examples"], int]:
+    """The place of each value among the different ones, from the least, and how many those are."""
+    different, places = np.unique(values, return_inverse=True)
+    return places, len(different)
+
+
 def bootstrap_mean(values: ArrayLike, *, seed: int) -> Bootstrap:
     """A mean over examples.
 

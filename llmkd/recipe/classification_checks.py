@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.classification import ClassifierTask
 from llmkd.recipe.data import Classification, LabelledRows
-from llmkd.recipe.evaluation import AccuracyTask, Suite, is_for_classifiers
+from llmkd.recipe.evaluation import Suite, is_for_classifiers
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
+from llmkd.recipe.ood import OODTask
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import (
     EvaluateStage,
@@ -44,13 +46,19 @@ def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> I
 
 
 def suite_problems(suite: Suite, key: Key) -> Iterator[Problem]:
-    """Tasks for classifiers beside tasks for language models, which no model can do both."""
+    """Tasks for classifiers beside tasks for language models, which no model can do both.
+
+    And tasks for classifiers whose fields do not fit each other.
+    """
     for index, task in enumerate(suite.tasks):
-        if is_for_classifiers(suite) and not isinstance(task, AccuracyTask):
+        if isinstance(task, ClassifierTask):
+            for field, message in task.problems():
+                yield Problem((*key, index, field), message)
+        elif is_for_classifiers(suite):
             yield Problem(
                 (*key, index),
-                f"{task.kind} is for language models, and the suite has accuracy, which is for "
-                "classifiers; write two suites, each with its own evaluate stage",
+                f"{task.kind} is for language models, and the suite has tasks for classifiers; "
+                "write two suites, each with its own evaluate stage",
             )
 
 
@@ -88,6 +96,8 @@ def _labelled_data(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tupl
         sources[*key, "data"] = stage.data
     for index, task in enumerate(suite.tasks if suite is not None else []):
         sources[*key, "suite", "tasks", index, "data"] = getattr(task, "data", None)
+        if isinstance(task, OODTask):
+            sources[*key, "suite", "tasks", index, "out_data"] = task.out_data
     for place, source in sources.items():
         if isinstance(source, LabelledRows):
             yield (*place, "dataset_name"), source.dataset_name

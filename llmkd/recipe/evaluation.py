@@ -1,14 +1,15 @@
 """What to measure: suites of tasks. Shipped suites are YAML files in eval/suites/."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field
 
-from llmkd.recipe.base import RecipePart, kind_or
-from llmkd.recipe.data import AdditionTask, IntentTask, LabelledRows
+from llmkd.recipe.base import RecipePart
+from llmkd.recipe.classification import ClassificationTask, ClassifierTask
+from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
-from llmkd.recipe.evaluation_base import FileTask, NamedTask, TextTask
+from llmkd.recipe.evaluation_base import NamedTask, TextTask
+from llmkd.recipe.ood import OODTask
 
 
 class ExactMatchTask(NamedTask):
@@ -27,26 +28,14 @@ class PerplexityTask(TextTask):
     kind: Literal["perplexity"]
 
 
-class AccuracyTask(FileTask):
-    """How often a classifier's favourite label is the row's: accuracy, and macro F1 over labels."""
-
-    kind: Literal["accuracy"]
-    data: Annotated[
-        Annotated[IntentTask, Tag("task")] | Annotated[LabelledRows, Tag("classification")],
-        kind_or("classification"),
-    ]
-    """Labelled rows; the model has to know their labels."""
-
-    def with_file(self, path: str, columns: Mapping[str, str]) -> dict[str, Any]:
-        """As of every task that reads files; a procedural task's own settings go."""
-        content = super().with_file(path, columns)
-        if isinstance(self.data, IntentTask):
-            content["data"] = {"dataset_name": path, "columns": dict(columns)}
-        return {**content, "data": {**content["data"], "kind": "classification"}}
-
-
 EvaluationTask = Annotated[
-    ExactMatchTask | PerplexityTask | AccuracyTask | AgreementTask | DraftTask | CostTask,
+    ExactMatchTask
+    | PerplexityTask
+    | ClassificationTask
+    | OODTask
+    | AgreementTask
+    | DraftTask
+    | CostTask,
     Field(discriminator="kind"),
 ]
 
@@ -64,4 +53,4 @@ class Suite(RecipePart):
 
 def is_for_classifiers(suite: Suite) -> bool:
     """Whether a suite measures classifiers rather than language models; never both."""
-    return any(isinstance(task, AccuracyTask) for task in suite.tasks)
+    return any(isinstance(task, ClassifierTask) for task in suite.tasks)

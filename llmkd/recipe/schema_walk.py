@@ -77,6 +77,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     if get_origin(bare) not in (Union, types.UnionType):
         return (bare,)
     members = tuple(member for member in get_args(bare) if member is not type(None))
+    # Of a union or None, the union's own.
     return union_members(members[0]) if len(members) == 1 else members
 
 

@@ -84,7 +84,7 @@ stages:
   evaluation:
     kind: evaluate
     models: [stage:teacher, stage:student]
-    suite: {name: s, tasks: [{kind: accuracy, name: t, data: {kind: classification, dataset_name: ROWS}}]}
+    suite: {name: s, tasks: [{kind: classification, name: t, data: {kind: classification, dataset_name: ROWS}}]}
 """
 ROWS = [("a b c", "x"), ("a b", "y"), ("b c", "x"), ("c " * 20, "z")]
 
@@ -118,6 +118,28 @@ def test_a_check_knows_labels_lengths_and_parameters(recipe, checked):
     assert (found["tokens per row"].value, found["rows cut"].value) == (25 / 4, 0.25)
     assert "head" not in found["memory"].parts
     assert checked(recipe).stages["evaluation"].facts["t rows"].value == 4
+
+
+def ood(**fields):
+    return f"stages.evaluation.suite.tasks=[{json.dumps({'kind': 'ood', 'name': 'far', **fields})}]"
+
+
+def test_a_check_counts_rows_in_and_out_of_distribution(recipe, checked, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"{word} " * 9}) + "\n" for word in "abc"))
+    out = {"kind": "classification", "dataset_name": str(texts)}
+    data = {"kind": "task", "task": "intents", "num_examples": 20}
+    sums = {"kind": "task", "task": "addition", "num_examples": 30}
+    marked = {"kind": "classification", "dataset_name": str(tmp_path / "rows.jsonl")}
+    for fields, num_rows in [
+        ({"data": data, "out_data": out}, 20 + 3),
+        ({"data": out, "out_data": sums}, 3 + 30),
+        ({"data": marked, "out_labels": ["z"]}, 4),
+    ]:
+        rows = checked(recipe, ood(**fields)).stages["evaluation"].facts["far rows"]
+        assert (rows.value, rows.exactness) == (num_rows, "exact")
+    with pytest.raises(InputError, match=r"far: .*texts.jsonl: the columns are text; rename them"):
+        checked(recipe, ood(data=out, out_labels=["z"]))
 
 
 def test_labels_that_do_not_fit_are_found_before_the_run(recipe, checked, tmp_path):

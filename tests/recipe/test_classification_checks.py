@@ -29,7 +29,7 @@ stages:
   evaluation:
     kind: evaluate
     models: [stage:classifier, stage:student]
-    suite: {name: s, tasks: [{kind: accuracy, name: t, data: {kind: task, task: intents, num_examples: 9}}]}
+    suite: {name: s, tasks: [{kind: classification, name: t, data: {kind: task, task: intents, num_examples: 9}}]}
 """
 
 
@@ -52,7 +52,7 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
         ("stages.evaluation.suite=procedural", "models.0: stage:classifier makes a classifier"),
         ("stages.student.data={kind: task, num_examples: 9}", "writes no text"),
         (
-            "stages.evaluation.suite.tasks=[{kind: accuracy, name: t, data: {dataset_name: org/x, "
+            "stages.evaluation.suite.tasks=[{kind: classification, name: t, data: {dataset_name: org/x, "
             "kind: classification}}, {kind: perplexity, name: p, data: {dataset_name: org/y}}]",
             r"tasks.1: perplexity is for language models, .* write two suites",
         ),

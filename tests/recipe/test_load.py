@@ -136,6 +136,10 @@ BAD_LINES = [
         ("name: one", "name: a/b"),
         '1 name: input should match ^[A-Za-z0-9][A-Za-z0-9._-]*$; got "a/b"',
     ),
+    (
+        ("name: one", "teacher: {model_name_or_path: org/m, revison: a}\nname: one"),
+        "1 teacher.revison: no such field; did you mean `revision`?",
+    ),
     (("name: one", "sede: 1\nname: one"), "1 sede: no such field; did you mean `seed`?"),
     (
         ("name: one", "base_model: x\nname: one"),

@@ -7,10 +7,14 @@ import pytest
 
 from llmkd import run
 from llmkd.check import check
+from llmkd.check.deep import try_stages
+from llmkd.data.word_tokenizer import main as write_tokenizer
+from llmkd.evaluation.suites import find_suite
 from llmkd.pipeline import generate_teacher_data
 from llmkd.recipe import load
 from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
+from llmkd.run_plan import Run
 from llmkd.teacher_data.captured import SampledPositions, TopKPositions
 from llmkd.teacher_data.places import open_store
 
@@ -141,6 +145,42 @@ def test_sinkhorn_runs_on_real_requests(tmp_path, real_data, monkeypatch):
     assert max(accuracies(recipe).values()) < 0.05, "two steps teach little: 1 in 151 is chance"
 
 
+def test_glue_runs_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = shrunk("glue", tmp_path / "run")
+    assert list(accuracies(recipe)) == ["teacher", "twin", "student"]
+
+
+@pytest.mark.real_data
+def test_glue_takes_a_real_task(tmp_path, real_data):
+    wnli = real_data / "glue_wnli"
+    rows = "kind: classification, columns: {text: sentence1, text_pair: sentence2}"
+    rows += f", labels: [not_entailment, entailment], dataset_name: {wnli}"
+    words = tmp_path / "words"
+    write_tokenizer([f"{wnli}/train.jsonl", str(words), "text=sentence1", "text_pair=sentence2"])
+    overrides = [
+        f"stages.teacher.student.tokenizer_name_or_path={words}",
+        f"stages.evaluation.suite.tasks.0.data={{{rows}/validation.jsonl}}",
+    ]
+    trained = ("teacher", "twin", "student")
+    overrides += [f"stages.{name}.data={{{rows}/train.jsonl}}" for name in trained]
+    found = check("glue", overrides)
+    facts = found.stages["student"].facts
+    assert (facts["labels"].value, facts["rows"].value, facts["rows cut"].value) == (2, 635, 0)
+    assert found.stages["evaluation"].facts["task rows"].value == 71
+    # In this process: every stage takes a batch of the real rows.
+    tried = try_stages(Run(found.recipe), told=lambda name: None)
+    assert [stage.name for stage in tried] == [*trained, "evaluation"]
+
+
+def test_glue_of_pretrained_models_passes_the_check():
+    # Its models and its data are not here, so that is all.
+    (task,) = check("glue_bert").recipe.stages["evaluation"].suite.tasks
+    (official,) = [one for one in find_suite("glue_classifiers").tasks if one.name == "mrpc"]
+    assert (task.metrics, task.positive_label) == (official.metrics, official.positive_label)
+    assert task.data == official.data.model_copy(update={"max_length": 128})
+
+
 def test_every_shipped_recipe_is_tested_here():
-    tested = {*ADDITION, *TEACHER_DATA, *LARGE, "sinkhorn", "tinystories"}
+    tested = {*ADDITION, *TEACHER_DATA, *LARGE, "glue", "glue_bert", "sinkhorn", "tinystories"}
     assert {path.stem for path in shipped_recipes()} == tested

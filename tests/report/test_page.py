@@ -255,7 +255,7 @@ def test_a_classifiers_page_speaks_of_labels_and_texts(make_run, stages, record)
     for name in ("teacher", "twin", "student"):
         stages[name]["data"] = data
     del stages["texts"]
-    task = {"kind": "accuracy", "name": "labels", "data": data}
+    task = {"kind": "classification", "name": "labels", "data": data}
     stages["evaluation"]["suite"] = {"name": "s", "tasks": [task]}
     records = [
         record(m, 0.5, 0.4, 0.6, metric="accuracy", task="labels") for m in ("twin", "student")

@@ -6,11 +6,13 @@ from llmkd.evaluation.accuracy import bootstrap_macro_f1, score_labels
 from llmkd.evaluation.continuations import beginnings, continued
 from llmkd.evaluation.details import TaskDetails
 from llmkd.evaluation.exact_match import score_answers
+from llmkd.evaluation.harness.definitions import refuse_without_lm_eval
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from llmkd.evaluation.subject import Subject
 from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.harness import LMEvalTask
 
 
 def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
@@ -26,6 +28,8 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             return _accuracy(subject, task, setting)
         case PerplexityTask():
             return _perplexity(subject, task, setting)
+        case LMEvalTask():
+            return _lm_eval(subject, task, setting)
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:
@@ -84,3 +88,10 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
         ],
         TaskDetails(samples=samples, bins=found.bins),
     )
+
+
+def _lm_eval(subject: Subject, task: LMEvalTask, setting: Setting) -> Measured:
+    refuse_without_lm_eval()
+    from llmkd.evaluation.harness.measure import measure_harness
+
+    return measure_harness(subject, task, setting)

@@ -4,6 +4,11 @@ SHARES = frozenset(
     [
         "exact_match",
         "accuracy",
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "acc_mutual_info",
+        "em",
         "accuracy_normalised",
         "macro_f1",
         "micro_f1",
@@ -40,6 +45,8 @@ LOWER_IS_BETTER = frozenset(
         "unanswered",
         "ece",
         "brier",
+        "brier_score",
+        "ter",
         "aurc",
         "fpr_at_95_recall",
         "forward_kl",
@@ -51,7 +58,7 @@ NEITHER_IS_BETTER = frozenset(["tokens", "parameters", "flops_per_token", "peak_
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is between 0 and 1; of `pass@8` the name is `pass`."""
+    """Whether a metric is between 0 and 1; of `pass@8` the name is `pass`, of `em:strict` `em`."""
     return _name(metric) in SHARES
 
 
@@ -66,4 +73,4 @@ def is_quality(metric: str) -> bool:
 
 
 def _name(metric: str) -> str:
-    return metric.partition("@")[0]
+    return metric.partition("@")[0].partition(":")[0]

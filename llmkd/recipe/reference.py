@@ -53,7 +53,7 @@ SECTIONS = {
     "Teacher data": [
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
-    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "AccuracyTask"],
+    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "AccuracyTask", "LMEvalTask", "HarnessRows"],
 }  # fmt: skip
 
 

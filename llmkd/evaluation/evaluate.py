@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llmkd.errors import LlmkdError
+from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.details import Details
 from llmkd.evaluation.differences import difference
 from llmkd.evaluation.measure import measure
@@ -31,7 +31,10 @@ class Failure:
     model: str
     task: str
     message: str
+    is_bad_input: bool = False
+    """Whether the user can mend it before anything is measured."""
     traceback: str = ""
+    """Of what llmkd did not expect."""
 
     def __str__(self) -> str:
         return f"{self.task} of {self.model}: {self.message}"
@@ -73,7 +76,7 @@ def evaluate(
         teacher: The model that others are compared with in tasks that ask for one.
 
     Raises:
-        InputError: A model without a tokenizer that loads.
+        InputError: A model without a tokenizer that loads, or nothing could be measured.
     """
     found, estimates = Evaluation(), dict[tuple[str, str], list[Estimate]]()
     load = load_classifier if is_for_classifiers(suite) else load_model
@@ -101,6 +104,8 @@ def evaluate(
                 found.records += _records(measured, subject, task, suite, seed)
                 _compare(found, estimates, (models[0][0], label), suite, task)
             num_finished += 1
+    if not found.records and all(failure.is_bad_input for failure in found.failures):
+        raise InputError([str(failure) for failure in found.failures])
     return found
 
 
@@ -110,13 +115,15 @@ def _tried(
     try:
         return measure(subject, task, setting)
     except LlmkdError as error:
-        failures.append(Failure(subject.label, task.name, str(error)))
+        is_bad_input = isinstance(error, InputError)
+        failures.append(Failure(subject.label, task.name, str(error), is_bad_input))
     except Exception as error:  # Whatever else it is must not cost the other tasks.
         if explanation(error, setting.folder) is not None:
             raise  # Disk or memory ran out, and would again.
         message = " ".join(str(error).split()) or "no message"
         told = f"{type(error).__name__}: {message}"
-        failures.append(Failure(subject.label, task.name, told, traceback.format_exc()))
+        trace = traceback.format_exc()
+        failures.append(Failure(subject.label, task.name, told, traceback=trace))
     say(f"failed: {failures[-1]}")
     return None
 

@@ -1,6 +1,6 @@
 """Exact match: greedy answers to a procedural task, right or wrong to the character."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.addition import answer_of, make_rows
 from llmkd.evaluation.details import Sample
+from llmkd.evaluation.kept import Kept
 from llmkd.progress import Progress
 from llmkd.recipe.evaluation import ExactMatchTask
 from llmkd.teacher_data.engine import Written
@@ -37,6 +38,7 @@ def score_answers(
     batch_size: int,
     seed: int,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> ScoredAnswers:
     """Asks for every example's answer and compares it with the reference.
 
@@ -50,20 +52,24 @@ def score_answers(
         batch_size: Examples generated together.
         seed: Decides which sums are asked; every model gets the same.
         progress: Called with (done, total) examples.
+        kept: The answers that are there already; the others are added to it.
     """
     rows = make_rows(task.data, seed)
-    completions: list[Written] = []
+    kept = Kept(None, {}) if kept is None else kept
     for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        completions += generate(
-            model,
-            tokenizer,
-            [row["prompt"] for row in batch],
-            temperature=0.0,
-            max_completion_length=task.max_completion_length,
-            seed=seed,
-        )
-        progress(start + len(batch), len(rows))
+        batch = range(start, min(start + batch_size, len(rows)))
+        if not kept.has_all(batch):
+            written = generate(
+                model,
+                tokenizer,
+                [rows[i]["prompt"] for i in batch],
+                temperature=0.0,
+                max_completion_length=task.max_completion_length,
+                seed=seed,
+            )
+            kept.add({i: asdict(one) for i, one in zip(batch, written, strict=True)})
+        progress(batch.stop, len(rows))
+    completions = [Written(**answer) for answer in kept.in_order()]
     pairs = list(zip(rows, completions, strict=True))
     scores = [float(is_right(completion, row["completion"])) for row, completion in pairs]
     samples = [

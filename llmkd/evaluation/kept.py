@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ class Kept:
         if path is not None:
             self._read(path)
 
-    def __contains__(self, example: int) -> bool:
-        return example in self.answers
+    def has_all(self, examples: Iterable[int]) -> bool:
+        """Whether the answers of all these examples are there, so that a batch may be left out."""
+        return all(example in self.answers for example in examples)
 
     def add(self, answers: Mapping[int, Answer]) -> None:
         """Keeps the answers of some examples, on the disk before it returns."""

@@ -40,6 +40,7 @@ def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Me
         batch_size=setting.batch_size,
         seed=setting.seed,
         progress=setting.progress,
+        kept=setting.kept(subject, task, batch_size=setting.batch_size),
     )
     share = bootstrap_mean(answers.scores, seed=setting.seed)
     return Measured(

@@ -57,14 +57,11 @@ def measured(monkeypatch):
     """The models that `llmkd eval` measured; it takes no time."""
     models = []
 
-    class Found:
-        records = [Record("m", "s", "t", "exact_match", 0.5, 0.4, 0.6, 9, 0)]  # noqa: RUF012
+    def run(recipe):
+        models.extend(recipe.stages["evaluation"].models)
+        return [Record("m", "s", "t", "exact_match", 0.5, 0.4, 0.6, 9, 0)]
 
-    def evaluate(found, *_, **__):
-        models.extend(found)
-        return Found
-
-    monkeypatch.setattr("llmkd.evaluation.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("llmkd.pipeline.run", run)
     return models
 
 

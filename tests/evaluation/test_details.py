@@ -74,6 +74,7 @@ def test_everything_is_put_together_by_task_example_and_model(tmp_path):
                 "bins": [{"confidence": 0.5, "accuracy": 0.25, "count": 8}],
             }
         ],
+        "differences": [],
     }
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from llmkd.evaluation import evaluate as evaluate_module
+from llmkd.evaluation import measure as measure_module
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.evaluation.exact_match import ScoredAnswers
 from llmkd.evaluation.perplexity import score_text
@@ -56,7 +56,7 @@ def test_every_model_gets_every_metric_in_order(models, suite):
 def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, monkeypatch):
     right = np.array([1.0, 0, 0, 1, 1, 1])
     answers = ScoredAnswers(right, [3] * 6, [])
-    monkeypatch.setattr(evaluate_module, "score_answers", lambda *args, **kwargs: answers)
+    monkeypatch.setattr(measure_module, "score_answers", lambda *args, **kwargs: answers)
     exact, loss, perplexity = run(models[:1], suite).records
     assert exact.value == pytest.approx(4 / 6)
     found = score_text(

@@ -4,6 +4,7 @@ import pytest
 from llmkd.data.addition import make_rows
 from llmkd.evaluation import exact_match
 from llmkd.evaluation.exact_match import is_right, score_answers
+from llmkd.evaluation.kept import Kept
 from llmkd.recipe.evaluation import ExactMatchTask
 from llmkd.teacher_data.engine import Written
 
@@ -67,3 +68,30 @@ def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, mo
     assert [sample.text for sample in found.samples][1:3] == [list(rows.values())[1], "#"]
     assert asked == [4, 4, 2]
     assert calls == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_only_answers_that_are_not_kept_are_asked_for(tiny_llama, tokenizer, monkeypatch, tmp_path):
+    asked = []
+
+    def answer(model, tokenizer, prompts, **_):
+        asked.append(prompts)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [Written([1, 2], f"#{prompt}", "stop") for prompt in prompts]
+
+    def run():
+        kept = Kept(tmp_path / "answers.jsonl", {})
+        return score_answers(
+            tiny_llama(tokenizer), tokenizer, TASK, batch_size=4, seed=7, progress=lambda *_: None,
+            kept=kept,
+        )  # fmt: skip
+
+    monkeypatch.setattr(exact_match, "generate", answer)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    found = run()
+    # The batch that was cut off, whole, and what came after it.
+    assert asked[2] == asked[1]
+    assert [len(prompts) for prompts in asked] == [4, 4, 4, 2]
+    prompts = [row["prompt"] for row in make_rows(TASK.data, 7)]
+    assert [sample.text for sample in found.samples] == [f"#{prompt}" for prompt in prompts[:8]]

@@ -53,6 +53,8 @@ LOWER_IS_BETTER = frozenset(
         "reverse_kl",
     ]
 )
+LOWER = ":lower"
+"""Ends the name of a metric of lm-eval's that is not known here, and of which less is better."""
 NEITHER_IS_BETTER = frozenset(["tokens", "parameters", "flops_per_token", "peak_memory_mib"])
 """What an answer or a model costs: less is welcome, and no quality."""
 
@@ -64,7 +66,7 @@ def is_share(metric: str) -> bool:
 
 def is_lower_better(metric: str) -> bool:
     """Whether less of a metric is better."""
-    return _name(metric) in LOWER_IS_BETTER
+    return _name(metric) in LOWER_IS_BETTER or metric.endswith(LOWER)
 
 
 def is_quality(metric: str) -> bool:

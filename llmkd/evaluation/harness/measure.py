@@ -85,7 +85,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _refuse_too_long(loaded: ConfigurableTask, model: Any) -> None:
     if loaded.OUTPUT_TYPE != "generate_until":
         return
-    settings = normalize_gen_kwargs(loaded.get_config("generation_kwargs"), model.max_gen_toks)
+    settings: Any = normalize_gen_kwargs(loaded.get_config("generation_kwargs"), model.max_gen_toks)
     most, room = settings["max_gen_toks"], model.max_length
     if most >= room:
         raise InputError(

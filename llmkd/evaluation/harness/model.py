@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.models.huggingface import HFLM
 
 from llmkd.errors import InputError
@@ -15,21 +15,19 @@ from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import ServerEngine, VLLMEngine
 
 
-class _Keeping:
+class _Keeping(TemplateLM):
     """In front of a model class of lm-eval: asks only what is not there yet."""
 
     cache_hook: Any
 
-    def loglikelihood(self, requests: Any, **settings: Any) -> Any:
-        ask: Any = super().loglikelihood  # pyright: ignore[reportAttributeAccessIssue]
-        return self.cache_hook.ask("loglikelihood", requests, lambda left: ask(left, **settings))
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return self.cache_hook.ask("loglikelihood", requests, super().loglikelihood)
 
-    def generate_until(self, requests: Any, **settings: Any) -> Any:
-        ask: Any = super().generate_until  # pyright: ignore[reportAttributeAccessIssue]
-        return self.cache_hook.ask("generate_until", requests, lambda left: ask(left, **settings))
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return self.cache_hook.ask("generate_until", requests, super().generate_until)
 
     def _loglikelihood_tokens(self, requests: Any, **settings: Any) -> Any:
-        ask: Any = super()._loglikelihood_tokens  # pyright: ignore[reportAttributeAccessIssue]
+        ask: Any = super()._loglikelihood_tokens
         # Windows of texts that are scored from end to end have no text of their own.
         if requests[0][0] is None:
             return self.cache_hook.ask_windows(requests, lambda: ask(requests, **settings))
@@ -43,10 +41,6 @@ class _Keeping:
     def _model_generate(self, *args: Any, **settings: Any) -> Any:
         self.cache_hook.flush()
         return super()._model_generate(*args, **settings)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class _KeepingTransformers(_Keeping, HFLM):
-    pass
 
 
 def model_for(subject: Subject, task: LMEvalTask, setting: Setting) -> TemplateLM:
@@ -65,13 +59,13 @@ def model_for(subject: Subject, task: LMEvalTask, setting: Setting) -> TemplateL
         case _:
             model = _in_transformers(subject, setting.batch_size)
     kept = setting.kept(subject, task, batch_size=setting.batch_size, lm_eval=version("lm_eval"))
-    model.cache_hook = KeptRequests(kept, setting.progress)  # pyright: ignore[reportAttributeAccessIssue]
+    model.cache_hook = KeptRequests(kept, setting.progress)
     return model
 
 
-def _in_transformers(subject: Subject, batch_size: int) -> TemplateLM:
+def _in_transformers(subject: Subject, batch_size: int) -> Any:
     source = subject.source
-    return _KeepingTransformers(
+    return _keeping(HFLM)(
         subject.model,
         # By name, as lm-eval changes the tokenizer, which other tasks use too.
         tokenizer=source.model_name_or_path,
@@ -80,7 +74,7 @@ def _in_transformers(subject: Subject, batch_size: int) -> TemplateLM:
     )
 
 
-def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> TemplateLM:
+def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> Any:
     try:
         version("vllm")
     except PackageNotFoundError:
@@ -90,14 +84,14 @@ def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> Template
         ) from None
     from lm_eval.models.vllm_causallms import VLLM
 
-    class KeepingVLLM(_Keeping, VLLM):
-        pass
-
-    settings = engine.model_dump(exclude={"kind"}, exclude_none=True)
-    return KeepingVLLM(
+    return _keeping(VLLM)(
         source.model_name_or_path,
         revision=source.revision,
-        dtype=source.dtype,  # pyright: ignore[reportArgumentType]
+        dtype=source.dtype,
         seed=seed,
-        **settings,
+        **engine.model_dump(exclude={"kind"}, exclude_none=True),
     )
+
+
+def _keeping(base: type[LM]) -> Any:
+    return type("Keeping" + base.__name__, (_Keeping, base), {})

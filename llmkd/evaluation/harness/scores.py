@@ -10,6 +10,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from llmkd.evaluation.measured import Estimate
+from llmkd.evaluation.metric_names import LOWER, is_lower_better
 from llmkd.evaluation.statistics import Bootstrap, bootstrap, bootstrap_mean, one_by_one
 
 Result = Mapping[str, Any]
@@ -29,32 +30,38 @@ def estimates_of(task: ConfigurableTask, found: Result, *, seed: int) -> list[Es
         found: What `lm_eval.evaluator.evaluate` returned.
         seed: Decides the bootstrap's resamples.
     """
-    results, samples = found["results"][task.task_name], found["samples"][task.task_name]
-    aggregations = task.aggregation()
+    logged = found["samples"][task.task_name]
     estimates = []
-    for key, value in results.items():
+    for key, value in found["results"][task.task_name].items():
         metric, comma, chosen = key.partition(",")
-        if not comma or metric.endswith("_stderr"):
-            continue
-        scores = [
-            sample[metric]
-            for sample in samples
-            if sample["filter"] == chosen and metric in sample["metrics"]
-        ]
-        aggregation = aggregations.get(metric, mean)
-        resampled = _bootstrap(metric, scores, aggregation, seed)
-        assert math.isclose(resampled.value, value, rel_tol=1e-12, abs_tol=1e-12) or value != value
-        estimates.append(
-            Estimate(
-                metric_name(metric, chosen), replace(resampled, value=float(value)), len(scores)
+        if comma and not metric.endswith("_stderr"):
+            scores = [
+                sample[metric]
+                for sample in logged
+                if sample["filter"] == chosen and metric in sample["metrics"]
+            ]
+            resampled = _bootstrap(metric, scores, task.aggregation().get(metric, mean), seed)
+            name = metric_name(
+                metric, chosen, is_higher_better=task.higher_is_better().get(metric, True)
             )
-        )
+            estimates.append(Estimate(name, _with_value(resampled, float(value)), len(scores)))
     return estimates
 
 
-def metric_name(metric: str, chosen: str) -> str:
-    """What results call a metric: `acc`, or `exact_match:strict-match` where a filter chose."""
-    return metric if chosen == NO_FILTER else f"{metric}:{chosen}"
+def _with_value(found: Bootstrap, value: float) -> Bootstrap:
+    """With lm-eval's own number, from which ours may differ by the order of a sum."""
+    is_same = math.isclose(found.value, value, rel_tol=1e-12, abs_tol=1e-12)
+    assert is_same or (math.isnan(found.value) and math.isnan(value)), (found.value, value)
+    return replace(found, value=value)
+
+
+def metric_name(metric: str, chosen: str, *, is_higher_better: bool = True) -> str:
+    """What results call a metric: `acc`, or `exact_match:strict-match` where a filter chose.
+
+    Where less is better and the name does not say so to llmkd, it ends in `:lower`.
+    """
+    name = metric if chosen == NO_FILTER else f"{metric}:{chosen}"
+    return name if is_higher_better or is_lower_better(name) else name + LOWER
 
 
 def _bootstrap(

@@ -123,7 +123,8 @@ def _missing(task: LMEvalTask, error: Exception) -> str:
 
 def _refuse_unknown_answers(loaded: ConfigurableTask, task: LMEvalTask) -> None:
     """A label that is no choice would count as a wrong answer."""
-    if loaded.OUTPUT_TYPE != "multiple_choice" or loaded.multiple_input:
+    is_graded_so = loaded.get_config("process_results") is None and not loaded.multiple_input
+    if loaded.OUTPUT_TYPE != "multiple_choice" or not is_graded_so:
         return
     docs: Any = loaded.eval_docs
     for number, doc in enumerate(docs, 1):

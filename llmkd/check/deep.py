@@ -31,7 +31,7 @@ from llmkd.recipe.data import (
     SequenceLengths,
     StoreRows,
 )
-from llmkd.recipe.evaluation import ExactMatchTask, Suite
+from llmkd.recipe.evaluation import EvaluationTask, Suite
 from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
@@ -49,6 +49,8 @@ BATCHES_READ = 4
 """Batches' worth of rows that are read of the data."""
 FEW_ROWS = 4
 FEW_TOKENS = 8
+LENGTHS = frozenset(["max_completion_length", "completion_length", "prompt_length"])
+"""Fields of evaluation tasks that count tokens."""
 STAND_IN_ROWS = 256
 """Rows of a stand-in for a teacher store."""
 
@@ -292,19 +294,30 @@ def _score(
 
 
 def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
-    suite = stage.suite
+    suite, teacher = stage.suite, stage.teacher
     assert isinstance(suite, Suite)
-    tasks = []
-    for task in suite.tasks:
-        few: dict[str, Any] = {"data": task.data.model_copy(update=_at_most(task.data, FEW_ROWS))}
-        if isinstance(task, ExactMatchTask):
-            few["max_completion_length"] = min(FEW_TOKENS, task.max_completion_length)
-        tasks.append(task.model_copy(update=few))
-    small = suite.model_copy(update={"tasks": tasks})
-    evaluate(
+    found = evaluate(
         [(model, model) for model in stage.models],
-        small,
+        suite.model_copy(update={"tasks": list(map(_in_miniature, suite.tasks))}),
         batch_size=stage.batch_size,
         seed=seed,
         progress=lambda done, total, **figures: None,
+        engine=stage.engine,
+        teacher=None if teacher is None else (teacher.model_name_or_path, teacher),
     )
+    if found.failures:
+        raise LlmkdError("; ".join(map(str, found.failures)))
+
+
+def _in_miniature(task: EvaluationTask) -> EvaluationTask:
+    """A task with few rows and few tokens."""
+    few: dict[str, Any] = {}
+    data, generation = getattr(task, "data", None), getattr(task, "generation", None)
+    if data is not None:
+        few["data"] = data.model_copy(update=_at_most(data, FEW_ROWS))
+    if generation is not None:
+        most = min(FEW_TOKENS, generation.max_completion_length)
+        few["generation"] = generation.model_copy(update={"max_completion_length": most})
+    for name in LENGTHS & type(task).model_fields.keys():
+        few[name] = min(FEW_TOKENS, getattr(task, name))
+    return task.model_copy(update=few)

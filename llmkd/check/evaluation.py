@@ -12,6 +12,7 @@ from llmkd.check.stages import Checker
 from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation import (
     AccuracyTask,
     EvaluationTask,
@@ -19,11 +20,14 @@ from llmkd.recipe.evaluation import (
     PerplexityTask,
     is_for_classifiers,
 )
+from llmkd.recipe.evaluation_base import TextTask
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.yaml_places import Key
+
+RowsTask = ExactMatchTask | PerplexityTask | AccuracyTask | AgreementTask | DraftTask
 
 
 def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFacts:
@@ -35,6 +39,11 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         checker.models.of(PretrainedModel(model_name_or_path=value, dtype="auto"))
         for value in stage.models
     ]
+    if stage.teacher is not None:
+        teacher = checker.models.of(stage.teacher)
+        found.facts["teacher parameters"] = teacher.parameters
+        place = ("stages", name, "teacher", "model_name_or_path")
+        found.problems += head_problem(place, teacher, is_classifier=is_for_classifiers(suite))
     for model in models:
         found.facts[f"{model.name.removeprefix('stage:')} parameters"] = model.parameters
     for index, model in enumerate(models):
@@ -46,9 +55,10 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         if not isinstance(stage.suite, str):
             key = (*key, "tasks", index, "data")
         try:
-            found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, LMEvalTask):
                 refuse_unknown_task(task)
+            if not isinstance(task, CostTask):
+                found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, AccuracyTask):
                 refuse_unknown_rows(task.data, [model.labels for model in models])
             lengths += [
@@ -62,7 +72,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
     return found
 
 
-def _rows(task: EvaluationTask) -> Fact:
+def _rows(task: RowsTask) -> Fact:
     if isinstance(task, ExactMatchTask):
         return num_sums(task.data)
     if isinstance(task, AccuracyTask):
@@ -82,8 +92,12 @@ def _length(task: EvaluationTask, model: Model) -> Fact:
         return labelled_facts(task.data, model.tokenizer).longest
     if isinstance(task, LMEvalTask):
         return harness_length(task)
-    if isinstance(task, PerplexityTask):
+    if isinstance(task, TextTask):
         return Fact(task.data.max_length, "at most", "data.max_length")
+    if isinstance(task, DraftTask):
+        return Fact(task.prompt_length + task.max_completion_length, "at most")
+    if isinstance(task, CostTask):
+        return Fact(task.prompt_length + task.completion_length, "exact")
     prompt = value_of(prompt_length(task.data, model.tokenizer))
     return Fact(prompt + task.max_completion_length, "at most", "prompt and completion")
 

@@ -5,6 +5,7 @@
     samples      prompts with what every model answered
     lengths      how many answers have how many tokens, end-of-text token included
     reliability  predictions of tokens or labels, in bins of the favourite's probability
+    parameters   of each model
     differences  models minus the first one on the same examples, with a word on whether it is noise
 """
 
@@ -68,6 +69,9 @@ class Details:
     differences: list[dict[str, Any]] = field(default_factory=list)
     """As `llmkd.evaluation.differences.Difference` has them."""
 
+    parameters: dict[str, int] = field(default_factory=dict)
+    """Of each model that was loaded."""
+
     def add(self, found: TaskDetails, *, task: str, model: str) -> None:
         """Adds what one model gave on one task."""
         for sample in found.samples:
@@ -83,13 +87,14 @@ class Details:
             bins = [asdict(one) for one in found.bins]
             self.reliability.append({"task": task, "model": model, "bins": bins})
 
-    def as_data(self) -> dict[str, list[dict[str, Any]]]:
+    def as_data(self) -> dict[str, Any]:
         """The content of `details.json`."""
         return {
             "samples": list(self.samples.values()),
             "lengths": self.lengths,
             "reliability": self.reliability,
             "differences": self.differences,
+            "parameters": self.parameters,
         }
 
 

@@ -104,6 +104,8 @@ def evaluate(
                 found.records += _records(measured, subject, task, suite, seed)
                 _compare(found, estimates, (models[0][0], label), suite, task)
             num_finished += 1
+        if (num_parameters := subject.num_parameters) is not None:
+            found.details.parameters[label] = num_parameters
     if not found.records and all(failure.is_bad_input for failure in found.failures):
         raise InputError([str(failure) for failure in found.failures])
     return found

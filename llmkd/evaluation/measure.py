@@ -11,6 +11,7 @@ from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from llmkd.evaluation.subject import Subject
+from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
 from llmkd.recipe.harness import LMEvalTask
 
@@ -28,8 +29,23 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             return _accuracy(subject, task, setting)
         case PerplexityTask():
             return _perplexity(subject, task, setting)
+        case AgreementTask():
+            from llmkd.evaluation.agreement import measure_agreement
+
+            return measure_agreement(subject, task, setting)
+        case DraftTask():
+            from llmkd.evaluation.draft import measure_draft
+
+            return measure_draft(subject, task, setting)
+        case CostTask():
+            from llmkd.evaluation.cost import measure_cost
+
+            return measure_cost(subject, task, setting)
         case LMEvalTask():
-            return _lm_eval(subject, task, setting)
+            refuse_without_lm_eval()
+            from llmkd.evaluation.harness.measure import measure_harness
+
+            return measure_harness(subject, task, setting)
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:
@@ -89,10 +105,3 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
         ],
         TaskDetails(samples=samples, bins=found.bins),
     )
-
-
-def _lm_eval(subject: Subject, task: LMEvalTask, setting: Setting) -> Measured:
-    refuse_without_lm_eval()
-    from llmkd.evaluation.harness.measure import measure_harness
-
-    return measure_harness(subject, task, setting)

@@ -55,7 +55,9 @@ LOWER_IS_BETTER = frozenset(
 )
 LOWER = ":lower"
 """Ends the name of a metric of lm-eval's that is not known here, and of which less is better."""
-NEITHER_IS_BETTER = frozenset(["tokens", "parameters", "flops_per_token", "peak_memory_mib"])
+NEITHER_IS_BETTER = frozenset(
+    ["tokens", "parameters", "flops_per_token", "weights_mib", "peak_memory_mib"]
+)
 """What an answer or a model costs: less is welcome, and no quality."""
 
 

@@ -65,15 +65,15 @@ def score_text(
     """
     tokenizing = tokenizing_for(model.config, model.name_or_path or "model")
     windows = list(windows_of(task, tokenizer, seed=seed, tokenizing=tokenizing))
-    longest = max(_num_read(window, model) for window in windows)
+    longest = max(num_read(window, model) for window in windows)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
     losses, counts = np.zeros(num_examples), np.zeros(num_examples)
     collate = collator_for(model.config, tokenizer)
     reliability, num_done = Reliability(), 0
-    for batch in _batches(windows, batch_size, model.config.get_text_config().vocab_size):
+    for batch in batches_of(windows, batch_size, model.config.get_text_config().vocab_size):
         rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
-        found = _window_losses(model, _inputs(collate(rows), model), reliability)
+        found = _window_losses(model, inputs_of(collate(rows), model), reliability)
         for window, loss in zip(batch, found, strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
@@ -82,14 +82,15 @@ def score_text(
     return ScoredText(losses, counts, reliability.bins())
 
 
-def _num_read(window: Window, model: PreTrainedModel) -> int:
+def num_read(window: Window, model: PreTrainedModel) -> int:
     """Tokens that the model reads at once; an encoder and a decoder each read their own."""
     if is_seq2seq(model.config):
         return max(len(window.input_ids) - window.num_scored, window.num_scored)
     return window.num_read
 
 
-def _inputs(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+def inputs_of(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    """A collated batch as a model takes it, on its device."""
     if not is_seq2seq(model.config):
         # The last column predicts nothing, and would be one position more than the window has.
         batch = {name: tensor[:, :-1] for name, tensor in batch.items()}
@@ -125,7 +126,7 @@ def _chunk_losses(
     return F.nll_loss(logprobs, targets, ignore_index=IGNORED_ID, reduction="none")
 
 
-def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
+def batches_of(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
     """Windows of like length together, longest first."""
     batch: list[Window] = []
     for window in sorted(windows, key=lambda window: -window.num_read):

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from llmkd.errors import InputError
 from llmkd.evaluation.metric_names import is_share
+from llmkd.evaluation.short_names import short_names
 from llmkd.run_folder import write_atomically
 
 KEY = ("suite", "task", "metric", "model")
@@ -123,17 +124,18 @@ def results_table(
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.suite, record.task, record.metric), []).append(record)
+    names = short_names(dict.fromkeys(record.model for record in records))
     table = Table("task", "metric")
     table.add_column("model", overflow="fold")
-    table.add_column("value [95 % interval]", justify="right", no_wrap=True)
+    table.add_column("value [95 % interval]", justify="right", overflow="fold")
     table.add_column("examples", justify="right")
     if found:
-        baseline = differences[0]["baseline"]
-        table.add_column(f"difference to {baseline}", justify="right", overflow="fold")
+        baseline = names.get(differences[0]["baseline"], "the first")
+        table.add_column(f"less {baseline}", justify="right", overflow="fold")
     for (_, task, metric), members in groups.items():
         for i, record in enumerate(members):
-            names = (task, metric) if i == 0 else ("", "")
-            cells = [*names, record.model, shown(record), f"{record.num_examples:,}"]
+            head = (task, metric) if i == 0 else ("", "")
+            cells = [*head, names[record.model], shown(record), f"{record.num_examples:,}"]
             if found:
                 key = tuple(getattr(record, name) for name in KEY)
                 cells.append(shown_difference(found.get(key)))
@@ -148,7 +150,15 @@ def shown(record: Record) -> str:
     numbers = (record.value, record.ci_low, record.ci_high)
     if is_share(record.metric):
         return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
-    return "{:.4g} [{:.4g}, {:.4g}]".format(*numbers)
+    if numbers[1] == numbers[2] == numbers[0]:
+        return number_text(record.value)
+    return "{} [{}, {}]".format(*map(number_text, numbers))
+
+
+def number_text(value: float) -> str:
+    """Four digits, or all of a count: `1.514`, `260,032`."""
+    is_count = math.isfinite(value) and abs(value) >= 10_000
+    return f"{value:,.0f}" if is_count else f"{value:.4g}"
 
 
 def shown_difference(difference: Mapping[str, Any] | None) -> str:
@@ -159,5 +169,7 @@ def shown_difference(difference: Mapping[str, Any] | None) -> str:
     if is_share(difference["metric"]):
         text = "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * number for number in numbers))
     else:
-        text = "{:+.4g} [{:+.4g}, {:+.4g}]".format(*numbers)
+        signs = ("+" if number > 0 else "" for number in numbers)
+        shown = [sign + number_text(one) for sign, one in zip(signs, numbers, strict=True)]
+        text = "{} [{}, {}]".format(*shown)
     return f"{text} {difference['verdict']}"

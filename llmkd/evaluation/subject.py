@@ -30,6 +30,12 @@ class Subject:
         """The model's tokenizer, without the model."""
         return load_tokenizer(self.source.model_name_or_path, self.source.revision)
 
+    @property
+    def num_parameters(self) -> int | None:
+        """Of the model; None where nothing has loaded it."""
+        loaded = self.__dict__.get("model")
+        return None if loaded is None else loaded.num_parameters()
+
     @cached_property
     def model(self) -> PreTrainedModel:
         """The model in transformers, for inference, on the accelerator where there is one.

@@ -23,7 +23,7 @@ from llmkd.data.tokenize import Tokenize, encode_texts
 from llmkd.errors import InputError
 from llmkd.progress import say
 from llmkd.recipe.data import Sequences
-from llmkd.recipe.evaluation import PerplexityTask
+from llmkd.recipe.evaluation_base import TextTask
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Window:
 
 
 def windows_of(
-    task: PerplexityTask,
+    task: TextTask,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -74,7 +74,7 @@ def windows_of(
 
 
 def _of_texts(
-    rows: Iterator[Row], task: PerplexityTask, tokenizer: PreTrainedTokenizerBase
+    rows: Iterator[Row], task: TextTask, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Window]:
     texts = encode_texts([row["text"] for row in rows], tokenizer)
     # A row of one token has nothing that could be scored.
@@ -93,7 +93,7 @@ def _of_texts(
 
 
 def _of_answers(
-    rows: Iterator[Row], task: PerplexityTask, tokenizing: Callable[[Sequences], Tokenize]
+    rows: Iterator[Row], task: TextTask, tokenizing: Callable[[Sequences], Tokenize]
 ) -> Iterator[Window]:
     if task.join_rows:
         raise InputError(

@@ -76,6 +76,9 @@ def _taken(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, s
         case EvaluateStage() if suite is not None:
             for index, model in enumerate(stage.models):
                 yield (*key, "models", index), model, is_for_classifiers(suite)
+            if stage.teacher is not None:
+                place = (*key, "teacher", "model_name_or_path")
+                yield place, stage.teacher.model_name_or_path, is_for_classifiers(suite)
 
 
 def _labelled_data(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, str]]:
@@ -84,7 +87,7 @@ def _labelled_data(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tupl
     if isinstance(stage, TrainStage):
         sources[*key, "data"] = stage.data
     for index, task in enumerate(suite.tasks if suite is not None else []):
-        sources[*key, "suite", "tasks", index, "data"] = task.data
+        sources[*key, "suite", "tasks", index, "data"] = getattr(task, "data", None)
     for place, source in sources.items():
         if isinstance(source, LabelledRows):
             yield (*place, "dataset_name"), source.dataset_name

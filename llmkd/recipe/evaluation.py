@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
-from llmkd.recipe.data import AdditionTask, IntentTask, LabelledRows, TextSource
-from llmkd.recipe.evaluation_base import FileTask, NamedTask
+from llmkd.recipe.data import AdditionTask, IntentTask, LabelledRows
+from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
+from llmkd.recipe.evaluation_base import FileTask, NamedTask, TextTask
 from llmkd.recipe.harness import LMEvalTask
 
 
@@ -21,17 +22,10 @@ class ExactMatchTask(NamedTask):
     """Tokens after which an answer is cut (and wrong)."""
 
 
-class PerplexityTask(FileTask):
+class PerplexityTask(TextTask):
     """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set."""
 
     kind: Literal["perplexity"]
-    data: TextSource
-    """Rows of `text`, of which every token but the first of a row or stream is scored once; or of
-    `prompt` and `completion`, or `messages`, of which only the completion, or what the assistant
-    says, is."""
-    join_rows: bool = False
-    """Join all rows of text to one stream, each begun by the begin-of-text token, before cutting
-    windows. Otherwise each row is cut for itself."""
 
 
 class AccuracyTask(FileTask):
@@ -53,7 +47,14 @@ class AccuracyTask(FileTask):
 
 
 EvaluationTask = Annotated[
-    ExactMatchTask | PerplexityTask | AccuracyTask | LMEvalTask, Field(discriminator="kind")
+    ExactMatchTask
+    | PerplexityTask
+    | AccuracyTask
+    | AgreementTask
+    | DraftTask
+    | CostTask
+    | LMEvalTask,
+    Field(discriminator="kind"),
 ]
 
 

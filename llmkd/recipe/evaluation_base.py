@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
+from llmkd.recipe.data import TextSource
 
 
 class NamedTask(RecipePart):
@@ -31,6 +32,18 @@ class FileTask(NamedTask):
         if columns or "columns" in own:
             data["columns"] = {**own.get("columns", {}), **columns}
         return {**content, "data": {**data, "dataset_name": path}}
+
+
+class TextTask(FileTask):
+    """A task whose rows are scored token by token."""
+
+    data: TextSource
+    """Rows of `text`, of which every token but the first of a row or stream is scored once; or of
+    `prompt` and `completion`, or `messages`, of which only the completion, or what the assistant
+    says, is."""
+    join_rows: bool = False
+    """Join all rows of text to one stream, each begun by the begin-of-text token, before cutting
+    windows. Otherwise each row is cut for itself."""
 
 
 OF_A_DATA_SET = frozenset(["dataset_name", "dataset_config", "dataset_split", "num_examples"])

@@ -17,6 +17,7 @@ from llmkd.recipe.cross_checks import (
     reference_problems,
     results_problems,
     stage_problems,
+    teacher_problems,
 )
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.overrides import apply_overrides
@@ -95,6 +96,7 @@ def _checked(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem], list[s
                 found = reference_problems(suite, (), name, _kinds(data))
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
     problems += kind_problems(stages, {name: suite for name, (_, suite) in suites.items()})
+    problems += teacher_problems(stages, {name: suite for name, (_, suite) in suites.items()})
     problems += results_problems({name: suites[name] for name in stages if name in suites})
     return recipe, problems, others
 

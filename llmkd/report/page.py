@@ -22,6 +22,7 @@ from llmkd.report.samples import cards
 from llmkd.report.sections import answer_figures, data_sections, verdict_chart
 from llmkd.report.stage_files import Details
 from llmkd.report.symptoms import result_notices, stage_notices
+from llmkd.report.trade_offs import trade_offs
 from llmkd.report.verdict import Group, groups_of_records
 from llmkd.run_folder import now
 from llmkd.run_plan import RESOLVED_RECIPE
@@ -108,6 +109,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "cards": [card for part in details for card in cards(part.samples, colors)],
         "figures": [figure for part in details for figure in answer_figures(part, colors)],
         "figure_models": _models(details),
+        "trade_offs": trade_offs(groups, details, colors),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),
         "ended": ended(first),
@@ -141,7 +143,8 @@ def told(runs: Sequence[RunFiles], groups: Sequence[Group]) -> list[Told]:
 def groups_of_one(run: RunFiles, baseline: str | None = None) -> list[Group]:
     """A single run's results, grouped."""
     roles = find_roles(run.recipe)
-    return groups_of_records(run.records, roles, teachers(run), baseline)
+    differences = [one for s in run.stages.values() for one in s.details.differences]
+    return groups_of_records(run.records, roles, teachers(run), baseline, differences)
 
 
 def teachers(run: RunFiles) -> dict[str, list[str]]:

@@ -83,12 +83,29 @@ class Reliability(Part):
         return sum(errors) / total if total else None
 
 
+class Difference(Part):
+    """A model minus the baseline on the same examples."""
+
+    suite: str
+    task: str
+    metric: str
+    model: str
+    baseline: str
+    value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    verdict: str = ""
+
+
 class Details(Part):
-    """`details.json`: single answers, and how sure the models were."""
+    """`details.json`: single answers, how sure the models were, and how they differ."""
 
     samples: list[Sample] = []
     lengths: list[Lengths] = []
     reliability: list[Reliability] = []
+    differences: list[Difference] = []
+    parameters: dict[str, Count] = {}
+    """Of each model that was loaded."""
 
 
 class Source(Part):

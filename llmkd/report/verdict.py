@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmkd.evaluation.compare import Row as ComparedRow
 from llmkd.evaluation.metric_names import is_lower_better
 from llmkd.evaluation.results import Record
 from llmkd.report.formats import bounds, measured
 from llmkd.report.roles import Role
+from llmkd.report.stage_files import Difference
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Row:
     difference: tuple[float, float, float] | None = None
     """To the baseline, with its interval; paired over runs."""
     is_claim: bool | None = None
+    word: str = ""
+    """What a difference over examples says: `better`, `worse`, `noise`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Group:
         return f"{self.task} of {self.suite}" if self.suite else self.task
 
     @property
+    def is_compared(self) -> bool:
+        """Whether models were compared with the first one, example by example."""
+        return any(row.word for row in self.rows)
+
+    @property
     def is_lower_better(self) -> bool:
         """Whether less is better."""
         return is_lower_better(self.metric)
@@ -101,18 +109,28 @@ def groups_of_records(
     roles: Mapping[str, Role],
     teachers: Mapping[str, Sequence[str]],
     baseline: str | None,
+    differences: Sequence[Difference] = (),
 ) -> list[Group]:
     """One run's results; intervals are over examples."""
+    known = {(one.suite, one.task, one.metric, one.model): one for one in differences}
     grouped: dict[tuple[str, str, str], list[Row]] = {}
     for record in records:
-        rows = grouped.setdefault((record.suite, record.task, record.metric), [])
+        place = (record.suite, record.task, record.metric)
         role = roles.get(record.model, "other")
         ends = (record.value, record.ci_low, record.ci_high)
-        rows.append(Row(record.model, role, *ends, num_examples=record.num_examples))
+        row = Row(record.model, role, *ends, num_examples=record.num_examples)
+        grouped.setdefault(place, []).append(_compared(row, known.get((*place, record.model))))
     return [
         Group(task, metric, rows, teachers, baseline, suite)
         for (suite, task, metric), rows in grouped.items()
     ]
+
+
+def _compared(row: Row, found: Difference | None) -> Row:
+    """The row with its difference to the stage's first model, where that could be measured."""
+    if found is None or found.value is None or found.ci_low is None or found.ci_high is None:
+        return row
+    return replace(row, difference=(found.value, found.ci_low, found.ci_high), word=found.verdict)
 
 
 def groups_of_runs(

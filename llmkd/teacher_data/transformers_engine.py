@@ -113,7 +113,7 @@ def generate_from_ids(
     # A decoder of its own does not repeat the prompt, only what it begins with.
     start = 1 if is_seq2seq(model.config) else input_ids.shape[1]
     devices = [model.device] if model.device.type == "cuda" else []
-    with _without_own_settings(model), torch.random.fork_rng(devices):
+    with without_own_settings(model), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         generated: Any = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=input_ids.to(model.device),
@@ -240,7 +240,7 @@ def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 @contextmanager
-def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+def without_own_settings(model: PreTrainedModel) -> Iterator[None]:
     """Hides the checkpoint's generation config, which fills in whatever a call leaves open."""
     own = model.generation_config
     model.generation_config = GenerationConfig()

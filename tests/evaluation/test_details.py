@@ -75,6 +75,7 @@ def test_everything_is_put_together_by_task_example_and_model(tmp_path):
             }
         ],
         "differences": [],
+        "parameters": {},
     }
 
 

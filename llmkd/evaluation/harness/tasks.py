@@ -31,6 +31,8 @@ def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
         InputError: lm-eval has no such task, or its rows cannot be read or lack a column.
     """
     config = _definition(task)
+    if config.get("unsafe_code"):
+        raise InputError(f"task: {task.task_name} runs code that the model writes; leave it out")
     if task.num_fewshot is not None:
         config["num_fewshot"] = task.num_fewshot
     if task.data.dataset_name is not None:

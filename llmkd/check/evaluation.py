@@ -27,7 +27,7 @@ from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.yaml_places import Key
 
-RowsTask = ExactMatchTask | PerplexityTask | AccuracyTask | AgreementTask | DraftTask
+RowsTask = LMEvalTask | ExactMatchTask | PerplexityTask | AccuracyTask | AgreementTask | DraftTask
 
 
 def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFacts:

@@ -6,8 +6,8 @@ from llmkd.evaluation.harness.definitions import shipped_definitions
 from llmkd.evaluation.harness.tasks import load_task
 from llmkd.evaluation.suites import find_suite, with_data
 
-GLUE = "cola sst2 mrpc qqp mnli mnli_mismatch qnli rte wnli".split()
-SUPERGLUE = "boolq cb copa multirc record rte wic wsc".split()
+GLUE = ["cola", "sst2", "mrpc", "qqp", "mnli", "mnli_mismatch", "qnli", "rte", "wnli"]
+SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 
 
 @pytest.mark.parametrize(

@@ -52,25 +52,40 @@ def read_rows(
         NotKnownError: It is not on this machine, or cannot be read now.
         DataError: It is, and it is empty, lacks columns, or is of a type that is not read.
     """
-    files = _files(source)
-    try:
-        num_rows = _num_rows(files)
-    except OSError as error:
-        raise NotKnownError(f"{error.filename}: {error.strerror or error}") from error
+    files, num_rows = _files(source), count_rows(source)
     columns = written_names(source, need)
     rows = (row for path in files for row in _first_rows(path, columns))
     sample = list(islice(rows, most))
-    if not num_rows.value or not sample:
-        raise DataError(
-            "dataset_name",
-            f"{source.dataset_name}: the data set is empty; name one with rows",
-        )
+    if not sample:
+        raise _empty(source)
     chosen = choose(sample[0], source, need)
     for number, row in enumerate(sample[: source.num_examples], 1):
         refuse_late_pair(row, number, source, chosen)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
     _refuse_bad_values(source.dataset_name, kept[: source.num_examples])
     return LocalRows(num_rows, kept)
+
+
+def count_rows(source: DatasetFiles) -> Fact:
+    """Counts the rows, whatever they hold.
+
+    Raises:
+        NotKnownError: They are not on this machine, or cannot be read now.
+        DataError: There are none, or the file is of a type that is not read.
+    """
+    try:
+        found = _num_rows(_files(source))
+    except OSError as error:
+        raise NotKnownError(f"{error.filename}: {error.strerror or error}") from error
+    if not found.value:
+        raise _empty(source)
+    return found
+
+
+def _empty(source: DatasetFiles) -> DataError:
+    return DataError(
+        "dataset_name", f"{source.dataset_name}: the data set is empty; name one with rows"
+    )
 
 
 def _refuse_bad_values(name: str, rows: Sequence[Row]) -> None:

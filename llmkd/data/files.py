@@ -18,13 +18,13 @@ from llmkd.run_folder import digest, fingerprint
 
 
 def raw_rows(
-    source: DatasetFiles, columns: Collection[str], *, is_stream: bool = False
+    source: DatasetFiles, columns: Collection[str] | None, *, is_stream: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The rows of a data set, whatever they hold.
 
     Args:
         source: With `stage:NAME` already replaced by a path.
-        columns: The only ones whose values are needed; others may come out as None.
+        columns: The only ones whose values are needed; others may come out as None. None needs all.
         is_stream: Reads a hub data set over the network as it goes, rather than downloading it.
 
     Raises:
@@ -55,7 +55,9 @@ def _local_files(source: DatasetFiles) -> list[Path] | None:
     return files
 
 
-def _rows_of_files(files: Iterable[Path], columns: Collection[str]) -> Iterator[dict[str, Any]]:
+def _rows_of_files(
+    files: Iterable[Path], columns: Collection[str] | None
+) -> Iterator[dict[str, Any]]:
     for path in files:
         match path.suffix:
             case ".jsonl":
@@ -92,12 +94,12 @@ def _rows_of_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _rows_of_parquet(path: Path, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+def _rows_of_parquet(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             # Only what may be asked for: other columns can be large, pictures for instance.
-            wanted = [name for name in names if name in columns]
+            wanted = names if columns is None else [name for name in names if name in columns]
             for batch in file.iter_batches(columns=wanted):
                 blank = dict.fromkeys(names)
                 yield from (blank | row for row in batch.to_pylist())

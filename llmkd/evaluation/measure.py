@@ -6,6 +6,7 @@ from llmkd.evaluation.classification import measure_classification
 from llmkd.evaluation.continuations import beginnings, continued
 from llmkd.evaluation.details import TaskDetails
 from llmkd.evaluation.exact_match import score_answers
+from llmkd.evaluation.harness.definitions import refuse_without_lm_eval
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.ood import measure_ood
 from llmkd.evaluation.perplexity import score_text
@@ -14,6 +15,7 @@ from llmkd.evaluation.subject import Subject
 from llmkd.recipe.classification import ClassificationTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
 
 
@@ -44,6 +46,11 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             from llmkd.evaluation.cost import measure_cost
 
             return measure_cost(subject, task, setting)
+        case LMEvalTask():
+            refuse_without_lm_eval()
+            from llmkd.evaluation.harness.measure import measure_harness
+
+            return measure_harness(subject, task, setting)
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:

@@ -4,6 +4,11 @@ SHARES = frozenset(
     [
         "exact_match",
         "accuracy",
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "acc_mutual_info",
+        "em",
         "accuracy_normalised",
         "macro_f1",
         "micro_f1",
@@ -40,12 +45,16 @@ LOWER_IS_BETTER = frozenset(
         "unanswered",
         "ece",
         "brier",
+        "brier_score",
+        "ter",
         "aurc",
         "fpr_at_95_recall",
         "forward_kl",
         "reverse_kl",
     ]
 )
+LOWER = ":lower"
+"""Ends the name of a metric of lm-eval's that is not known here, and of which less is better."""
 NEITHER_IS_BETTER = frozenset(
     ["tokens", "parameters", "flops_per_token", "weights_mib", "peak_memory_mib"]
 )
@@ -53,13 +62,13 @@ NEITHER_IS_BETTER = frozenset(
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is between 0 and 1; of `pass@8` the name is `pass`."""
+    """Whether a metric is between 0 and 1; of `pass@8` the name is `pass`, of `em:strict` `em`."""
     return _name(metric) in SHARES
 
 
 def is_lower_better(metric: str) -> bool:
     """Whether less of a metric is better."""
-    return _name(metric) in LOWER_IS_BETTER
+    return _name(metric) in LOWER_IS_BETTER or metric.endswith(LOWER)
 
 
 def is_quality(metric: str) -> bool:
@@ -68,4 +77,4 @@ def is_quality(metric: str) -> bool:
 
 
 def _name(metric: str) -> str:
-    return metric.partition("@")[0]
+    return metric.partition("@")[0].partition(":")[0]

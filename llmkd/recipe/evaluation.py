@@ -9,6 +9,7 @@ from llmkd.recipe.classification import ClassificationTask, ClassifierTask
 from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation_base import NamedTask, TextTask
+from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
 
 
@@ -35,7 +36,8 @@ EvaluationTask = Annotated[
     | OODTask
     | AgreementTask
     | DraftTask
-    | CostTask,
+    | CostTask
+    | LMEvalTask,
     Field(discriminator="kind"),
 ]
 

@@ -53,7 +53,10 @@ SECTIONS = {
     "Teacher data": [
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
-    "Evaluation": ["Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask"],
+    "Evaluation": [
+        "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",
+        "HarnessRows", "AgreementTask", "DraftTask", "CostTask",
+    ],
 }  # fmt: skip
 
 

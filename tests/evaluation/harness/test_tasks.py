@@ -1,0 +1,115 @@
+import pytest
+from lm_eval.tasks import TaskManager
+
+from llmkd.errors import DataError, InputError
+from llmkd.evaluation.harness.definitions import find_definition, shipped_definitions
+from llmkd.evaluation.harness.tasks import load_task
+from llmkd.recipe.harness import LMEvalTask
+from tests.evaluation.harness.conftest import CHOICE, WRITTEN, write_yaml
+
+
+def shipped(name, path, **data):
+    return LMEvalTask(kind="lm_eval", name=name, data={"dataset_name": path, **data})
+
+
+def test_every_task_of_lm_eval_is_found_where_its_own_index_has_it():
+    index = TaskManager().task_index
+    wanted = {
+        name: entry.yaml_path
+        for name, entry in index.items()
+        if entry.kind.name in ("TASK", "PY_TASK")
+    }
+    assert shipped_definitions() == wanted
+
+
+@pytest.mark.parametrize(("name", "there"), [("copaa", "`copa`"), ("qqqqqq", "lm-eval ls tasks")])
+def test_an_unknown_task_is_refused_with_one_that_is_near(name, there):
+    with pytest.raises(InputError, match=rf"task: lm-eval has no task {name} .*{there}"):
+        find_definition(name)
+
+
+def test_rows_may_call_their_columns_otherwise(write_rows):
+    rows = [{"first": "It rains.", "inner": {"second": "It is wet."}, "label": "1"}]
+    columns = {"sentence1": "first", "sentence2": "inner.second"}
+    loaded = load_task(shipped("wnli", write_rows(rows), columns=columns), seed=0)
+    (row,) = loaded.eval_docs
+    assert loaded.doc_to_text(row) == "It rains.\nQuestion: It is wet. True or False?\nAnswer:"
+    # Exports of class labels often have them as text.
+    assert loaded.doc_to_target(row) == 1
+
+
+@pytest.mark.parametrize("name", ["wnli", "copa"])
+def test_a_missing_column_is_named(name, write_rows):
+    path = write_rows([{"premise": "a", "question": "cause", "sentence2": "b", "label": 0}])
+    missing = {"wnli": "sentence1", "copa": "choice1"}[name]
+    with pytest.raises(DataError, match=rf"data.columns: .*{name} needs .*{missing}.*rename"):
+        load_task(shipped(name, path), seed=0)
+
+
+def test_a_column_that_the_file_does_not_have_is_refused(write_rows):
+    path = write_rows([{"a": 1}])
+    with pytest.raises(DataError, match=r"no column for sentence1: b.c; its columns are a"):
+        load_task(shipped("wnli", path, columns={"sentence1": "b.c"}), seed=0)
+
+
+def test_an_empty_file_is_refused(write_rows):
+    with pytest.raises(DataError, match="the data set is empty; name one with rows"):
+        load_task(shipped("wnli", write_rows([])), seed=0)
+
+
+@pytest.mark.parametrize("label", [-1, 2, "maybe", None])
+def test_an_answer_that_is_no_choice_is_refused(label, write_rows):
+    row = {"sentence1": "a", "sentence2": "b"}
+    path = write_rows([{**row, "label": label}])
+    with pytest.raises(DataError, match=r"row 1: the answer .* is none of the choices"):
+        load_task(shipped("wnli", path), seed=0)
+
+
+def test_rows_beyond_those_measured_may_have_no_answer(write_rows):
+    row = {"sentence1": "a", "sentence2": "b"}
+    path = write_rows([{**row, "label": 1}, {**row, "label": -1}])
+    assert load_task(shipped("wnli", path, num_examples=1), seed=0)
+
+
+def test_a_column_of_several_types_is_refused(write_rows):
+    path = write_rows([{"sentence1": "a", "label": 1}, {"sentence1": 2, "label": 1}])
+    with pytest.raises(DataError, match="values of several types"):
+        load_task(shipped("wnli", path), seed=0)
+
+
+def test_without_the_hub_a_file_is_asked_for():
+    task = LMEvalTask(kind="lm_eval", name="wnli")
+    with pytest.raises(DataError, match=r"the hub does not give nyu-mll/glue.*--data wnli=FILE"):
+        load_task(task, seed=0)
+
+
+def test_more_examples_than_rows_are_refused(make_task):
+    with pytest.raises(InputError, match=r"num_fewshot: 24 examples, and there are 23 rows"):
+        load_task(make_task(WRITTEN, num_fewshot=24), seed=0)
+
+
+def test_examples_that_are_all_measured_are_refused(make_task, sums):
+    task = make_task(WRITTEN, data={"fewshot_name": sums}, num_fewshot=1)
+    with pytest.raises(DataError, match="every row is among those that are measured"):
+        load_task(task, seed=0)
+
+
+def test_fixed_examples_stay(write_rows):
+    path = write_rows([{"input": "True is", "target": "True"}])
+    name = "bbh_cot_fewshot_boolean_expressions"
+    loaded = load_task(shipped(name, path), seed=0)
+    prompt = loaded.fewshot_context(loaded.eval_docs[0], loaded.config.num_fewshot)
+    assert prompt.count("So the answer is") == 3
+    assert prompt.endswith("Q: True is\nA: Let's think step by step.\n")
+
+
+def test_a_definition_may_be_a_file(make_task, tmp_path):
+    path = write_yaml(tmp_path / "mine.yaml", {**CHOICE, "task": "other"})
+    assert load_task(make_task(path), seed=0).task_name == "sums"
+    with pytest.raises(InputError, match=r"definition: there is no file .*nowhere.yaml"):
+        load_task(make_task(str(tmp_path / "nowhere.yaml")), seed=0)
+
+
+def test_a_task_in_python_reads_its_own_data(write_rows):
+    with pytest.raises(InputError, match="squadv2 is written in Python"):
+        load_task(shipped("squadv2", write_rows([{"a": 1}])), seed=0)

@@ -10,7 +10,9 @@ from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from llmkd.evaluation.subject import Subject
+from llmkd.evaluation.text_units import text_units
 from llmkd.recipe.evaluation import AccuracyTask, EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.reasoning import ReasoningTask
 
 
 def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
@@ -26,6 +28,10 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             return _accuracy(subject, task, setting)
         case PerplexityTask():
             return _perplexity(subject, task, setting)
+        case ReasoningTask():
+            from llmkd.evaluation.reasoning import measure_reasoning
+
+            return measure_reasoning(subject, task, setting)
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:
@@ -82,6 +88,7 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
         [
             Estimate("loss_per_token", loss, num_examples),
             Estimate("perplexity", loss.mapped(np.exp), num_examples),
+            *text_units(found, seed),
         ],
         TaskDetails(samples=samples, bins=found.bins),
     )

@@ -8,6 +8,7 @@ from pydantic import Field, Tag
 from llmkd.recipe.base import RecipePart, kind_or
 from llmkd.recipe.data import AdditionTask, IntentTask, LabelledRows, TextSource
 from llmkd.recipe.evaluation_base import FileTask, NamedTask
+from llmkd.recipe.reasoning import ReasoningTask
 
 
 class ExactMatchTask(NamedTask):
@@ -52,7 +53,7 @@ class AccuracyTask(FileTask):
 
 
 EvaluationTask = Annotated[
-    ExactMatchTask | PerplexityTask | AccuracyTask, Field(discriminator="kind")
+    ExactMatchTask | PerplexityTask | AccuracyTask | ReasoningTask, Field(discriminator="kind")
 ]
 
 

@@ -4,20 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from string import ascii_uppercase
-from typing import Any, TypeGuard, get_args
+from typing import Any, TypeGuard
 
 from llmkd.data.files import raw_rows
+from llmkd.data.question_columns import columns_of, written_names
 from llmkd.errors import DataError
-from llmkd.recipe.reasoning import Grader, QuestionColumn, QuestionRows, SolvedExample
+from llmkd.recipe.reasoning import Grader, QuestionRows, SolvedExample
 from llmkd.rewards.maths import number_of
 
-USUAL_NAMES: dict[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "question_concat"),
-    "answer": ("answer", "answerKey", "final_ans", "Answer"),
-    "choices": ("choices",),
-    "labels": ("labels",),
-}
-"""What public data sets call the columns, in order of preference."""
 _YES_OR_NO = {True: ("yes", "true"), False: ("no", "false")}
 
 
@@ -48,7 +42,7 @@ def read_questions(source: QuestionRows, grader: Grader) -> list[Question]:
     Raises:
         DataError: No rows, a column that is not there, or an answer that cannot be graded.
     """
-    rows = islice(raw_rows(source, _names(source)), source.num_examples)
+    rows = islice(raw_rows(source, written_names(source)), source.num_examples)
     questions = [_question(row, n, source, grader) for n, row in enumerate(rows, 1)]
     if not questions:
         raise DataError(
@@ -65,49 +59,12 @@ def solved(example: SolvedExample) -> Question:
     )
 
 
-def column_of(
-    row: Mapping[str, Any], column: QuestionColumn, source: QuestionRows, *, is_needed: bool
-) -> str | None:
-    """What a data set calls a column.
-
-    Args:
-        row: One of its rows.
-        column: Which column.
-        source: Its `columns` are taken as they are written.
-        is_needed: Whether there has to be one; None stands for none.
-
-    Raises:
-        DataError: There is none.
-    """
-    written = source.columns.get(column)
-    usual = (written,) if written is not None else USUAL_NAMES[column]
-    found = next((name for name in usual if name in row), None)
-    if found is None and (is_needed or written is not None):
-        there = ", ".join(map(str, row)) or "none"
-        raise DataError(
-            "columns",
-            f"{source.dataset_name} has no column {' or '.join(usual)} for {column}; its columns are "
-            f"{there}; write columns: {{{column}: NAME}}, or --columns TASK.{column}=NAME",
-        )
-    return found
-
-
-def _names(source: QuestionRows) -> set[str]:
-    usual = {name for names in USUAL_NAMES.values() for name in names}
-    return usual | set(source.columns.values())
-
-
 def _question(
     row: Mapping[str, Any], number: int, source: QuestionRows, grader: Grader
 ) -> Question:
     is_choice = grader == "multiple_choice"
-    values: dict[str, Any] = {}
-    for column in get_args(QuestionColumn):
-        is_needed = column in ("question", "answer") or (
-            column == "choices" and is_choice and source.choices is None
-        )
-        name = column_of(row, column, source, is_needed=is_needed)
-        values[column] = None if name is None else row[name]
+    columns = columns_of(row, source, grader)
+    values = {column: None if name is None else row[name] for column, name in columns.items()}
     if not isinstance(values["question"], str) or not values["question"].strip():
         raise _bad(source, number, "question", "text", values["question"])
     choices, labels = _choices(values, source, number)

@@ -44,7 +44,7 @@ def answers_of(
     batches = list(_batches(len(prompts), max(1, at_once // num_samples)))
     asked = fingerprint({"prompts": [prompt.token_ids for prompt in prompts]})
     kept = setting.kept(subject, task, prompts=asked, at_once=at_once if is_batched_here else None)
-    left = [batch for batch in batches if any(number not in kept for number in batch)]
+    left = [batch for batch in batches if not kept.has_all(batch)]
     num_done = len(prompts) - sum(map(len, left))
     setting.progress(num_done, len(prompts))
     if left:

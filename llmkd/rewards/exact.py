@@ -17,7 +17,7 @@ class Grade:
 
 UNANSWERED = Grade(None, False)
 _BOXES = re.compile(r"\\f?box(?:ed)?\s*\{")
-_ANSWER_IS = re.compile(r"answer(?:\*\*)?\s*(?:is\b|:|=)[\s:*]*(\S.*)", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"answer(?:\*\*)?\s*(?:is\b|:|=)[\s:*]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
@@ -48,9 +48,9 @@ def marked_answers(text: str) -> Iterator[str]:
     _, mark, rest = text.rpartition("####")
     if mark and rest.strip():
         yield rest.strip().splitlines()[0].strip()
-    said = _ANSWER_IS.findall(text)
-    if said:
-        yield _SENTENCE_END.split(said[-1])[0].strip()
+    *_, said = "", *_ANSWER_IS.split(text)[1:]
+    if said.strip():
+        yield _SENTENCE_END.split(said.splitlines()[0])[0].strip()
 
 
 def marked_answer(text: str) -> str | None:

@@ -10,7 +10,7 @@ from llmkd.errors import InputError
 from llmkd.rewards.exact import UNANSWERED, Grade, boxed_answer, marked_answer, normalised
 from llmkd.rewards.exact import marked_answers as _marked
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,2})?"
 _NUMBER = re.compile(
     # No sign is a minus between two terms: 10-3 has the numbers 10 and 3.
     rf"(?P<sign>(?<![\w.)\]])-\$?|(?<![\w.)\]])\$-)?"

@@ -116,7 +116,7 @@ class ReasoningTask(FileTask):
         if asked.num_samples > 1 and asked.temperature == 0:
             problems.append(
                 f"generation.temperature: 0 gives the same answer {asked.num_samples} times; write "
-                "a temperature such as 0.6, or num_samples: 1"
+                "a temperature such as 0.6 (--temperature), or num_samples: 1"
             )
         if self.ks[-1] > asked.num_samples:
             problems.append(

@@ -38,11 +38,11 @@ def test_a_named_column_is_taken_and_no_other(rows_of):
     (found,) = read_questions(rows_of(row, columns={"question": "asked"}), "number")
     assert found.text == "a"
     expected = (
-        r"no column aksed for question; its columns are question, asked, answer; "
+        r"no column title for question; its columns are question, asked, answer; "
         r"write columns: \{question: NAME\}, or --columns TASK.question=NAME"
     )
     with pytest.raises(DataError, match=expected):
-        read_questions(rows_of(row, columns={"question": "aksed"}), "number")
+        read_questions(rows_of(row, columns={"question": "title"}), "number")
 
 
 def test_a_missing_column_says_which_are_there(rows_of):

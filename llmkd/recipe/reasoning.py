@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.data import DatasetFiles
@@ -88,17 +88,6 @@ class ReasoningTask(FileTask):
     metrics: list[TextMetric] = Field(default_factory=list)
     """Of the whole text against the reference as well, for summaries and the like."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "ReasoningTask":
-        wrong = [
-            *([] if "{question}" in self.prompt else [_NO_QUESTION]),
-            *self._sampling_problems(),
-            *self._fewshot_problems(),
-        ]
-        if wrong:
-            raise ValueError("; and ".join(wrong))
-        return self
-
     @property
     def ks(self) -> list[int]:
         """The k of every `pass@k`, ascending."""
@@ -109,29 +98,3 @@ class ReasoningTask(FileTask):
         content = super().with_file(path, columns)
         is_of_a_data_set = isinstance(self.fewshot, QuestionRows)
         return {**content, "fewshot": None} if is_of_a_data_set else content
-
-    def _sampling_problems(self) -> list[str]:
-        asked = self.generation
-        problems = []
-        if asked.num_samples > 1 and asked.temperature == 0:
-            problems.append(
-                f"generation.temperature: 0 gives the same answer {asked.num_samples} times; write "
-                "a temperature such as 0.6 (--temperature), or num_samples: 1"
-            )
-        if self.ks[-1] > asked.num_samples:
-            problems.append(
-                f"pass_at: {self.ks[-1]} needs as many samples, and there is "
-                f"{asked.num_samples}; write a smaller k, or generation.num_samples: {self.ks[-1]}"
-            )
-        return problems
-
-    def _fewshot_problems(self) -> list[str]:
-        if isinstance(self.fewshot, list) and len(self.fewshot) < self.num_fewshot:
-            return [
-                f"num_fewshot: fewshot has {len(self.fewshot)} examples; write num_fewshot: "
-                f"{len(self.fewshot)}, or more examples"
-            ]
-        return []
-
-
-_NO_QUESTION = "prompt: has no {question}, so nothing would be asked; write it where it belongs"

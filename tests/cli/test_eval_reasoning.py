@@ -19,7 +19,7 @@ def test_a_local_file_takes_the_place_of_the_hub_and_sampling_needs_a_temperatur
     }  # fmt: skip
     (llmkd.folder / "suite.yaml").write_text(json.dumps({"name": "mine", "tasks": [task]}))
     _, err = llmkd.run(*command, status=2)
-    assert "--num-samples, --temperature: tasks.0: generation.temperature: 0 gives the same" in err
+    assert "--num-samples, --temperature: tasks.0.generation.temperature: 0 gives the same" in err
     out, _ = llmkd.run(*command, "--temperature", "1")
     records = {one["metric"]: one for one in json.loads(out)["results"]}
     assert list(records) == [

@@ -1,7 +1,9 @@
 import pytest
-from pydantic import ValidationError
 
+from llmkd.errors import InputError
 from llmkd.evaluation.suites import find_suite, with_data, with_settings
+from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.load import checked_part
 from llmkd.recipe.reasoning import ReasoningTask
 
 
@@ -11,32 +13,43 @@ def task(**settings):
     return ReasoningTask.model_validate(content | settings)
 
 
+def refused(**settings):
+    """What is told of a suite with such a task."""
+    content = task().model_dump(mode="json") | settings
+    with pytest.raises(InputError) as caught:
+        checked_part({"name": "s", "tasks": [content]}, Suite, "x")
+    return str(caught.value)
+
+
 def test_greedy_answers_are_asked_for_once():
-    with pytest.raises(
-        ValidationError, match="temperature: 0 gives the same answer 4 times; write"
-    ):
-        task(generation={"num_samples": 4})
-    assert task(generation={"num_samples": 4, "temperature": 0.6}).ks == [1, 4]
+    assert refused(generation={"num_samples": 4}) == (
+        "x: tasks.0.generation.temperature: 0 gives the same answer 4 times; write a temperature such "
+        "as 0.6 (--temperature), or num_samples: 1"
+    )
+    sampled = task(generation={"num_samples": 4, "temperature": 0.6})
+    assert sampled.ks == [1, 4]
     assert task().ks == [1]
+    checked_part({"name": "s", "tasks": [sampled.model_dump(mode="json")]}, Suite, "x")
 
 
 def test_pass_at_needs_as_many_samples():
     sampled = {"num_samples": 4, "temperature": 1.0}
     assert task(generation=sampled, pass_at=[4, 2, 2]).ks == [2, 4]
-    with pytest.raises(
-        ValidationError, match="8 needs as many samples, and there is 4; write a sm"
-    ):
-        task(generation=sampled, pass_at=[8])
+    assert refused(generation=sampled, pass_at=[8]) == (
+        "x: tasks.0.pass_at: 8 needs as many samples, and generation.num_samples is 4; write a "
+        "smaller k, or num_samples: 8"
+    )
 
 
 def test_a_prompt_without_a_question_is_refused():
-    with pytest.raises(ValidationError, match=r"has no \{question\}, so nothing would be asked"):
-        task(prompt="Answer!")
+    assert refused(prompt="Answer!").startswith("x: tasks.0.prompt: has no {question}, so nothing")
 
 
 def test_fewer_examples_than_are_shown_are_refused():
-    with pytest.raises(ValidationError, match="fewshot has 1 examples; write num_fewshot: 1"):
-        task(num_fewshot=2, fewshot=[{"question": "q", "answer": "a"}])
+    assert refused(num_fewshot=2, fewshot=[{"question": "q", "answer": "a"}]) == (
+        "x: tasks.0.num_fewshot: 2 examples are asked for, and fewshot has 1; write num_fewshot: 1, "
+        "or more examples"
+    )
 
 
 def test_another_file_takes_the_place_of_examples_from_the_hub_but_not_of_written_ones():

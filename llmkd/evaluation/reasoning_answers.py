@@ -8,11 +8,13 @@ from llmkd.build_engine import make_engine
 from llmkd.evaluation.measured import Setting
 from llmkd.evaluation.reasoning_prompts import Prompt
 from llmkd.evaluation.subject import Subject
+from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.reasoning import ReasoningTask
 from llmkd.recipe.teacher_data import Engine as EngineSettings
 from llmkd.recipe.teacher_data import TransformersEngine
 from llmkd.run_folder import fingerprint
 from llmkd.teacher_data.engine import Engine, Written, sample_seed
+from llmkd.teacher_data.transformers_engine import Loaded
 
 AT_ONCE = 1024
 """Answers asked of engines that batch by themselves, before any of them is kept."""
@@ -37,26 +39,30 @@ def answers_of(
     Batches are cut from the whole order, so that an evaluation that was killed gives what an
     undisturbed one gives. A model is loaded only where something is left to ask.
     """
-    engine = _settings(setting)
-    num_samples = task.generation.num_samples
-    is_batched_here = isinstance(engine, TransformersEngine)
-    at_once = engine.batch_size if is_batched_here else AT_ONCE
-    batches = list(_batches(len(prompts), max(1, at_once // num_samples)))
+    engine, num_samples = _settings(setting), task.generation.num_samples
+    at_once = engine.batch_size if isinstance(engine, TransformersEngine) else AT_ONCE
     asked = fingerprint({"prompts": [prompt.token_ids for prompt in prompts]})
-    kept = setting.kept(subject, task, prompts=asked, at_once=at_once if is_batched_here else None)
+    kept = setting.kept(subject, task, prompts=asked, at_once=at_once)
+    batches = _batches(len(prompts), max(1, at_once // num_samples))
     left = [batch for batch in batches if not kept.has_all(batch)]
     num_done = len(prompts) - sum(map(len, left))
     setting.progress(num_done, len(prompts))
     if left:
-        load = lambda _: (subject.model, subject.tokenizer)  # noqa: E731
-        writer = make_engine(subject.source, engine, task.generation, None, load=load)
-        with closing(writer):
+        with closing(_writer(subject, task, engine)) as writer:
             for batch in left:
                 found = _ask(writer, [prompts[i] for i in batch], batch, num_samples, setting.seed)
                 kept.add({i: {"answers": [asdict(one) for one in found[i]]} for i in batch})
                 num_done += len(batch)
                 setting.progress(num_done, len(prompts))
     return [[Answer(**one) for one in row["answers"]] for row in kept.in_order()]
+
+
+def _writer(subject: Subject, task: ReasoningTask, engine: EngineSettings) -> Engine:
+    def loaded(_: PretrainedModel) -> Loaded:
+        # Other tasks may have it in memory already.
+        return subject.model, subject.tokenizer
+
+    return make_engine(subject.source, engine, task.generation, None, load=loaded)
 
 
 def _settings(setting: Setting) -> EngineSettings:

@@ -22,7 +22,10 @@ class ExactMatchTask(NamedTask):
 
 
 class PerplexityTask(FileTask):
-    """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set."""
+    """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set.
+
+    Of rows of text also bits per byte, and perplexity per byte and per word.
+    """
 
     kind: Literal["perplexity"]
     data: TextSource

@@ -78,7 +78,7 @@ def math_verify(text: str, reference: str) -> Grade:
     right, said = marked_answer(reference) or reference, marked_answer(text)
     if said is not None and normalised(said) == normalised(right):
         return Grade(normalised(said), is_right=True)
-    is_boxed = boxed_answer(text) is not None
+    is_boxed = said == (boxed_answer(text) or "").strip()
     found = _parsed([text] if said is None else _forms(said, is_formula=is_boxed))
     if not found:
         return UNANSWERED

@@ -105,7 +105,7 @@ def _of_texts(
     }
 
 
-def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+def _means(rows: Sequence[Sequence[float | int]]) -> list[float]:
     return [sum(row) / len(row) for row in rows]
 
 

@@ -1,26 +1,29 @@
 """Loss per byte and per word of a text, which models of any vocabulary can be compared by."""
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from llmkd.evaluation.measured import Estimate
 from llmkd.evaluation.perplexity import ScoredText
 from llmkd.evaluation.statistics import bootstrap_ratio
 
+Losses = float | np.ndarray
+"""One, or an array of them, which gives an array of as many."""
 
-def bits_per_byte(loss_per_byte: ArrayLike) -> np.ndarray:
+
+def bits_per_byte(loss_per_byte: Losses) -> Any:
     """A loss in nats per byte, in bits."""
-    return np.asarray(loss_per_byte) / math.log(2)
+    return loss_per_byte / math.log(2)
 
 
-def byte_perplexity(loss_per_byte: ArrayLike) -> np.ndarray:
+def byte_perplexity(loss_per_byte: Losses) -> Any:
     """A loss in nats per byte, as perplexity: its exp."""
     return np.exp(loss_per_byte)
 
 
-def word_perplexity(loss_per_word: ArrayLike) -> np.ndarray:
+def word_perplexity(loss_per_word: Losses) -> Any:
     """A loss in nats per word, as perplexity: its exp. Words are what white space parts."""
     return np.exp(loss_per_word)
 

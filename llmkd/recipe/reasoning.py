@@ -82,7 +82,7 @@ class ReasoningTask(FileTask):
     `multiple_choice`: the label of a choice. `exact_match`: to the letter, but for case and white
     space."""
     generation: Answers = Field(default_factory=Answers)
-    """How answers are written."""
+    """How the model writes them: temperature, length, how many."""
     pass_at: list[Annotated[int, Field(gt=0)]] | None = Field(default=None, min_length=1)
     """The k of `pass@k`; null takes 1 and the number of samples."""
     metrics: list[TextMetric] = Field(default_factory=list)

@@ -1,13 +1,12 @@
-from types import SimpleNamespace
-
 import pytest
+from transformers import LlamaConfig
 
 from llmkd.errors import DataError, InputError
 from llmkd.evaluation.questions import Question
 from llmkd.evaluation.reasoning_prompts import example_pool, examples_for, filled, prompts_of
 from llmkd.recipe.reasoning import ReasoningTask
 
-CONFIG = SimpleNamespace(is_encoder_decoder=False)
+CONFIG = LlamaConfig()
 
 
 def task(**settings):

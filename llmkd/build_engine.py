@@ -1,21 +1,26 @@
 """From a recipe's `engine` to what makes the teacher write and score."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import assert_never
 
 from transformers import AutoConfig
 
 from llmkd.models.kinds import is_seq2seq
+from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.schema import GenerateStage, ScoreStage
-from llmkd.recipe.teacher_data import Engine as EngineSettings
 from llmkd.recipe.teacher_data import (
+    Capture,
+    Generation,
     SampledCapture,
     ServerEngine,
     TopKCapture,
     TransformersEngine,
     VLLMEngine,
 )
+from llmkd.recipe.teacher_data import Engine as EngineSettings
 from llmkd.teacher_data.engine import Engine
+from llmkd.teacher_data.transformers_engine import Loaded, load_for_inference
 
 
 def engine_of(stage: GenerateStage | ScoreStage) -> EngineSettings:
@@ -35,20 +40,40 @@ def engine_of(stage: GenerateStage | ScoreStage) -> EngineSettings:
 def build_engine(stage: GenerateStage | ScoreStage) -> Engine:
     """The stage's teacher, loaded by its engine."""
     generation = stage.generation if isinstance(stage, GenerateStage) else None
-    match engine_of(stage):
-        case TransformersEngine() as settings:
+    return make_engine(stage.teacher, engine_of(stage), generation, stage.capture)
+
+
+def make_engine(
+    source: PretrainedModel,
+    settings: EngineSettings,
+    generation: Generation | None,
+    capture: Capture | None,
+    *,
+    load: Callable[[PretrainedModel], Loaded] = load_for_inference,
+) -> Engine:
+    """A model, loaded by an engine.
+
+    Args:
+        source: Where the model is.
+        settings: Of the engine.
+        generation: How it writes; None where it only scores.
+        capture: What is kept of its distributions; None where it only writes.
+        load: What loads the model and its tokenizer for transformers.
+    """
+    match settings:
+        case TransformersEngine():
             from llmkd.teacher_data.transformers_teacher import TransformersTeacher
 
-            return TransformersTeacher(stage.teacher, settings, generation, stage.capture)
-        case VLLMEngine() as settings:
+            return TransformersTeacher(source, settings, generation, capture, load=load)
+        case VLLMEngine():
             from llmkd.teacher_data.vllm_engine import OfflineVLLM
             from llmkd.teacher_data.vllm_replicas import VLLMReplicas
 
             runs = VLLMReplicas if settings.data_parallel_size > 1 else OfflineVLLM
-            return runs(stage.teacher, settings, generation, stage.capture)
-        case ServerEngine() as settings:
+            return runs(source, settings, generation, capture)
+        case ServerEngine():
             from llmkd.teacher_data.server_engine import ServedVLLM
 
-            return ServedVLLM(stage.teacher, settings, generation, stage.capture)
+            return ServedVLLM(source, settings, generation, capture)
         case unknown:
             assert_never(unknown)

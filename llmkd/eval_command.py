@@ -40,6 +40,9 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option("--num-samples", min=1, help="Answers to each question.")
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0, help="Of the sampling; 0 is greedy.")
+    ] = None,
     num_fewshot: Annotated[
         int | None, typer.Option("--num-fewshot", min=0, help="Solved examples before each.")
     ] = None,
@@ -74,14 +77,22 @@ def evaluate(
         if tasks is not None:
             chosen = with_tasks(chosen, tasks.split(","))
         chosen = with_data(chosen, data or [], columns or [])
-        for option, place, value in [
-            ("--limit", ("data", "num_examples"), limit),
-            ("--num-samples", ("generation", "num_samples"), num_samples),
-            ("--num-fewshot", ("num_fewshot",), num_fewshot),
-            ("--chat-template", ("apply_chat_template",), chat_template),
+        for option, settings in [
+            ("--limit", {("data", "num_examples"): limit}),
+            # Together, as many samples need a temperature.
+            (
+                "--num-samples, --temperature",
+                {
+                    ("generation", "num_samples"): num_samples,
+                    ("generation", "temperature"): temperature,
+                },
+            ),
+            ("--num-fewshot", {("num_fewshot",): num_fewshot}),
+            ("--chat-template", {("apply_chat_template",): chat_template}),
         ]:
-            if value is not None:
-                chosen = with_settings(chosen, {place: value}, option)
+            given = {place: value for place, value in settings.items() if value is not None}
+            if given:
+                chosen = with_settings(chosen, given, option)
         if output:
             _check_output(output)
         stage = {

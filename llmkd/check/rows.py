@@ -52,12 +52,7 @@ def read_rows(
         NotKnownError: It is not on this machine, or cannot be read now.
         DataError: It is, and it is empty, lacks columns, or is of a type that is not read.
     """
-    files, num_rows = _files(source), count_rows(source)
-    columns = written_names(source, need)
-    rows = (row for path in files for row in _first_rows(path, columns))
-    sample = list(islice(rows, most))
-    if not sample:
-        raise _empty(source)
+    num_rows, sample = read_raw_rows(source, written_names(source, need), most=most)
     chosen = choose(sample[0], source, need)
     for number, row in enumerate(sample[: source.num_examples], 1):
         refuse_late_pair(row, number, source, chosen)
@@ -86,6 +81,27 @@ def _empty(source: DatasetFiles) -> DataError:
     return DataError(
         "dataset_name", f"{source.dataset_name}: the data set is empty; name one with rows"
     )
+
+
+def read_raw_rows(
+    source: DatasetFiles, columns: set[str], *, most: int = MOST_SAMPLED_ROWS
+) -> tuple[Fact, list[Row]]:
+    """Counts the rows, and reads the first of them, whatever they hold.
+
+    Args:
+        source: A file or a folder; a hub name is not known.
+        columns: The only ones whose values are needed.
+        most: So many of the first rows are read.
+
+    Raises:
+        NotKnownError: It is not on this machine, or cannot be read now.
+        DataError: It is, and it is empty, or of a type that is not read.
+    """
+    num_rows, files = count_rows(source), _files(source)
+    sample = list(islice((row for path in files for row in _first_rows(path, columns)), most))
+    if not sample:
+        raise _empty(source)
+    return num_rows, sample
 
 
 def _refuse_bad_values(name: str, rows: Sequence[Row]) -> None:

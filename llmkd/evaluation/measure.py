@@ -12,11 +12,13 @@ from llmkd.evaluation.ood import measure_ood
 from llmkd.evaluation.perplexity import score_text
 from llmkd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from llmkd.evaluation.subject import Subject
+from llmkd.evaluation.text_units import text_units
 from llmkd.recipe.classification import ClassificationTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTask
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
+from llmkd.recipe.reasoning import ReasoningTask
 
 
 def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
@@ -51,6 +53,10 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             from llmkd.evaluation.harness.measure import measure_harness
 
             return measure_harness(subject, task, setting)
+        case ReasoningTask():
+            from llmkd.evaluation.reasoning import measure_reasoning
+
+            return measure_reasoning(subject, task, setting)
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:
@@ -88,6 +94,7 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
         [
             Estimate("loss_per_token", loss, num_examples),
             Estimate("perplexity", loss.mapped(np.exp), num_examples),
+            *text_units(found, seed),
         ],
         TaskDetails(samples=samples, bins=found.bins),
     )

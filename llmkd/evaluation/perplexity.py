@@ -35,6 +35,10 @@ class ScoredText:
     """Summed negative log-likelihood, in nats."""
     counts: Float[np.ndarray, " examples"]
     """Scored tokens."""
+    num_bytes: Float[np.ndarray, " examples"]
+    """UTF-8 bytes of the text that was scored; 0 of completions."""
+    num_words: Float[np.ndarray, " examples"]
+    """Words of it, which white space parts."""
     bins: list[Bin]
     """Of all scored tokens."""
 
@@ -68,7 +72,7 @@ def score_text(
     longest = max(num_read(window, model) for window in windows)
     check_positions(model, longest, f"tasks.{task.name}.data.max_length")
     num_examples = windows[-1].example + 1
-    losses, counts = np.zeros(num_examples), np.zeros(num_examples)
+    losses, counts, num_bytes, num_words = np.zeros((4, num_examples))
     collate = collator_for(model.config, tokenizer)
     reliability, num_done = Reliability(), 0
     for batch in batches_of(windows, batch_size, model.config.get_text_config().vocab_size):
@@ -77,9 +81,11 @@ def score_text(
         for window, loss in zip(batch, found, strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
+            num_bytes[window.example] += window.num_bytes
+            num_words[window.example] += window.num_words
         num_done += len(batch)
         progress(num_done, len(windows))
-    return ScoredText(losses, counts, reliability.bins())
+    return ScoredText(losses, counts, num_bytes, num_words, reliability.bins())
 
 
 def num_read(window: Window, model: PreTrainedModel) -> int:

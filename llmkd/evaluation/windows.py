@@ -25,6 +25,9 @@ from llmkd.progress import say
 from llmkd.recipe.data import Sequences
 from llmkd.recipe.evaluation_base import TextTask
 
+_Token = tuple[int, float, float]
+"""A token's id, and the bytes and words of text that it stands for."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -35,6 +38,10 @@ class Window:
     """Which of them are predicted: `[start, end, start, end, ...]`, never the first."""
     example: int
     """The row, or of a stream the window, that the loss counts for."""
+    num_bytes: float = 0.0
+    """UTF-8 bytes of the text that is scored; 0 of a completion."""
+    num_words: float = 0.0
+    """Words of it, which white space parts."""
 
     @property
     def num_read(self) -> int:
@@ -76,20 +83,21 @@ def windows_of(
 def _of_texts(
     rows: Iterator[Row], task: TextTask, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Window]:
-    texts = encode_texts([row["text"] for row in rows], tokenizer)
+    written = [row["text"] for row in rows]
+    encoded = zip(encode_texts(written, tokenizer), written, strict=True)
     # A row of one token has nothing that could be scored.
-    texts = [ids for ids in texts if len(ids) > 1]
+    texts = [_tokens(ids, text, tokenizer) for ids, text in encoded if len(ids) > 1]
     if not texts:
         raise InputError(f"tasks.{task.name}.data: no row has two tokens; name longer texts")
-    length = task.data.max_length
     if task.join_rows:
-        stream = [token for ids in texts for token in ids]
-        for example, ids in enumerate(_cut(stream, length)):
-            yield Window(ids, [1, len(ids)], example)
-    else:
-        for example, whole in enumerate(texts):
-            for ids in _cut(whole, length):
-                yield Window(ids, [1, len(ids)], example)
+        texts = [[token for tokens in texts for token in tokens]]
+    parts = (
+        (row, tokens)
+        for row, whole in enumerate(texts)
+        for tokens in _cut(whole, task.data.max_length)
+    )
+    for number, (row, tokens) in enumerate(parts):
+        yield _window(tokens, number if task.join_rows else row)
 
 
 def _of_answers(
@@ -114,6 +122,29 @@ def _of_answers(
         yield Window(example.input_ids, example.trained_spans, number)
 
 
-def _cut(ids: list[int], length: int) -> Iterator[list[int]]:
-    for start in range(0, len(ids) - 1, length):
-        yield ids[start : start + length + 1]
+def _tokens(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[_Token]:
+    """Token by token, each with an equal share of the text's bytes and words.
+
+    Shares, as a token may be part of a character, and windows cut words; over a row they add up.
+    """
+    first = int(ids[0] == tokenizer.bos_token_id)
+    count = len(ids) - first
+    shares = (len(text.encode()) / count, len(text.split()) / count)
+    return [(token, *((0.0, 0.0) if i < first else shares)) for i, token in enumerate(ids)]
+
+
+def _window(tokens: list[_Token], example: int) -> Window:
+    ids = [token for token, _, _ in tokens]
+    scored = tokens[1:]
+    return Window(
+        ids,
+        [1, len(ids)],
+        example,
+        num_bytes=sum(share for _, share, _ in scored),
+        num_words=sum(share for _, _, share in scored),
+    )
+
+
+def _cut(tokens: list[_Token], length: int) -> Iterator[list[_Token]]:
+    for start in range(0, len(tokens) - 1, length):
+        yield tokens[start : start + length + 1]

@@ -12,6 +12,7 @@ from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
 from llmkd.recipe.yaml_places import Key
@@ -102,6 +103,7 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
         place = (*key, "suite", "tasks") if suite is not part else (*key, "tasks")
         problems += _repeated([task.name for task in suite.tasks], place, "task")
         problems += suite_problems(suite, place)
+        problems += reasoning_problems(suite, place)
     return problems
 
 

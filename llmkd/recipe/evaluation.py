@@ -11,6 +11,7 @@ from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
 from llmkd.recipe.evaluation_base import NamedTask, TextTask
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
+from llmkd.recipe.reasoning import ReasoningTask
 
 
 class ExactMatchTask(NamedTask):
@@ -24,7 +25,10 @@ class ExactMatchTask(NamedTask):
 
 
 class PerplexityTask(TextTask):
-    """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set."""
+    """exp of the mean negative log-likelihood per token, in nats, over the rows of a data set.
+
+    Of rows of text also bits per byte, and perplexity per byte and per word.
+    """
 
     kind: Literal["perplexity"]
 
@@ -37,7 +41,8 @@ EvaluationTask = Annotated[
     | AgreementTask
     | DraftTask
     | CostTask
-    | LMEvalTask,
+    | LMEvalTask
+    | ReasoningTask,
     Field(discriminator="kind"),
 ]
 

@@ -31,7 +31,7 @@ from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import TransformersEngine
 from llmkd.run_folder import fingerprint, replacing, write_atomically
 from llmkd.run_stage import ALONE, Share
-from llmkd.teacher_data.engine import Engine, Written
+from llmkd.teacher_data.engine import Engine, Written, sample_seed
 from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER
 from llmkd.teacher_data.store import (
     Store,
@@ -80,7 +80,7 @@ def run_generate(
 
     def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
         asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
-        seeds = [_seed(seed, number, sample) for number, sample in asked]
+        seeds = [sample_seed(seed, number, sample) for number, sample in asked]
         written = engine.generate([prompts[number] for number, _ in asked], seeds)
         return [
             _generated(number, sample, texts[number], prompts[number], done)
@@ -277,11 +277,6 @@ def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
             raise LlmkdError(_nothing_left(stage, summary))
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def _seed(seed: int, number: int, sample: int) -> int:
-    state = np.random.SeedSequence([seed, number, sample]).generate_state(1)[0]
-    return int(state) & 0x7FFF_FFFF
 
 
 def _nothing_left(stage: GenerateStage, summary: dict[str, int]) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from llmkd.teacher_data.captured import Positions
 
 FinishReason = Literal["stop", "length"]
@@ -26,6 +28,18 @@ class Written:
     def num_tokens(self) -> int:
         """Tokens generated, the end-of-text token included."""
         return len(self.token_ids)
+
+
+def sample_seed(seed: int, number: int, sample: int) -> int:
+    """The seed of one completion, in 0..2**31-1.
+
+    Args:
+        seed: The run's.
+        number: The prompt's row.
+        sample: Which completion of the prompt.
+    """
+    state = np.random.SeedSequence([seed, number, sample]).generate_state(1)[0]
+    return int(state) & 0x7FFF_FFFF
 
 
 @runtime_checkable

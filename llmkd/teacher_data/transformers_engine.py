@@ -33,10 +33,12 @@ from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Generation
 from llmkd.teacher_data.engine import Written
 
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
 
 def load_for_inference(
     source: PretrainedModel, load: Callable[[PretrainedModel], PreTrainedModel] = load_model
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> Loaded:
     """The model, on the accelerator where there is one, and its tokenizer.
 
     Args:

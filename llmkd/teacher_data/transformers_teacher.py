@@ -4,7 +4,7 @@ Scores are those that a teacher beside the student gives: the same batches, the 
 vocabulary, cut where it only pads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
@@ -24,7 +24,7 @@ from llmkd.teacher_data.capture_logits import joined, of_logits, split, uniforms
 from llmkd.teacher_data.captured import Positions
 from llmkd.teacher_data.engine import Written
 from llmkd.teacher_data.store.rows import tokens_key
-from llmkd.teacher_data.transformers_engine import generate_from_ids, load_for_inference
+from llmkd.teacher_data.transformers_engine import Loaded, generate_from_ids, load_for_inference
 
 _LOGITS_BYTES = 64 * 2**20
 """Most memory of the float32 logits that stand at once; a few copies of them are made."""
@@ -38,6 +38,7 @@ class TransformersTeacher:
         settings: Of the engine.
         generation: How it writes; None where it only scores.
         capture: What is kept of its distributions; None where it only writes.
+        load: What loads the model and its tokenizer.
 
     Raises:
         InputError: Nothing loadable is there, or it has fewer embeddings than its tokenizer tokens.
@@ -49,8 +50,10 @@ class TransformersTeacher:
         settings: TransformersEngine,
         generation: Generation | None,
         capture: Capture | None,
+        *,
+        load: Callable[[PretrainedModel], Loaded] = load_for_inference,
     ):
-        self.model, self.tokenizer = load_for_inference(source)
+        self.model, self.tokenizer = load(source)
         self.vocab_size = shared_vocab_size(self.tokenizer)
         check_covers(self.model, self.vocab_size, "teacher")
         self.batch_size = settings.batch_size

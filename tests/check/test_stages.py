@@ -267,6 +267,31 @@ def test_models_are_evaluated_in_the_type_of_their_files(local, checked):
     assert found["memory"].parts["weights"] == 2 * model.num_parameters()
 
 
+def test_questions_are_counted_and_their_columns_looked_for(local, checked):
+    (local / "sums.jsonl").write_text('{"problem": "1+2=", "answer": 3}\n' * 7)
+    data = f"dataset_name: {local}/sums.jsonl"
+    for settings, count in [("", 7), ("num_examples: 5", 5)]:
+        task = (
+            f"{{kind: reasoning, name: sums, grader: number, data: {{{data}, {settings}}}, "
+            "generation: {max_completion_length: 9}}"
+        )
+        (local / "e.yaml").write_text(
+            f"name: e\nkind: evaluate\nmodels: [{local}/teacher]\n"
+            f"suite: {{name: s, tasks: [{task}]}}\n"
+        )
+        found = facts(checked(local / "e.yaml"), "evaluate")
+        assert (found["sums rows"].value, found["sums rows"].exactness) == (count, "exact")
+        assert found["memory"].value is not None
+    task = task.replace(data, f"{data}, columns: {{answer: result}}")
+    (local / "e.yaml").write_text(
+        f"name: e\nkind: evaluate\nmodels: [{local}/teacher]\nsuite: {{name: s, tasks: [{task}]}}\n"
+    )
+    with pytest.raises(
+        InputError, match=r"tasks.0.data.columns: .* has no column result for answer"
+    ):
+        checked(local / "e.yaml")
+
+
 def test_a_later_stage_knows_what_an_earlier_one_makes(checked):
     report = checked("quickstart")
 

@@ -62,10 +62,13 @@ def test_eval_measures_the_perplexity_of_a_text_file(llmkd, tokenizer, tiny_llam
         "eval", "model", "--suite", "perplexity", "--data", "text=text.txt", "--json", "--quiet",
         "--output", "results.json",
     )  # fmt: skip
-    loss, perplexity = json.loads(out)["results"]
+    records = json.loads(out)["results"]
+    loss, perplexity, bits, *_ = records
     assert (loss["metric"], perplexity["metric"]) == ("loss_per_token", "perplexity")
     assert perplexity["value"] == pytest.approx(2.718281828 ** loss["value"])
-    assert json.loads((llmkd.folder / "results.json").read_text()) == [loss, perplexity]
+    # 11 characters are 11 tokens, of which the first is not scored where nothing begins a text.
+    assert bits["value"] == pytest.approx(loss["value"] / 0.693147181)
+    assert json.loads((llmkd.folder / "results.json").read_text()) == records
 
 
 def test_compare_pairs_runs_by_seed(llmkd):

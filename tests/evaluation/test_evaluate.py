@@ -43,7 +43,14 @@ def run(models, suite, progress=lambda done, total: None):
 def test_every_model_gets_every_metric_in_order(models, suite):
     evaluation = run(models, suite)
     records = evaluation.records
-    metrics = [("sums", "exact_match"), ("text", "loss_per_token"), ("text", "perplexity")]
+    of_text = [
+        "loss_per_token",
+        "perplexity",
+        "bits_per_byte",
+        "byte_perplexity",
+        "word_perplexity",
+    ]
+    metrics = [("sums", "exact_match"), *(("text", metric) for metric in of_text)]
     assert [(r.model, r.task, r.metric) for r in records] == [
         (name, *metric) for name in ("first", "second") for metric in metrics
     ]
@@ -57,7 +64,7 @@ def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, mo
     right = np.array([1.0, 0, 0, 1, 1, 1])
     answers = ScoredAnswers(right, [3] * 6, [])
     monkeypatch.setattr(measure_module, "score_answers", lambda *args, **kwargs: answers)
-    exact, loss, perplexity = run(models[:1], suite).records
+    exact, loss, perplexity, *_ = run(models[:1], suite).records
     assert exact.value == pytest.approx(4 / 6)
     found = score_text(
         tiny_llama(tokenizer),

@@ -1,0 +1,1 @@
+"""What a text is worth: graders of answers, pure functions of text and reference."""

@@ -3,9 +3,10 @@
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.kinds import head_problem
 from llmkd.check.labels import labelled_facts, num_labelled_rows, refuse_unknown_rows
-from llmkd.check.lengths import num_sums, prompt_length
+from llmkd.check.lengths import num_sums
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
+from llmkd.check.prompts import prompt_length
 from llmkd.check.rows import read_rows
 from llmkd.check.stages import Checker
 from llmkd.errors import DataError

@@ -32,6 +32,8 @@ class VLLMServer:
         self._client, self.key = client, client.key
         card = self._card(settings.model)
         self.model: str = card["id"]
+        self.is_adapter = card.get("parent") is not None
+        """Whether it is one of `--lora-modules`."""
         self.max_length: int | None = card.get("max_model_len")
         """Tokens that it reads and writes together; None where it does not say."""
 

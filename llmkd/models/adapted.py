@@ -74,7 +74,9 @@ def _adapted(model: PreTrainedModel, name: str) -> peft.PeftModel:
     adapter_config(name)
     try:
         adapted = peft.PeftModel(model, peft.PeftConfig.from_pretrained(name))
-        found: Any = adapted.load_adapter(name, "default", torch_device="cpu")
+        found: Any = adapted.load_adapter(
+            name, "default", torch_device="cpu", low_cpu_mem_usage=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unfit(name, model, error) from error
     _refuse_other_base(name, [*found.missing_keys, *found.unexpected_keys])

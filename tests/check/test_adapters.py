@@ -93,10 +93,12 @@ def test_another_kind_of_adapter_is_refused(scored, local, tiny_llama, tokenizer
         ({"use_dora": True}, "use_dora: True"),
         ({"bias": "all"}, "bias: all"),
         ({"r": 513}, "r: 513"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: olora"),
     ],
 )
 def test_what_vllm_does_not_apply_is_refused_for_vllm_alone(scored, adapter, settings, message):
-    adapter(settings)
+    path = adapter() / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     assert f"is more than vLLM applies ({message}); write engine" in refused(scored, "vllm")
     scored()
 

@@ -173,7 +173,7 @@ def test_memory_for_log_probs_is_bounded_whatever_is_asked_for(engine, prompts, 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"target_modules": "all-linear", "r": 5, "lora_alpha": 15},
+        {"target_modules": "all-linear", "r": 5, "lora_alpha": 5},
         {"target_modules": ["k_proj", "up_proj"], "use_rslora": True, "lora_alpha": 6},
     ],
 )

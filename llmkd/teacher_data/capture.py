@@ -96,7 +96,7 @@ def run_generate(
     settings = _settings(
         stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
     )
-    if prompts[0].messages is not None:
+    if isinstance(stage.data, PromptRows) and prompts[0].messages is not None:
         settings = _with_chat(settings, stage.data, tokenizer)
     _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
     if share != ALONE:
@@ -152,7 +152,7 @@ def run_score(
 def tokenizer_and_config(
     stage: GenerateStage | ScoreStage,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
-    """The teacher's tokenizer, with the chat template that the stage's data names, and its configuration."""
+    """Of the stage's teacher; the tokenizer has the chat template that the stage's data names."""
     teacher = stage.teacher
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         teacher.model_name_or_path, revision=teacher.revision
@@ -231,11 +231,10 @@ def _settings(
 
 
 def _with_chat(
-    settings: StoreSettings, source: AdditionTask | PromptRows, tokenizer: PreTrainedTokenizerBase
+    settings: StoreSettings, source: PromptRows, tokenizer: PreTrainedTokenizerBase
 ) -> StoreSettings:
     template = fingerprint({"chat_template": tokenizer.get_chat_template()})
-    system_prompt = None if isinstance(source, AdditionTask) else source.system_prompt
-    return replace(settings, chat_template_digest=template, system_prompt=system_prompt)
+    return replace(settings, chat_template_digest=template, system_prompt=source.system_prompt)
 
 
 def _engine(stage: GenerateStage | ScoreStage) -> str:

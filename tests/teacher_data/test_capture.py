@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llmkd import build_engine
 from llmkd.errors import LlmkdError
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.teacher_data import capture
@@ -324,51 +323,3 @@ def test_what_is_captured_while_writing_is_what_scoring_the_text_gives(teacher, 
         torch.testing.assert_close(
             torch.as_tensor(row.positions.label_log_prob), expected, rtol=1e-4, atol=1e-5
         )
-
-
-def with_adapter(a_stage, adapter):
-    source = a_stage.teacher.model_copy(update={"adapter_name_or_path": str(adapter)})
-    return a_stage.model_copy(update={"teacher": source})
-
-
-def test_a_teacher_with_an_adapter_writes_what_the_merged_model_does(
-    teacher, lora, tokenizer, tmp_path
-):
-    both = lora(AutoModelForCausalLM.from_pretrained(teacher), tmp_path / "adapter")
-    both.save_pretrained(tmp_path / "both")
-    tokenizer.save_pretrained(tmp_path / "both")
-    texts = {}
-    bare = stage(teacher, temperature=0, max_completion_length=40)
-    stages = {"bare": bare, "adapted": with_adapter(bare, tmp_path / "adapter")}
-    stages["merged"] = stage(tmp_path / "both", temperature=0, max_completion_length=40)
-    for name, a_stage in stages.items():
-        run(a_stage, tmp_path / name)
-        texts[name] = [row.completion for row in open_store(tmp_path / name)]
-    assert texts["adapted"] == texts["merged"] != texts["bare"]
-    assert "with adapter" in open_store(tmp_path / "adapted").settings.teacher
-
-
-def test_a_store_knows_its_teachers_adapter_by_its_content(teacher, lora, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(teacher)
-    lora(model, tmp_path / "adapter")
-    a_stage = with_adapter(stage(teacher), tmp_path / "adapter")
-    run(a_stage, tmp_path / "out")
-    with pytest.raises(OtherSettingsError, match="teacher_digest"):
-        run(stage(teacher), tmp_path / "out")
-    lora(model, tmp_path / "adapter", seed=6)
-    with pytest.raises(OtherSettingsError, match="teacher_digest"):
-        run(a_stage, tmp_path / "out")
-    lora(model, tmp_path / "adapter")
-    run(a_stage, tmp_path / "out")
-
-
-def test_the_engine_that_is_taken_can_run_the_adapter(teacher, lora, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_engine, "find_spec", lambda name: name)
-    free = stage(teacher).model_copy(update={"engine": None})
-    model = AutoModelForCausalLM.from_pretrained(teacher)
-    lora(model, tmp_path / "plain")
-    lora(model, tmp_path / "odd", alpha_pattern={"q_proj": 3})
-    kinds = [
-        build_engine.engine_of(with_adapter(free, tmp_path / n)).kind for n in ("plain", "odd")
-    ]
-    assert kinds == ["vllm", "transformers"]

@@ -276,9 +276,12 @@ def test_prompts_and_sequences_that_the_server_cannot_take_are_refused(engine):
 
 
 def test_an_adapter_is_one_of_the_servers_models(engine, vllm_server):
-    vllm_server.respond.names = ["teacher", "tuned"]
-    vllm_server.respond.parents = {"tuned": "teacher"}
-    assert len(engine(adapter="some/adapter", model="tuned").generate(PROMPTS, [3, 4, 5])) == 3
+    vllm_server.respond.adapters = {"tuned": "teacher"}
+    long = Generation(max_completion_length=100)
+    served = engine(long, adapter="some/adapter", model="tuned")
+    # As many tokens as the base model's card leaves room for.
+    assert all(len(each.token_ids) < 64 for each in served.generate(PROMPTS, [3, 4, 5]))
+    assert {body["model"] for body in vllm_server.bodies if body} == {"tuned"}
     with pytest.raises(InputError, match=r"engine\.model: .* write one of teacher, tuned"):
         engine(adapter="some/adapter")
     message = r"engine\.model: teacher is served without an adapter.* --lora-modules NAME=ADAPTER"

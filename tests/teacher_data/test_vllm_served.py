@@ -26,13 +26,13 @@ pytestmark = [
 ]
 
 START_S = 300
-ADAPTED = ["q_proj", "up_proj"]
+ADAPTED = {"target_modules": ["q_proj", "up_proj"], "lora_alpha": 2}
 
 
 @pytest.fixture
 def start(teacher, lora, tmp_path):
     """Starts servers of the teacher, and of an adapter of it, on one port, and ends them."""
-    lora(teacher[1], tmp_path / "adapter", target_modules=ADAPTED)
+    lora(teacher[1], tmp_path / "adapter", **ADAPTED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +44,7 @@ def start(teacher, lora, tmp_path):
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
         command += ["--enforce-eager", "--max-logprobs", "18", "--enable-lora"]
         command += ["--lora-modules", f"tuned={tmp_path / 'adapter'}"]
-        command += ["--lora-target-modules", *ADAPTED]
+        command += ["--lora-target-modules", *ADAPTED["target_modules"]]
         environment = os.environ | EVERYWHERE | ON_A_CPU
         with (tmp_path / "log").open("ab") as log:
             processes.append(
@@ -93,7 +93,7 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         generation,
         TopKCapture(top_k=18),
     )
-    both = lora(model, tmp_path / "again", target_modules=ADAPTED)
+    both = lora(model, tmp_path / "again", **ADAPTED)
     for prompt, each in zip(prompts, with_adapter.generate(prompts, [1, 2, 3, 4]), strict=True):
         ids = [*prompt, *each.token_ids]
         check_positions(each.positions, ids, range(len(prompt), len(ids)), both, 18)

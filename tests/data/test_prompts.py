@@ -60,6 +60,12 @@ def test_a_prompt_may_be_a_conversation_as_in_trl(asked):
     assert asked(rows, columns={"prompt": "question"}) == asked([{"messages": [USER]}])
 
 
+def test_of_a_row_with_both_the_conversation_is_taken_unless_columns_say_otherwise(asked):
+    rows = [{"prompt": "Hé?", "messages": [USER, ANSWER, AGAIN]}]
+    assert conversations(asked(rows)) == [[USER, ANSWER, AGAIN]]
+    assert [prompt.text for prompt in asked(rows, columns={"prompt": "prompt"})] == ["Hé?"]
+
+
 def test_a_system_prompt_comes_first_where_there_is_none(asked):
     own = [{"role": "developer", "content": "Be brief."}, USER]
     rows = [{"messages": [USER, ANSWER]}, {"messages": [SYSTEM, USER]}, {"messages": own}]

@@ -14,7 +14,7 @@ from llmkd.errors import InputError
 from llmkd.models.adapters import attach
 from llmkd.models.classifiers import head_config, load_student_classifier
 from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
-from llmkd.recipe.data import Sequences, Task
+from llmkd.recipe.data import Sequences, StoreRows, Task
 from llmkd.recipe.models import (
     InProcessTeacher,
     PretrainedStudent,
@@ -23,14 +23,21 @@ from llmkd.recipe.models import (
     StoreTeacher,
 )
 from llmkd.recipe.schema import TrainStage
-from llmkd.teacher_data.places import tokenizer_folder
+from llmkd.teacher_data.places import is_of_chats, tokenizer_folder
 
 
 def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
-    """The student's tokenizer: its own, or the teacher's, or the task's; with the recipe's template."""
+    """The student's tokenizer: its own, or the teacher's, or the task's.
+
+    It has the chat template of the recipe, or the one that a store's prompts are written in.
+    """
     tokenizer = _build_tokenizer(stage)
     if isinstance(stage.data, Sequences) and stage.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(stage.data.chat_template)
+    if isinstance(stage.data, StoreRows) and is_of_chats(stage.data.path):
+        # What it is trained on is what it has to be asked in.
+        own = load_tokenizer(str(tokenizer_folder(stage.data.path)))
+        tokenizer.chat_template = own.chat_template
     return tokenizer
 
 

@@ -6,6 +6,8 @@ from typing import assert_never
 
 from transformers import AutoConfig
 
+from llmkd.models.adapted import adapter_config
+from llmkd.models.adapter_configs import beyond_vllm
 from llmkd.models.kinds import is_seq2seq
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.schema import GenerateStage, ScoreStage
@@ -31,6 +33,8 @@ def engine_of(stage: GenerateStage | ScoreStage) -> EngineSettings:
     is_beyond_vllm = isinstance(capture, SampledCapture) or (
         isinstance(capture, TopKCapture) and capture.temperature != 1
     )
+    if teacher.adapter_name_or_path is not None:
+        is_beyond_vllm |= beyond_vllm(adapter_config(teacher.adapter_name_or_path)) is not None
     config = AutoConfig.from_pretrained(teacher.model_name_or_path, revision=teacher.revision)
     if find_spec("vllm") is None or is_beyond_vllm or is_seq2seq(config):
         return TransformersEngine()

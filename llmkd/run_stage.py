@@ -105,7 +105,7 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.teacher_data.capture import run_generate
 
             with progress(name) as moved:
-                teacher = written.teacher.model_name_or_path
+                teacher = written.teacher.name
                 run_generate(
                     stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share()
                 )
@@ -114,7 +114,7 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.teacher_data.capture import run_score
 
             with progress(name) as moved:
-                teacher = written.teacher.model_name_or_path
+                teacher = written.teacher.name
                 run_score(stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share())
         case EvaluateStage():
             assert isinstance(written, EvaluateStage)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import copy
 import os
 import resource
 import shutil
@@ -18,8 +19,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
 import jaxtyping
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -103,6 +106,31 @@ def tiny_llama():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return LlamaForCausalLM(LlamaConfig(**(shape | config))).eval()
+
+    return make
+
+
+@pytest.fixture
+def lora():
+    """Saves a random LoRA adapter of a model; gives the model that the two make, worked out by hand."""
+
+    def make(model, folder, *, seed=5, **config):
+        settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"} | config
+        # use_rslora divides by the root of the rank.
+        divisor = settings["r"] ** (0.5 if settings.get("use_rslora") else 1)
+        # False leaves the update random, rather than 0.
+        settings = peft.LoraConfig(init_lora_weights=False, **settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            peft.get_peft_model(copy.deepcopy(model), settings).save_pretrained(folder)
+        weights = load_file(folder / "adapter_model.safetensors")
+        both = copy.deepcopy(model)
+        for name, a in weights.items():
+            if name.endswith(".lora_A.weight"):
+                b = weights[name.replace(".lora_A.", ".lora_B.")]
+                layer = both.get_submodule(name.removesuffix(".lora_A.weight").split(".", 2)[2])
+                layer.weight.data += settings.lora_alpha / divisor * b @ a
+        return both
 
     return make
 

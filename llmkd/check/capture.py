@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from llmkd.check.adapters import look_at_adapter
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.kinds import head_problem
-from llmkd.check.lengths import data_facts, prompt_length, prompt_rows
+from llmkd.check.lengths import data_facts
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
+from llmkd.check.prompts import prompt_length, prompt_rows
 from llmkd.check.row_facts import DataFacts
 from llmkd.errors import DataError, LlmkdError
 from llmkd.recipe.base import referenced_stage
@@ -39,6 +41,7 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     found = StageFacts(stage.kind)
     teacher = checker.models.of(stage.teacher)
     found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
+    look_at_adapter(found, ("stages", name), stage.teacher, stage.engine)
     rows = prompt = NOT_USABLE
     try:
         rows = known(lambda: prompt_rows(stage.data))
@@ -52,7 +55,7 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     written = known(
         lambda: Fact(value_of(rows) * stage.generation.num_samples, "at most", "completions")
     )
-    found.facts = {
+    found.facts |= {
         "teacher parameters": teacher.parameters,
         "prompts": rows,
         "longest prompt": prompt,
@@ -71,12 +74,13 @@ def score_facts(checker: "Checker", name: str, stage: ScoreStage) -> StageFacts:
     found = StageFacts(stage.kind)
     teacher = checker.models.of(stage.teacher)
     found.problems += head_problem(("stages", name, "teacher"), teacher, is_classifier=False)
+    look_at_adapter(found, ("stages", name), stage.teacher, stage.engine)
     data = DataFacts(*[NOT_USABLE] * 4)
     try:
         data = data_facts(stage.data, teacher.tokenizer, checker.generated_by)
     except DataError as error:
         found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
-    found.facts = {
+    found.facts |= {
         "teacher parameters": teacher.parameters,
         "rows": data.rows,
         "tokens per row": data.tokens_per_row,

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.classification import labelled_rows
+from llmkd.data.prompts import read_prompts
 from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
@@ -39,8 +40,8 @@ from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage,
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
-from llmkd.teacher_data.capture import run_score
-from llmkd.teacher_data.transformers_engine import generate, load_for_inference
+from llmkd.teacher_data.capture import run_score, tokenizer_and_config
+from llmkd.teacher_data.transformers_engine import generate_from_ids, load_for_inference
 from llmkd.training.classification import stage_labels
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.metrics import peak_memory_gib
@@ -244,30 +245,34 @@ def _at_most(source: Any, num_rows: int) -> dict[str, int]:
 
 
 def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
-    """Lets the teacher write a few tokens; the stand-in's rows have the data's own answers."""
-    few = stage.data.model_copy(update=_at_most(stage.data, FEW_ROWS))
-    prompts = load_rows(few, seed=seed, need="prompt")["prompt"][:]
-    model, tokenizer = load_for_inference(stage.teacher)
-    generate(
-        model,
-        tokenizer,
-        prompts,
-        temperature=stage.generation.temperature,
-        max_completion_length=min(FEW_TOKENS, stage.generation.max_completion_length),
-        seed=seed,
-    )
+    """Lets the teacher write a few tokens; the stand-in's rows have answers of other tokens."""
+    model, _ = load_for_inference(stage.teacher)
+    tokenizer, config = tokenizer_and_config(stage)
     many = stage.data.model_copy(update=_at_most(stage.data, 1024))
+    prompts = read_prompts(many, tokenizer, config, seed=seed)
+    few = min(FEW_TOKENS, stage.generation.max_completion_length)
+    generation = stage.generation.model_copy(update={"max_completion_length": few})
+    ids = [prompt.token_ids for prompt in prompts[:FEW_ROWS]]
+    generate_from_ids(model, tokenizer, ids, generation, seed=seed)
     if isinstance(many, AdditionTask):
         rows = load_rows(many, seed=seed).to_list()
     else:
-        texts = load_rows(many, seed=seed, need="prompt")["prompt"]
-        rows = [{"prompt": text, "completion": text} for text in texts]
-    folder.mkdir(parents=True)
-    data = folder / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [prompt.answered(prompt.text) for prompt in prompts]
+    _write_rows(folder / "data.jsonl", rows)
     if stage.capture is not None:
-        source = DatasetSource(dataset_name=str(data), num_examples=STAND_IN_ROWS)
+        if prompts[0].messages is not None:
+            # Scored as text: not every template shows which turns are the assistant's.
+            rows = [{"prompt": prompt.text, "completion": prompt.text} for prompt in prompts]
+        _write_rows(folder / "scored.jsonl", rows)
+        source = DatasetSource(
+            dataset_name=str(folder / "scored.jsonl"), num_examples=STAND_IN_ROWS
+        )
         _score(stage, source, stage.capture, folder, seed)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _try_score(stage: ScoreStage, folder: Path, seed: int) -> None:

@@ -4,10 +4,11 @@ from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.harness import harness_length, harness_rows, refuse_unknown_task
 from llmkd.check.kinds import head_problem
 from llmkd.check.labels import labelled_facts, num_labelled_rows, refuse_unknown_rows
-from llmkd.check.lengths import num_sums, prompt_length
+from llmkd.check.lengths import num_sums
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.ood import longest_ood_row, num_ood_rows
+from llmkd.check.prompts import prompt_length
 from llmkd.check.questions import num_questions, num_tokens_asked
 from llmkd.check.rows import read_rows
 from llmkd.check.stages import Checker

@@ -14,7 +14,6 @@ from llmkd.models.agreement import PACKED_PAIRS, not_pairs
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import (
     AdditionTask,
-    DatasetRows,
     DatasetSource,
     Mixture,
     Sequences,
@@ -100,27 +99,6 @@ def _parts(mixture: Mixture, tokenizer: Tokenizer | str, generated: Lookup) -> l
     return parts
 
 
-def prompt_length(source: AdditionTask | DatasetRows, tokenizer: Tokenizer | str) -> Fact:
-    """Tokens of the longest prompt that a generate stage reads, by its first rows."""
-    if isinstance(source, AdditionTask):
-        sample: list[Row] = [{"prompt": _sum(source.digits)[0]}]
-    else:
-        sample = read_rows(source, "prompt").sample
-    if isinstance(tokenizer, str):
-        raise NotKnownError(tokenizer)
-    longest = max(tokenizer.count(_text(row["prompt"])[:MOST_CHARACTERS], True) for row in sample)
-    if isinstance(source, AdditionTask) and tokenizer.name == ADDITION.name:
-        return Fact(longest, "exact", "every sum has as many")
-    return Fact(longest, "estimate", f"longest of the first {len(sample)}")
-
-
-def prompt_rows(source: AdditionTask | DatasetRows) -> Fact:
-    """How many prompts a generate stage reads."""
-    if isinstance(source, AdditionTask):
-        return num_sums(source)
-    return first(read_rows(source, "prompt").num_rows, source.num_examples)
-
-
 def _of_source(
     source: Any, sequences: Sequences, tokenizer: Tokenizer | str, generated: Lookup
 ) -> DataFacts:
@@ -198,7 +176,7 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     if isinstance(tokenizer, str):
         unknown = Fact(None, "not known", tokenizer)
         return DataFacts(num_sums(task), unknown, unknown, unknown)
-    length = _num_tokens(*_sum(task.digits), tokenizer) + 1
+    length = _num_tokens(*example_of(task.digits), tokenizer) + 1
     is_own = tokenizer.name == ADDITION.name
     how = "every sum has as many" if is_own else "by one sum; others may differ"
     tokens = Fact(length, "exact" if is_own else "estimate", how)
@@ -207,7 +185,7 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     )
     if not _is_paired(tokenizer):
         return facts
-    read, written = tokenizer.lengths_of_sides(*_sum(task.digits))
+    read, written = tokenizer.lengths_of_sides(*example_of(task.digits))
     return replace(facts, longest_side=replace(tokens, value=max(read, written + 1)))
 
 
@@ -227,7 +205,7 @@ def num_sums(task: AdditionTask) -> Fact:
     return Fact(task.num_examples, "exact", "data.num_examples")
 
 
-def _sum(digits: int) -> tuple[str, str]:
+def example_of(digits: int) -> tuple[str, str]:
     """The prompt and the completion of one sum; all have the same form."""
     zeros = "0" * digits
     return f"{zeros}+{zeros}=", "0+0+0=00;" * digits + f"#{zeros}0"
@@ -317,10 +295,10 @@ def _length(texts: dict[str, str], row: Row, tokenizer: Tokenizer) -> tuple[int,
 
 
 def _shortened(row: Row, longest: int) -> dict[str, str]:
-    return {column: _text(value)[:longest] for column, value in row.items()}
+    return {column: text_of(value)[:longest] for column, value in row.items()}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A column's text; of messages, what they say, joined."""
     if isinstance(value, list):
         said = (message.get("content") for message in value if isinstance(message, dict))

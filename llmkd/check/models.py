@@ -16,7 +16,7 @@ from llmkd.check.weights import Weights, read_json, read_weights
 from llmkd.data.labels import has_classifier_head, names_in_config
 from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import Classification, Task
+from llmkd.recipe.data import Classification, StoreRows, Task
 from llmkd.recipe.local_paths import expanded
 from llmkd.recipe.models import (
     InProcessTeacher,
@@ -81,7 +81,7 @@ class Models:
                 model = self._scratch(stage, stage.student, labels)
             else:
                 model = self._pretrained(stage.student, labels)
-            self._students[stage_name] = model
+            self._students[stage_name] = _with_template(model, stage)
         return self._students[stage_name]
 
     def of(self, source: PretrainedModel) -> Model:
@@ -236,6 +236,15 @@ def model_folder(name: str, revision: str | None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
     raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
+
+
+def _with_template(student: Model, stage: TrainStage) -> Model:
+    """The student with the chat template that its data gives its tokenizer, or may give it."""
+    tokenizer, data = student.tokenizer, stage.data
+    given = isinstance(data, StoreRows) or getattr(data, "chat_template", None) is not None
+    if isinstance(tokenizer, str) or not given:
+        return student
+    return replace(student, tokenizer=replace(tokenizer, has_chat_template=True))
 
 
 def _shape(config: Mapping[str, Any], labels: list[str] | str | None) -> Shape | str:

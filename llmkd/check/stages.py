@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmkd.advice import smaller
+from llmkd.check.adapters import look_at_adapter
 from llmkd.check.capture import store_problems
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
@@ -72,6 +73,7 @@ class Checker:
             found.facts["trainable parameters"] = student.trainable
         if teacher is not None:
             found.facts["teacher parameters"] = teacher.parameters
+        look_at_adapter(found, ("stages", name), stage.local_teacher)
         found.facts["vocabulary"] = _vocabulary(found, student, teacher, ("stages", name))
         data = self._data(found, name, stage, student.tokenizer)
         found.facts |= {

@@ -33,6 +33,7 @@ class Tokenizer:
         bos_token: The begin-of-text token, where there is one.
         frame: Which of the two special tokens it puts around a text by itself.
         decoder: Of a model with an encoder and a decoder, which reads rows otherwise.
+        has_chat_template: Whether it can write out a conversation.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Tokenizer:
     bos_token: str | None
     frame: Callable[[], "Frame"]
     decoder: "Decoder | None" = None
+    has_chat_template: bool = False
 
     @property
     def size(self) -> int:
@@ -136,6 +138,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         lambda text, special: len(_encoded(_backend(content, str(path)), text, special)),
         bos,
         frame,
+        has_chat_template=bool(settings.get("chat_template"))
+        or (folder / "chat_template.jinja").is_file(),
     )
 
 

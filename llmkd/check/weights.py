@@ -44,7 +44,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     if "quantization_config" in config:
         raise NotKnownError(f"{folder}: quantized; the run itself will tell")
     shapes = {
-        name: value for name, value in _shapes(folder).items() if not _is_buffer(name, value[1])
+        name: value for name, value in shapes_in(folder).items() if not _is_buffer(name, value[1])
     }
     head, embedding = (
         _rows(shapes, "lm_head.weight"),
@@ -81,9 +81,14 @@ def read_json(path: Path) -> Any:
         raise NotKnownError(f"{path}: no JSON; copy the model anew") from error
 
 
-def _shapes(folder: Path) -> Shapes:
+def shapes_in(folder: Path) -> Shapes:
+    """The tensors of a model folder.
+
+    Raises:
+        NotKnownError: There are no whole safetensors files.
+    """
     if (folder / WHOLE).is_file():
-        return _header(folder / WHOLE)
+        return header_of(folder / WHOLE)
     if not (folder / INDEX).is_file():
         raise NotKnownError(f"{folder}: no {WHOLE}; the run itself will tell")
     index = read_json(folder / INDEX)
@@ -95,11 +100,16 @@ def _shapes(folder: Path) -> Shapes:
         raise NotKnownError(f"{folder / INDEX}: names {len(files)} files; the run itself will tell")
     shapes: Shapes = {}
     for name in files:
-        shapes |= _header(folder / Path(name).name)
+        shapes |= header_of(folder / Path(name).name)
     return shapes
 
 
-def _header(path: Path) -> Shapes:
+def header_of(path: Path) -> Shapes:
+    """The tensors of a safetensors file.
+
+    Raises:
+        NotKnownError: It is missing, or none.
+    """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -16,12 +16,12 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from llmkd.data.conversations import Messages
 from llmkd.errors import InputError
 
-Messages = list[dict[str, Any]]
 Span = tuple[int, int]
 
-_FAILURES = (jinja2.TemplateError, ValueError, TypeError, KeyError)
+TEMPLATE_ERRORS = (jinja2.TemplateError, ValueError, TypeError, KeyError)
 """What a template may raise."""
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -84,7 +84,7 @@ class ChatEncoder:
         for number, messages in enumerate(conversations, first_row):
             try:
                 encoded.append(self._encode(messages))
-            except _FAILURES as error:
+            except TEMPLATE_ERRORS as error:
                 raise InputError(
                     f"data: row {number}, `messages`: {error or type(error).__name__}"
                 ) from error
@@ -159,7 +159,7 @@ def last_answer(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple
         before: Any = tokenizer.apply_chat_template(
             messages[: said[-1]], tokenize=False, add_generation_prompt=True
         )
-    except _FAILURES:
+    except TEMPLATE_ERRORS:
         return "", ""
     if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
         before = before.removeprefix(str(tokenizer.bos_token))

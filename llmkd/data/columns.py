@@ -12,7 +12,7 @@ Need = Literal["example", "prompt", "scored", "labelled", "texts"]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
-    "prompt": [("prompt",)],
+    "prompt": [("messages",), ("prompt",)],
     "scored": [("text",), ("messages",), ("prompt", "completion")],
     "labelled": [("text", "text_pair", "label"), ("text", "label")],
     "texts": [("text", "text_pair"), ("text",)],
@@ -48,13 +48,19 @@ def choose(row: Mapping[str, Any], source: Source, need: Need) -> dict[str, str]
     for choice in sorted(COLUMNS[need], key=lambda choice: not renamed.keys() & set(choice)):
         chosen = {name: renamed.get(name, name) for name in choice}
         if row.keys() >= set(chosen.values()):
-            return chosen
+            return _as_messages(row, chosen) if need == "prompt" else chosen
     wanted = ", or ".join(" and ".join(f"`{c}`" for c in choice) for choice in COLUMNS[need])
     raise DataError(
         "columns" if renamed else "dataset_name",
         f"{source.dataset_name}: the columns are {there}; rename them to {wanted}, or say which is "
         f"which by columns: {{{COLUMNS[need][0][0]}: NAME}}",
     )
+
+
+def _as_messages(row: Mapping[str, Any], chosen: dict[str, str]) -> dict[str, str]:
+    # As in TRL, a `prompt` may be a conversation.
+    is_conversation = "prompt" in chosen and isinstance(row[chosen["prompt"]], list)
+    return {"messages": chosen["prompt"]} if is_conversation else chosen
 
 
 def refuse_late_pair(

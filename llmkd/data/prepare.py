@@ -20,15 +20,15 @@ from llmkd.data.tokenize import Example, Tokenize
 from llmkd.progress import Progress
 from llmkd.recipe.data import (
     AdditionTask,
+    DatasetRows,
     DatasetSource,
     Mixture,
-    Rows,
     SequenceLengths,
     Sequences,
     StoreRows,
 )
 
-Part = Rows | StoreRows
+Part = AdditionTask | DatasetRows | StoreRows
 RowNumbers = list[np.ndarray]
 """Of each source, the rows that are taken."""
 Tokenizing = Callable[[PreTrainedTokenizerBase, Sequences], Tokenize]

@@ -49,8 +49,8 @@ def iter_rows(
         source: A data set or a procedural task, with `stage:NAME` already replaced by a path.
         seed: Decides which sums a procedural task makes; a data set is read as it is.
         need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
-            same with `text` first; `prompt` is the prompt alone; `labelled` is `text`, `text_pair`
-            where it is there, and `label`; `texts` is the same without the label.
+            same with `text` first; `prompt` is `messages`, or else the prompt alone; `labelled` is
+            `text`, `text_pair` where it is there, and `label`; `texts` is the same without the label.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:

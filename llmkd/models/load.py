@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmkd.data.labels import has_classifier_head
 from llmkd.errors import InputError
+from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
@@ -34,6 +35,8 @@ disable_progress_bar()
 def load_model(source: PretrainedModel) -> PreTrainedModel:
     """A language model from a folder or the hub, causal or seq2seq as its configuration says.
 
+    Its adapter, where it has one, is merged into its weights.
+
     Raises:
         InputError: Nothing loadable is there, or a classifier, which would get a random head.
     """
@@ -41,7 +44,7 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
     if has_classifier_head(config.to_dict()):
         raise InputError(f"{source.model_name_or_path}: {NO_LANGUAGE_MODEL}")
     try:
-        return auto_class(config).from_pretrained(
+        model = auto_class(config).from_pretrained(
             source.model_name_or_path,
             revision=source.revision,
             dtype=dtype_of(source),
@@ -49,6 +52,8 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
         )
     except LOAD_ERRORS as error:
         raise not_loadable("model", source.model_name_or_path, error) from error
+    adapter = source.adapter_name_or_path
+    return model if adapter is None else merged(model, adapter)
 
 
 def config_of(source: PretrainedModel) -> PretrainedConfig:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from llmkd.recipe.adapter_checks import adapter_problems
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
@@ -39,6 +40,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         key = ("stages", name)
         problems += reference_problems(stage, key, name, kinds)
         problems += part_problems(stage, key)
+        problems += adapter_problems(stage, key)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)

@@ -67,6 +67,21 @@ class DatasetSource(Sequences, DatasetRows):
     """A data set to train on."""
 
 
+class PromptRows(DatasetRows):
+    """Rows that a teacher answers: each has `messages` of `role` and `content`, or a `prompt`.
+
+    Where messages end with the assistant's turn, that is the data set's own answer and is left out.
+    """
+
+    apply_chat_template: bool = False
+    """Put each `prompt` in the teacher's chat template, as a user's turn; `messages` always are."""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """A system message before each conversation that does not begin with one of its own."""
+    chat_template: str | None = None
+    """A Jinja file in place of the teacher's own chat template, also saved with students that train
+    on the store's rows."""
+
+
 class StoreRows(SequenceLengths):
     """What a teacher wrote or read, token by token as it is in the teacher's store.
 
@@ -173,8 +188,8 @@ class Mixture(Sequences):
     there are without repeating any."""
 
 
-Rows = Annotated[
-    Annotated[AdditionTask, Tag("task")] | Annotated[DatasetRows, Tag("dataset")],
+Prompts = Annotated[
+    Annotated[AdditionTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
     kind_or("dataset"),
 ]
 Task = AdditionTask | IntentTask

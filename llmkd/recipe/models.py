@@ -22,6 +22,15 @@ class PretrainedModel(RecipePart):
     with `trainer.bf16: true`."""
     attn_implementation: str | None = None
     """`sdpa`, `eager`, `flash_attention_2`, ...; null leaves the choice to transformers."""
+    adapter_name_or_path: str | None = Field(default=None, min_length=1)
+    """A LoRA adapter that peft saved, a folder or a hub name, to go on top of these weights. For
+    teachers of language models: a student starts from merged weights."""
+
+    @property
+    def name(self) -> str:
+        """What a reader may call it."""
+        adapter = self.adapter_name_or_path
+        return self.model_name_or_path + (f" with adapter {adapter}" if adapter else "")
 
 
 class InProcessTeacher(PretrainedModel):

@@ -10,6 +10,7 @@ from llmkd.recipe.schema import Recipe, Stage
 REFERENCE_FIELDS = frozenset(
     {
         "model_name_or_path",
+        "adapter_name_or_path",
         "tokenizer_name_or_path",
         "dataset_name",
         "chat_template",

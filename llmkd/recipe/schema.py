@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
-from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Rows
+from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
@@ -52,11 +52,15 @@ class TeacherDataStage(RecipePart):
 
 
 class GenerateStage(TeacherDataStage):
-    """A teacher answers prompts. Product: a data set of `prompt` and `completion`, and a store."""
+    """A teacher answers prompts. Product: a store, and a data set.
+
+    The data set has rows of `prompt` and `completion`, or of `messages` where the teacher was asked
+    in its chat template.
+    """
 
     kind: Literal["generate"]
-    data: Rows
-    """Rows with a `prompt` field; their completions are not looked at."""
+    data: Prompts
+    """What is answered."""
     generation: Generation = Generation()
     """How it writes."""
     capture: Capture | None = None

@@ -4,11 +4,11 @@ A shard is one call of the engine and is written whole or not at all, so after a
 follows. Seeds follow from the rows' numbers, so the result is that of an undisturbed run.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,28 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.build_engine import build_engine, engine_of
 from llmkd.data.cache import tokenized
+from llmkd.data.chat import read_chat_template
 from llmkd.data.kinds import tokenizing_for
 from llmkd.data.prepare import UNCUT
-from llmkd.data.sources import load_rows
+from llmkd.data.prompts import Prompt, read_prompts
 from llmkd.errors import LlmkdError
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
-from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.data import AdditionTask, PromptRows
 from llmkd.recipe.schema import GenerateStage, ScoreStage
-from llmkd.recipe.teacher_data import TransformersEngine
+from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine
 from llmkd.run_folder import fingerprint, replacing, write_atomically
 from llmkd.run_stage import ALONE, Share
 from llmkd.teacher_data.engine import Engine, Written, sample_seed
-from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER
+from llmkd.teacher_data.places import (
+    DATA,
+    STORE,
+    SUMMARY,
+    TOKENIZER,
+    content_of_teacher,
+)
 from llmkd.teacher_data.store import (
     Store,
     StoreRow,
@@ -41,7 +48,6 @@ from llmkd.teacher_data.store import (
     is_whole,
     tokens_key,
 )
-from llmkd.teacher_data.transformers_engine import encoded_prompts
 
 RowsOf = Callable[[Engine, range], list[StoreRow]]
 
@@ -74,27 +80,28 @@ def run_generate(
     Raises:
         LlmkdError: No completion is left.
     """
-    tokenizer, config = _of_teacher(stage)
-    texts = load_rows(stage.data, seed=seed, need="prompt")["prompt"][:]
-    prompts = encoded_prompts(config, texts, tokenizer)
+    tokenizer, config = tokenizer_and_config(stage)
+    prompts = read_prompts(stage.data, tokenizer, config, seed=seed)
 
     def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
         asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
         seeds = [sample_seed(seed, number, sample) for number, sample in asked]
-        written = engine.generate([prompts[number] for number, _ in asked], seeds)
+        written = engine.generate([prompts[number].token_ids for number, _ in asked], seeds)
         return [
-            _generated(number, sample, texts[number], prompts[number], done)
+            _generated(number, sample, prompts[number], done)
             for (number, sample), done in zip(asked, written, strict=True)
         ]
 
-    keys = [tokens_key(prompt) for prompt in prompts]
+    keys = [tokens_key(prompt.token_ids) for prompt in prompts]
     settings = _settings(
         stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
     )
+    if isinstance(stage.data, PromptRows) and prompts[0].messages is not None:
+        settings = _with_chat(settings, stage.data, tokenizer)
     _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
     if share != ALONE:
         return {}
-    return _write_text(stage, folder)
+    return _write_text(stage, folder, prompts)
 
 
 def run_score(
@@ -107,7 +114,7 @@ def run_score(
     share: Share = ALONE,
 ) -> dict[str, int]:
     """Keeps what the teacher predicts for the stage's texts; see `run_generate`."""
-    tokenizer, config = _of_teacher(stage)
+    tokenizer, config = tokenizer_and_config(stage)
     sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
     tokenizing = tokenizing_for(config, "teacher")(tokenizer, sequences)
     examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=progress)
@@ -142,14 +149,19 @@ def run_score(
     return summary
 
 
-def _of_teacher(
+def tokenizer_and_config(
     stage: GenerateStage | ScoreStage,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+    """Of the stage's teacher; the tokenizer has the chat template that the stage's data names."""
     teacher = stage.teacher
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         teacher.model_name_or_path, revision=teacher.revision
     )
-    return load_tokenizer(teacher.model_name_or_path, teacher.revision), config
+    tokenizer = load_tokenizer(teacher.model_name_or_path, teacher.revision)
+    template = None if isinstance(stage.data, AdditionTask) else stage.data.chat_template
+    if template is not None:
+        tokenizer.chat_template = read_chat_template(template)
+    return tokenizer, config
 
 
 def _capture(
@@ -199,11 +211,10 @@ def _settings(
     is_seq2seq: bool,
 ) -> StoreSettings:
     is_generated = isinstance(stage, GenerateStage)
-    path, revision = stage.teacher.model_name_or_path, stage.teacher.revision
     return StoreSettings(
         kind="generated" if is_generated else "scored",
-        teacher=name or path,
-        teacher_digest=_content(Path(path)) or f"{path}@{revision or 'main'}",
+        teacher=name or stage.teacher.name,
+        teacher_digest=content_of_teacher(stage.teacher),
         tokenizer_digest=fingerprint(tokenizer.get_vocab()),
         vocab_size=shared_vocab_size(tokenizer),
         capture=None if stage.capture is None else stage.capture.model_dump(mode="json"),
@@ -219,44 +230,40 @@ def _settings(
     )
 
 
+def _with_chat(
+    settings: StoreSettings, source: PromptRows, tokenizer: PreTrainedTokenizerBase
+) -> StoreSettings:
+    template = fingerprint({"chat_template": tokenizer.get_chat_template()})
+    return replace(settings, chat_template_digest=template, system_prompt=source.system_prompt)
+
+
 def _engine(stage: GenerateStage | ScoreStage) -> str:
     engine = engine_of(stage)
+    if isinstance(engine, ServerEngine) and engine.model is not None:
+        # One server may have the teacher with and without an adapter.
+        return f"{engine.kind}, model {engine.model}"
     if isinstance(engine, TransformersEngine) and isinstance(stage, GenerateStage):
         # The samples of a batch are drawn together.
         return f"{engine.kind}, {engine.batch_size} at once"
     return engine.kind
 
 
-def _content(folder: Path) -> str | None:
-    """What a local model is, whatever folder and machine it is on."""
-    if not folder.is_dir():
-        return None
-    checksums: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != "README.md":
-            with path.open("rb") as file:
-                checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return fingerprint(checksums)
-
-
-def _generated(
-    number: int, sample: int, prompt: str, prompt_ids: list[int], written: Written
-) -> StoreRow:
-    ids = [*prompt_ids, *written.token_ids]
+def _generated(number: int, sample: int, prompt: Prompt, written: Written) -> StoreRow:
+    ids = [*prompt.token_ids, *written.token_ids]
     return StoreRow(
         number=number,
         sample=sample,
         tokens_key=tokens_key(ids),
         token_ids=np.asarray(ids, np.int32),
-        spans=[len(prompt_ids), len(ids)],
-        prompt=prompt,
+        spans=[len(prompt.token_ids), len(ids)],
+        prompt=prompt.text,
         completion=written.text,
         finish_reason=written.finish_reason,
         positions=written.positions,
     )
 
 
-def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
+def _write_text(stage: GenerateStage, folder: Path, prompts: list[Prompt]) -> dict[str, int]:
     summary: dict[str, int] = dict.fromkeys(
         ("num_prompts", "num_completions", "num_kept", "num_truncated", "num_empty", "num_tokens"),
         0,
@@ -271,7 +278,7 @@ def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
             summary["num_empty"] += not is_cut and not is_kept
             summary["num_tokens"] += row.spans[1] - row.spans[0]
             if is_kept:
-                content = {"prompt": row.prompt, "completion": row.completion}
+                content = prompts[row.number].answered(str(row.completion))
                 file.write(json.dumps(content, ensure_ascii=False) + "\n")
         if not summary["num_kept"]:
             raise LlmkdError(_nothing_left(stage, summary))

@@ -37,6 +37,20 @@ def check_server(server: VLLMServer, vocabulary: Vocabulary, top_k: int | None) 
         _check_log_probs(server, ids, vocabulary, top_k)
 
 
+def check_is_adapter(server: VLLMServer) -> None:
+    """Refuses a model without the adapter that its teacher has.
+
+    Raises:
+        InputError: It is none of the server's `--lora-modules`.
+    """
+    if not server.is_adapter:
+        raise InputError(
+            f"{server.key}.model: {server.model} is served without an adapter, and the teacher has one; "
+            "start the server with --enable-lora --lora-modules NAME=ADAPTER, and write "
+            f"{server.key}.model: NAME"
+        )
+
+
 def _check_tokenizer(server: VLLMServer, text: str, ids: list[int]) -> None:
     settings = {"max_tokens": 1, "temperature": 0.0}
     request = server.completion(text, settings, lambda choice: choice["prompt_token_ids"])

@@ -12,7 +12,7 @@ from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, ServerEngine
 from llmkd.teacher_data.captured import Positions, TopKPositions
 from llmkd.teacher_data.engine import Written
-from llmkd.teacher_data.server_checks import check_server
+from llmkd.teacher_data.server_checks import check_is_adapter, check_server
 from llmkd.teacher_data.server_client import Request, ServerClient
 from llmkd.teacher_data.vllm_log_probs import of_spans, positions_of_rows, rows_of_mappings
 from llmkd.teacher_data.vllm_requests import (
@@ -36,7 +36,8 @@ class ServedVLLM:
     """An engine (`llmkd.teacher_data.engine.Engine`) that asks a running `vllm serve`.
 
     Args:
-        teacher: Its tokenizer and configuration are read here; its weights are the server's affair.
+        teacher: Its tokenizer and configuration are read here; its weights, and its adapter's, are the
+            server's affair.
         settings: Where the server is, and how patiently it is asked.
         generation: How text is sampled; None for scoring.
         capture: What is kept of the distributions; None keeps text only.
@@ -65,6 +66,8 @@ class ServedVLLM:
         client = client or ServerClient(settings, key=key)
         try:
             self._server = VLLMServer(settings, client)
+            if teacher.adapter_name_or_path is not None:
+                check_is_adapter(self._server)
             check_server(self._server, self.vocabulary, self.top_k)
         except BaseException:
             client.close()

@@ -22,6 +22,7 @@ from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, VLLMEngine
 from llmkd.teacher_data.captured import Positions, TopKPositions
 from llmkd.teacher_data.engine import Written
+from llmkd.teacher_data.vllm_adapters import adapter_request, adapter_settings
 from llmkd.teacher_data.vllm_faults import explained, import_vllm, is_without_compiler
 from llmkd.teacher_data.vllm_log_probs import of_spans, positions_of_rows
 from llmkd.teacher_data.vllm_requests import (
@@ -82,9 +83,11 @@ class OfflineVLLM:
         self._set_num_threads = torch.set_num_threads
         self._teacher, self._parameters = teacher, import_module("vllm.sampling_params")
         self._llm: Any = None
+        adapter = adapter_settings(teacher)
+        self._adapter = adapter_request(teacher)
         try:
             with explained(teacher):
-                self._llm = vllm.LLM(**self._model(teacher), **self._limits(settings))
+                self._llm = vllm.LLM(**self._model(teacher), **adapter, **self._limits(settings))
             # What vLLM cannot do shows at the first token.
             self._run([_Request([0], {"max_tokens": 1}, 0, lambda answer: None)])
         except BaseException:
@@ -206,4 +209,5 @@ class OfflineVLLM:
             flat_logprobs=True,
             output_kind=self._parameters.RequestOutputKind.FINAL_ONLY,
         )
-        self._llm.llm_engine.add_request(name, {"prompt_token_ids": request.prompt}, settings)
+        prompt = {"prompt_token_ids": request.prompt}
+        self._llm.llm_engine.add_request(name, prompt, settings, lora_request=self._adapter)

@@ -32,6 +32,8 @@ class VLLMServer:
         self._client, self.key = client, client.key
         card = self._card(settings.model)
         self.model: str = card["id"]
+        self.is_adapter = card.get("parent") is not None
+        """Whether it is one of `--lora-modules`."""
         self.max_length: int | None = card.get("max_model_len")
         """Tokens that it reads and writes together; None where it does not say."""
 
@@ -64,14 +66,19 @@ class VLLMServer:
         self._client.close()
 
     def _card(self, name: str | None) -> dict[str, Any]:
-        (cards,) = self.ask([Request(MODELS, lambda answer: answer["data"])])
-        names = [card["id"] for card in cards]
-        if name in names:
-            return cards[names.index(name)]
-        if name is None and len(names) == 1:
-            return cards[0]
-        problem = "has several models" if name is None else f"has no model {name}"
-        raise InputError(f"{self.key}.model: the server {problem}; write one of {', '.join(names)}")
+        (listed,) = self.ask([Request(MODELS, lambda answer: answer["data"])])
+        cards = {card["id"]: card for card in listed}
+        if name is None and len(cards) == 1:
+            (name,) = cards
+        if name not in cards:
+            problem = "has several models" if name is None else f"has no model {name}"
+            raise InputError(
+                f"{self.key}.model: the server {problem}; write one of {', '.join(cards)}"
+            )
+        card = cards[name]
+        # An adapter's own says nothing of lengths.
+        base = cards.get(card.get("parent"), card)
+        return card | {"max_model_len": base.get("max_model_len")}
 
 
 def generated(choice: Choice) -> list[dict[int, float]]:

@@ -39,7 +39,7 @@ def teacher_name(stage: TrainStage) -> str | None:
     match stage.teacher:
         case None:
             return None
-        case InProcessTeacher(model_name_or_path=name) | ServerTeacher(model_name_or_path=name):
+        case InProcessTeacher(name=name) | ServerTeacher(model_name_or_path=name):
             return name
         case StoreTeacher(path=path):
             return open_store(path).settings.teacher

@@ -148,3 +148,36 @@ def test_the_stand_in_of_a_lora_student_is_whole(whole, tmp_path, monkeypatch):
     stages["measured"]["models"] = ["stage:tuned"]
     tried(recipe_of(tmp_path, **stages))
     assert seen[-1].endswith("tuned/model")
+
+
+@pytest.mark.parametrize("student_data", ["dataset", "store"])
+def test_conversations_are_answered_and_stood_in_for(
+    tmp_path, chat_tokenizer, tiny_llama, student_data
+):
+    # Rewrites earlier turns, so that the assistant's part could not be told in scoring.
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ loop.length if m.role == 'user' }}{{ m.content }}"
+        "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    tiny_llama(chat_tokenizer).save_pretrained(tmp_path / "teacher")
+    chat_tokenizer.save_pretrained(tmp_path / "teacher")
+    turns = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 20)
+    generate = {
+        "kind": "generate",
+        "teacher": {"model_name_or_path": str(tmp_path / "teacher")},
+        "data": {"dataset_name": str(tmp_path / "rows.jsonl")},
+        "capture": {"top_k": 4},
+    }
+    data = {"kind": "store", "path": "stage:answers"}
+    if student_data == "dataset":
+        data = {"dataset_name": "stage:answers", "assistant_only_loss": False}
+    student = train(
+        student={"model_name_or_path": str(tmp_path / "teacher")},
+        teacher={"kind": "store", "path": "stage:answers"} if student_data == "store" else None,
+        data=data,
+        losses=[{"kind": "forward_kl" if student_data == "store" else "cross_entropy"}],
+    )
+    found = tried(recipe_of(tmp_path, answers=generate, student=student))
+    assert found["student"].stand_ins == ["answers"]
+    assert found["student"].batch.loss > 0

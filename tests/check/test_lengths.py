@@ -133,9 +133,9 @@ def test_weights_of_any_size_make_shares(write):
 
 
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):
-    from llmkd.check.lengths import _sum
+    from llmkd.check.lengths import example_of
 
     row = addition.make_rows(AdditionTask(kind="task", digits=4, num_examples=1), seed=0)[0]
-    prompt, completion = _sum(4)
+    prompt, completion = example_of(4)
 
     assert (len(prompt), len(completion)) == (len(row["prompt"]), len(row["completion"]))

@@ -162,4 +162,4 @@ def test_fields_have_descriptions_and_defaults():
     assert parts["DatasetSource"]["properties"]["max_length"]["default"] == 1024
     assert "\n" not in parts["LoraConfig"]["properties"]["r"]["description"]
     assert "description" in parts["TrainStage"]
-    assert parts["DatasetRows"]["required"] == ["dataset_name"], "kind has a default"
+    assert parts["PromptRows"]["required"] == ["dataset_name"], "kind has a default"

@@ -96,12 +96,12 @@ class Server(ThreadingHTTPServer):
 class ModelResponses:
     """What vLLM answers for a model: completions sampled with its own seeds, and log-probabilities.
 
-    Attributes to change: `max_model_len`, `max_logprobs`, `log_probs_mode`, `change` (of an answer).
+    Attributes to change: `names`, `adapters` (name to base), `max_model_len`, `max_logprobs`, `log_probs_mode`, `change` (of an answer).
     """
 
     def __init__(self, model, tokenizer):
         self.model, self.tokenizer = model, tokenizer
-        self.names = ["teacher"]
+        self.names, self.adapters = ["teacher"], {}
         self.max_model_len, self.max_logprobs = 64, 20
         self.log_probs_mode = "raw_logprobs"
         self.change = lambda choice: None
@@ -109,7 +109,12 @@ class ModelResponses:
 
     def __call__(self, path, body):
         if path == "/v1/models":
-            cards = [{"id": name, "max_model_len": self.max_model_len} for name in self.names]
+            lengths = {"max_model_len": self.max_model_len, "parent": None}
+            cards = [{"id": name} | lengths for name in self.names]
+            cards += [
+                {"id": name, "max_model_len": None, "parent": parent}
+                for name, parent in self.adapters.items()
+            ]
             return 200, {"object": "list", "data": cards}
         for key, what in (("logprobs", "sample"), ("prompt_logprobs", "prompt")):
             if (body.get(key) or 0) > self.max_logprobs:

@@ -19,9 +19,9 @@ def engine(teacher, vllm_server):
     """Makes engines that ask the stub server of the teacher."""
     engines = []
 
-    def make(generation=SAMPLED, capture=None, folder=teacher[0], **settings):
+    def make(generation=SAMPLED, capture=None, folder=teacher[0], adapter=None, **settings):
         settings = {"kind": "server", "base_url": vllm_server.url} | settings
-        source = PretrainedModel(model_name_or_path=str(folder))
+        source = PretrainedModel(model_name_or_path=str(folder), adapter_name_or_path=adapter)
         engines.append(
             ServedVLLM(source, ServerEngine.model_validate(settings), generation, capture)
         )
@@ -273,3 +273,17 @@ def test_prompts_and_sequences_that_the_server_cannot_take_are_refused(engine):
         served.generate([[1] * 64], [0])
     with pytest.raises(InputError, match="a sequence has 65 tokens, and vLLM takes 64"):
         served.score([[1] * 65], [[1, 2]])
+
+
+def test_an_adapter_is_one_of_the_servers_models(engine, vllm_server):
+    vllm_server.respond.adapters = {"tuned": "teacher"}
+    long = Generation(max_completion_length=100)
+    served = engine(long, adapter="some/adapter", model="tuned")
+    # As many tokens as the base model's card leaves room for.
+    assert all(len(each.token_ids) < 64 for each in served.generate(PROMPTS, [3, 4, 5]))
+    assert {body["model"] for body in vllm_server.bodies if body} == {"tuned"}
+    with pytest.raises(InputError, match=r"engine\.model: .* write one of teacher, tuned"):
+        engine(adapter="some/adapter")
+    message = r"engine\.model: teacher is served without an adapter.* --lora-modules NAME=ADAPTER"
+    with pytest.raises(InputError, match=message):
+        engine(adapter="some/adapter", model="teacher")

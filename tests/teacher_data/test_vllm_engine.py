@@ -40,10 +40,12 @@ def engine(teacher):
     """Makes engines of the teacher, one after the other."""
     engines = []
 
-    def make(generation=LONG, capture=None, kind=OfflineVLLM, folder=teacher[0], **settings):
+    def make(
+        generation=LONG, capture=None, kind=OfflineVLLM, folder=teacher[0], adapter=None, **settings
+    ):
         while engines:
             engines.pop().close()
-        source = PretrainedModel(model_name_or_path=str(folder))
+        source = PretrainedModel(model_name_or_path=str(folder), adapter_name_or_path=adapter)
         given = VLLMEngine.model_validate({"kind": "vllm"} | settings)
         engines.append(kind(source, given, generation, capture))
         return engines[-1]
@@ -166,6 +168,50 @@ def test_memory_for_log_probs_is_bounded_whatever_is_asked_for(engine, prompts, 
         done = captured.generate(prompts, range(8))
         assert max(held) == most
         assert [each.text for each in done] == [each.text for each in expected]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "all-linear", "r": 5, "lora_alpha": 5},
+        {"target_modules": ["k_proj", "up_proj"], "use_rslora": True, "lora_alpha": 6},
+    ],
+)
+def test_a_teacher_with_an_adapter_is_the_merged_model(
+    engine, teacher, prompts, lora, tmp_path, check_positions, settings
+):
+    _, model, tokenizer = teacher
+    both = lora(model, tmp_path / "adapter", **settings)
+    with_adapter = engine(GREEDY, TopKCapture(top_k=18), adapter=str(tmp_path / "adapter"))
+    done = with_adapter.generate(prompts, range(8))
+    expected = generate(both, tokenizer, TEXTS, temperature=0.0, max_completion_length=12, seed=0)
+    assert [each.text for each in done] == [each.text for each in expected]
+    bare = generate(model, tokenizer, TEXTS, temperature=0.0, max_completion_length=12, seed=0)
+    assert [each.text for each in done] != [each.text for each in bare]
+    for prompt, each in zip(prompts, done, strict=True):
+        ids = [*prompt, *each.token_ids]
+        places = range(len(prompt), len(ids))
+        check_positions(each.positions, ids, places, both, 18)
+        (scored,) = with_adapter.score([ids], [[len(prompt), len(ids)]])
+        check_positions(scored, ids, places, both, 18)
+
+
+@pytest.mark.parametrize("shape", [{"hidden_size": 128}, {"num_hidden_layers": 3}])
+def test_an_adapter_of_another_model_is_refused(
+    engine, tiny_llama, tokenizer, lora, tmp_path, shape
+):
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 64}
+    lora(tiny_llama(tokenizer, **heads | shape), tmp_path / "adapter")
+    with pytest.raises(
+        InputError, match=r"teacher\.adapter_name_or_path: .*(of another model|size mismatch)"
+    ):
+        engine(adapter=str(tmp_path / "adapter"))
+
+
+def test_an_adapter_that_vllm_would_apply_otherwise_is_refused(engine, teacher, lora, tmp_path):
+    lora(teacher[1], tmp_path / "adapter", alpha_pattern={"q_proj": 32})
+    with pytest.raises(InputError, match=r"alpha_pattern: \{'q_proj': 32\}.*kind: transformers"):
+        engine(adapter=str(tmp_path / "adapter"))
 
 
 @pytest.mark.slow

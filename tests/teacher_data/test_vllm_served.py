@@ -26,11 +26,13 @@ pytestmark = [
 ]
 
 START_S = 300
+ADAPTED = {"target_modules": ["q_proj", "up_proj"], "lora_alpha": 2}
 
 
 @pytest.fixture
-def start(teacher, tmp_path):
-    """Starts servers of the teacher on one port, and ends them."""
+def start(teacher, lora, tmp_path):
+    """Starts servers of the teacher, and of an adapter of it, on one port, and ends them."""
+    lora(teacher[1], tmp_path / "adapter", **ADAPTED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -40,7 +42,9 @@ def start(teacher, tmp_path):
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--model", str(teacher[0]), "--served-model-name", "teacher"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-        command += ["--enforce-eager", "--max-logprobs", "18"]
+        command += ["--enforce-eager", "--max-logprobs", "18", "--enable-lora"]
+        command += ["--lora-modules", f"tuned={tmp_path / 'adapter'}"]
+        command += ["--lora-target-modules", *ADAPTED["target_modules"]]
         environment = os.environ | EVERYWHERE | ON_A_CPU
         with (tmp_path / "log").open("ab") as log:
             processes.append(
@@ -58,7 +62,7 @@ def start(teacher, tmp_path):
 
 
 def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
-    start, teacher, tokenizer, check_positions
+    start, teacher, tokenizer, lora, check_positions, tmp_path
 ):
     folder, model, _ = teacher
     process, url = start()
@@ -69,7 +73,7 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         if process.poll() is not None and not kills:
             kills.append(start())
 
-    settings = ServerEngine(kind="server", base_url=url, max_retries=START_S)
+    settings = ServerEngine(kind="server", base_url=url, max_retries=START_S, model="teacher")
     source = PretrainedModel(model_name_or_path=str(folder))
     generation = Generation(max_completion_length=20, temperature=0.8)
     client = ServerClient(settings, sleep)
@@ -83,6 +87,17 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         check_positions(each.positions, ids, places, model, 18)
         (scored,) = served.score([ids], [[len(prompt), len(ids)]])
         np.testing.assert_allclose(scored.label_log_prob, each.positions.label_log_prob, atol=1e-5)
+    with_adapter = ServedVLLM(
+        PretrainedModel(model_name_or_path=str(folder), adapter_name_or_path="adapter"),
+        settings.model_copy(update={"model": "tuned"}),
+        generation,
+        TopKCapture(top_k=18),
+    )
+    both = lora(model, tmp_path / "again", **ADAPTED)
+    for prompt, each in zip(prompts, with_adapter.generate(prompts, [1, 2, 3, 4]), strict=True):
+        ids = [*prompt, *each.token_ids]
+        check_positions(each.positions, ids, range(len(prompt), len(ids)), both, 18)
+    with_adapter.close()
     # With the process of its engine, which would live on.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)

@@ -40,6 +40,10 @@ class StoreSettings:
     capture: dict[str, Any] | None = None
     """The recipe's `capture`; None keeps text alone."""
     is_encoder_decoder: bool = False
+    chat_template_digest: str | None = None
+    """Of the chat template that the prompts are written in; None of plain text and scored rows."""
+    system_prompt: str | None = None
+    """The recipe's `data.system_prompt`."""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -101,6 +101,8 @@ def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
         (loaded,) = manager.load([config])["tasks"].values()
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError("columns", _missing(task, error)) from error
+    except IndexError as error:
+        raise _no_choice(1, "its number", "that it has") from error
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
         if task.data.dataset_name is not None or isinstance(error, InputError):
             raise
@@ -135,11 +137,15 @@ def _refuse_unknown_answers(loaded: ConfigurableTask, task: LMEvalTask) -> None:
         answer, choices = loaded.doc_to_target(doc), loaded.doc_to_choice(doc)
         answers = answer if isinstance(answer, list) else [answer]
         if not all(_is_choice(one, choices) for one in answers):
-            raise DataError(
-                "dataset_name",
-                f"row {number}: the answer {answer!r} is none of the choices {choices}; write one "
-                "there (or its number, from 0), or leave the row out",
-            )
+            raise _no_choice(number, repr(answer), choices)
+
+
+def _no_choice(number: int, answer: str, choices: Any) -> DataError:
+    return DataError(
+        "dataset_name",
+        f"row {number}: the answer, {answer}, is none of the choices {choices}; write one there (or "
+        "its number, from 0), or leave the row out",
+    )
 
 
 def _is_choice(answer: Any, choices: list[str]) -> bool:

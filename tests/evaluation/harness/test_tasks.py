@@ -61,7 +61,7 @@ def test_an_empty_file_is_refused(write_rows):
 def test_an_answer_that_is_no_choice_is_refused(label, write_rows):
     row = {"sentence1": "a", "sentence2": "b"}
     path = write_rows([{**row, "label": label}])
-    with pytest.raises(DataError, match=r"row 1: the answer .* is none of the choices"):
+    with pytest.raises(DataError, match=r"row 1: the answer, .*, is none of the choices"):
         load_task(shipped("wnli", path), seed=0)
 
 

@@ -5,8 +5,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from llmkd.build_engine import make_engine
+from llmkd.data.prompts import Prompt
 from llmkd.evaluation.measured import Setting
-from llmkd.evaluation.reasoning_prompts import Prompt
 from llmkd.evaluation.subject import Subject
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.reasoning import ReasoningTask

@@ -1,6 +1,6 @@
 """A task as lm-eval holds it: its own definition, with what a suite changes in it."""
 
-import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
 
 def _definition(task: LMEvalTask) -> Config:
     if isinstance(task.definition, dict):
-        return {**task.definition, "task": task.task_name}
+        # lm-eval changes what it is given.
+        return {**deepcopy(task.definition), "task": task.task_name}
     if task.definition is None:
         return load_yaml(find_definition(task.task_name))
     path = Path(task.definition).expanduser()
@@ -95,7 +96,6 @@ def _refuse_too_few(task: LMEvalTask, num_rows: int) -> None:
 
 def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
     manager = TaskManager(include_defaults=False)
-    state = random.getstate()
     try:
         loaded: Any
         (loaded,) = manager.load([config])["tasks"].values()
@@ -112,8 +112,6 @@ def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
             f"the hub does not give {config.get('dataset_path')}, the data of lm-eval's "
             f"{task.task_name} ({reason}); write the path of a file, or --data {task.name}=FILE",
         ) from error
-    finally:
-        random.setstate(state)
     return loaded
 
 

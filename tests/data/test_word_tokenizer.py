@@ -12,7 +12,7 @@ from llmkd.errors import InputError
     ("arguments", "message"),
     [
         (["rows.jsonl"], "write a data set, and a folder"),
-        (["./nowhere.jsonl", "folder"], "there is no nowhere.jsonl"),
+        (["./nowhere.jsonl", "folder"], "nowhere.jsonl does not exist"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(arguments, message, tmp_path):

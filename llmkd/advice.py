@@ -111,7 +111,7 @@ def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:
 
 
 def _of_evaluation(stage: EvaluateStage) -> list[str]:
-    keys = _halved("batch_size", stage.batch_size)
+    keys = [] if stage.batch_size == "auto" else _halved("batch_size", stage.batch_size)
     tasks = stage.suite.tasks if isinstance(stage.suite, Suite) else []
     for index, task in enumerate(tasks):
         if isinstance(task, PerplexityTask):

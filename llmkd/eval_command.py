@@ -62,7 +62,9 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", help="Write results.json here too.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 128,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="auto: halved whenever memory runs out.")
+    ] = "128",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -103,7 +105,7 @@ def evaluate(
             if teacher is None
             else {"model_name_or_path": teacher, "dtype": "auto"},
             "engine": None if engine is None else {"kind": engine},
-            "batch_size": batch_size,
+            "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
         }
         job = _job(stage, seed, output_dir)
         try:

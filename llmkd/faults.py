@@ -112,6 +112,11 @@ def _disk_reason(error: BaseException) -> str | None:
     return next(by_text, DISK[errno.ENOSPC] if is_cut_short else None)
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, a machine's or an accelerator's."""
+    return any(map(_is_memory, _chain(error)))
+
+
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True

@@ -81,7 +81,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         except DataError as error:
             at = key if isinstance(stage.suite, str) else (*key, *error.key)
             found.problems.append(Problem(at, f"{task.name}: {error.message}"))
-    found.facts["memory"] = known(lambda: _memory(models, lengths, stage.batch_size))
+    found.facts["memory"] = known(lambda: _memory(models, lengths, _least_at_once(stage)))
     checker.judge(found, checker.memory(), stage)
     return found
 
@@ -122,6 +122,10 @@ def _length(task: EvaluationTask, model: Model) -> Fact:
         return Fact(task.prompt_length + task.completion_length, "exact")
     prompt = value_of(prompt_length(task.data, model.tokenizer))
     return Fact(prompt + task.max_completion_length, "at most", "prompt and completion")
+
+
+def _least_at_once(stage: EvaluateStage) -> int:
+    return 1 if stage.batch_size == "auto" else stage.batch_size
 
 
 def _memory(models: list[Model], lengths: list[Fact], batch_size: int) -> Fact:

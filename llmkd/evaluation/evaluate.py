@@ -2,8 +2,11 @@
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.details import Details
@@ -12,7 +15,7 @@ from llmkd.evaluation.measure import measure
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.results import Record
 from llmkd.evaluation.subject import Subject, subject_at
-from llmkd.faults import explanation
+from llmkd.faults import explanation, ran_out_of_memory
 from llmkd.models.classifiers import load_classifier
 from llmkd.models.load import load_model
 from llmkd.progress import Progress, say
@@ -20,6 +23,8 @@ from llmkd.recipe.evaluation import EvaluationTask, Suite, is_for_classifiers
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Engine
 
+MOST_AT_ONCE = 128
+"""Examples at once to begin with where the batch size is left to us."""
 PROGRESS_STEPS = 100
 """Steps of progress per model and task."""
 
@@ -54,7 +59,7 @@ def evaluate(
     models: Sequence[tuple[str, str]],
     suite: Suite,
     *,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     seed: int,
     progress: Progress,
     folder: Path | None = None,
@@ -67,7 +72,8 @@ def evaluate(
         models: What results call the model, and its folder or hub name. The first is the baseline
             of the differences.
         suite: The tasks.
-        batch_size: Most examples scored or generated together.
+        batch_size: Most examples scored or generated together; `auto` halves it, from 128, whenever
+            memory runs out.
         seed: Decides which examples a procedural task makes, the same for all models, and the
             bootstrap's resamples.
         progress: Called with (done, total); a model's task is a hundred.
@@ -96,8 +102,10 @@ def evaluate(
                 progress(begun + PROGRESS_STEPS * done // of, total)
 
             place = None if folder is None else folder / f"model-{position}" / f"task-{number}"
-            setting = Setting(first, batch_size, seed, moved, place, engine, beside)
-            measured = _tried(subject, task, setting, found.failures)
+            is_auto = batch_size == "auto"
+            most = MOST_AT_ONCE if batch_size == "auto" else batch_size
+            setting = Setting(first, most, seed, moved, place, engine, beside)
+            measured = _tried(subject, task, setting, found.failures, is_auto=is_auto)
             if measured is not None:
                 estimates[label, task.name] = list(measured.estimates)
                 found.details.add(measured.details, task=task.name, model=label)
@@ -112,10 +120,15 @@ def evaluate(
 
 
 def _tried(
-    subject: Subject, task: EvaluationTask, setting: Setting, failures: list[Failure]
+    subject: Subject,
+    task: EvaluationTask,
+    setting: Setting,
+    failures: list[Failure],
+    *,
+    is_auto: bool,
 ) -> Measured | None:
     try:
-        return measure(subject, task, setting)
+        return _measured(subject, task, setting, is_auto=is_auto)
     except LlmkdError as error:
         is_bad_input = isinstance(error, InputError)
         failures.append(Failure(subject.label, task.name, str(error), is_bad_input))
@@ -128,6 +141,22 @@ def _tried(
         failures.append(Failure(subject.label, task.name, told, traceback=trace))
     say(f"failed: {failures[-1]}")
     return None
+
+
+def _measured(
+    subject: Subject, task: EvaluationTask, setting: Setting, *, is_auto: bool
+) -> Measured:
+    """Measures, with fewer and fewer examples at once where that is left to us and memory runs out."""
+    while True:
+        try:
+            return measure(subject, task, setting)
+        except Exception as error:
+            if not is_auto or setting.batch_size == 1 or not ran_out_of_memory(error):
+                raise
+        setting = replace(setting, batch_size=setting.batch_size // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        say(f"{task.name}: memory ran out; {setting.batch_size} examples at once from here on")
 
 
 def _records(

@@ -92,8 +92,9 @@ class EvaluateStage(RecipePart):
     """Whom the models are compared with in tasks that ask for a teacher."""
     engine: Engine | None = None
     """What writes completions; null takes transformers."""
-    batch_size: int = Field(default=128, gt=0)
-    """Most examples scored or generated together."""
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 128
+    """Most examples scored or generated together; `auto` halves it, from 128, whenever memory runs
+    out."""
 
 
 Stage = Annotated[

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from llmkd.evaluation import evaluate as evaluate_module
 from llmkd.evaluation import measure as measure_module
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.evaluation.exact_match import ScoredAnswers
@@ -77,6 +78,26 @@ def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, mo
     assert loss.value == pytest.approx(found.losses.sum() / found.counts.sum())
     for field in ("value", "ci_low", "ci_high"):
         assert getattr(perplexity, field) == pytest.approx(np.exp(getattr(loss, field)))
+
+
+def test_where_memory_runs_out_fewer_examples_are_taken_at_once(models, suite, monkeypatch):
+    expected = run(models, suite).records
+    asked = []
+    measure = measure_module.measure
+
+    def narrow(subject, task, setting):
+        asked.append(setting.batch_size)
+        if setting.batch_size > 32:
+            raise RuntimeError("CUDA error: out of memory")
+        return measure(subject, task, setting)
+
+    monkeypatch.setattr(evaluate_module, "measure", narrow)
+    found = evaluate(models, suite, batch_size="auto", seed=5, progress=lambda done, total: None)
+    assert asked == [128, 64, 32] * 4
+    for one, other in zip(found.records, expected, strict=True):
+        assert one.value == pytest.approx(other.value)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(models, suite, batch_size=64, seed=5, progress=lambda done, total: None)
 
 
 def test_progress_grows_to_its_total(models, suite):

@@ -137,8 +137,8 @@ def read_alone(folder: str) -> None:
 def positions_per_s(store: Store, order: list[int]) -> dict[str, int]:
     """By batches of one training process, in twenty parts, after each shard was opened once."""
     batches = [order[i : i + TRAINING_BATCH] for i in range(0, len(order), TRAINING_BATCH)]
-    every, speeds = len(batches) // TIMED, []
-    for start in range(0, TIMED * every, every):
+    every, speeds = max(1, len(batches) // TIMED), []
+    for start in range(0, len(batches) + 1 - every, every):
         started, num_read = time.perf_counter(), 0
         for batch in batches[start : start + every]:
             found = store.positions(batch)

@@ -89,22 +89,15 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.training.train import run_train
 
             run_train(stage, folder, name=name, seed=seed)
-        case GenerateStage():
+        case GenerateStage() | ScoreStage():
             from llmkd.progress import progress
-            from llmkd.teacher_data.capture import run_generate
+            from llmkd.teacher_data.capture import run_capture
 
             with progress(name) as moved:
                 teacher = written.teacher.model_name_or_path
-                run_generate(
+                run_capture(
                     stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share()
                 )
-        case ScoreStage():
-            from llmkd.progress import progress
-            from llmkd.teacher_data.capture import run_score
-
-            with progress(name) as moved:
-                teacher = written.teacher.model_name_or_path
-                run_score(stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share())
         case EvaluateStage(models=models):
             from llmkd.evaluation.details import write_details
             from llmkd.evaluation.evaluate import evaluate

@@ -38,7 +38,7 @@ from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage,
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
-from llmkd.teacher_data.capture import run_score
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teacher_data.transformers_engine import generate, load_for_inference
 from llmkd.training.classification import stage_labels
 from llmkd.training.distill_trainer import DistillTrainer
@@ -288,7 +288,7 @@ def _score(
         engine=TransformersEngine(batch_size=8),
         capture=capture,
     )
-    run_score(stand_in, folder, seed=seed, progress=lambda done, total, **figures: None)
+    run_capture(stand_in, folder, seed=seed, progress=lambda done, total, **figures: None)
 
 
 def _try_evaluate(stage: EvaluateStage, seed: int) -> None:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.chat import last_answer
+from llmkd.data.prompts import encoded_prompts
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import encode_prompts
 from llmkd.evaluation.details import Sample
 from llmkd.models.positions import room_after
 from llmkd.recipe.evaluation import PerplexityTask
-from llmkd.teacher_data.transformers_engine import encoded_prompts, generate
+from llmkd.teacher_data.transformers_engine import generate
 
 NUM_TEXTS = 4
 PROMPT_LENGTH, CONTINUATION_LENGTH = 32, 48

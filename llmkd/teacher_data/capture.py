@@ -7,12 +7,13 @@ follows. Seeds follow from the rows' numbers, so the result is that of an undist
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -20,17 +21,20 @@ from llmkd.build_engine import build_engine, engine_of
 from llmkd.data.cache import tokenized
 from llmkd.data.kinds import tokenizing_for
 from llmkd.data.prepare import UNCUT
-from llmkd.data.sources import load_rows
+from llmkd.data.prompts import PromptTokenize
+from llmkd.data.tokenize import Tokenize
 from llmkd.errors import LlmkdError
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
+from llmkd.progress import progress as data_progress
 from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import TransformersEngine
 from llmkd.run_folder import fingerprint, replacing, write_atomically
 from llmkd.run_stage import ALONE, Share
+from llmkd.teacher_data.captured import Positions
 from llmkd.teacher_data.engine import Engine, Written
 from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER
 from llmkd.teacher_data.store import (
@@ -41,13 +45,12 @@ from llmkd.teacher_data.store import (
     is_whole,
     tokens_key,
 )
-from llmkd.teacher_data.transformers_engine import encoded_prompts
 
-RowsOf = Callable[[Engine, range], list[StoreRow]]
+CaptureStage = GenerateStage | ScoreStage
 
 
-def run_generate(
-    stage: GenerateStage,
+def run_capture(
+    stage: CaptureStage,
     folder: Path,
     *,
     seed: int,
@@ -55,8 +58,9 @@ def run_generate(
     teacher: str | None = None,
     share: Share = ALONE,
 ) -> dict[str, int]:
-    """Writes what the teacher answers to the stage's prompts, going on where it was stopped.
+    """Writes what the teacher answers to the stage's prompts, or predicts for its texts.
 
+    It goes on where it was stopped. Prompts and texts are read from their file as they are needed.
     Completions that were cut by length teach no ending, and empty ones nothing: they are in the
     store, but not in `data.jsonl`, and counted.
 
@@ -75,75 +79,57 @@ def run_generate(
         LlmkdError: No completion is left.
     """
     tokenizer, config = _of_teacher(stage)
-    texts = load_rows(stage.data, seed=seed, need="prompt")["prompt"][:]
-    prompts = encoded_prompts(config, texts, tokenizer)
-
-    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
-        asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
-        seeds = [_seed(seed, number, sample) for number, sample in asked]
-        written = engine.generate([prompts[number] for number, _ in asked], seeds)
-        return [
-            _generated(number, sample, texts[number], prompts[number], done)
-            for (number, sample), done in zip(asked, written, strict=True)
-        ]
-
-    keys = [tokens_key(prompt) for prompt in prompts]
+    with data_progress("data") as moved:
+        tokenizing = _tokenizing(stage, tokenizer, config)
+        examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=moved)
     settings = _settings(
-        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
+        stage, examples, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
     )
-    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
+    with StoreWriter(folder / STORE, settings, share=share) as writer:
+        tokenizer.save_pretrained(writer.folder / TOKENIZER)
+        if writer.missing:
+            with closing(build_engine(stage)) as engine:
+                _write(writer, partial(_rows, stage, engine, examples, seed), progress)
+        writer.finish()
     if share != ALONE:
         return {}
-    return _write_text(stage, folder)
-
-
-def run_score(
-    stage: ScoreStage,
-    folder: Path,
-    *,
-    seed: int,
-    progress: Progress,
-    teacher: str | None = None,
-    share: Share = ALONE,
-) -> dict[str, int]:
-    """Keeps what the teacher predicts for the stage's texts; see `run_generate`."""
-    tokenizer, config = _of_teacher(stage)
-    sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
-    tokenizing = tokenizing_for(config, "teacher")(tokenizer, sequences)
-    examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=progress)
-
-    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
-        rows: list[dict[str, Any]] = [examples[number] for number in numbers]
-        spans = [row["trained_spans"] for row in rows]
-        positions = engine.score([row["input_ids"] for row in rows], spans)
-        return [
-            StoreRow(
-                number=number,
-                sample=0,
-                tokens_key=row["tokens_key"],
-                token_ids=np.asarray(row["input_ids"], np.int32),
-                spans=row["trained_spans"],
-                num_cut=row["num_cut"],
-                positions=found,
-            )
-            for number, row, found in zip(numbers, rows, positions, strict=True)
-        ]
-
-    keys: list[bytes] = list(examples["tokens_key"])
-    settings = _settings(
-        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
-    )
-    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
-    if share != ALONE:
-        return {}
-    counts = Store.open(folder / STORE).counts
-    summary = {**vars(counts), "num_dropped": num_dropped}
+    if isinstance(stage, GenerateStage):
+        summary = _write_text(stage, folder)
+    else:
+        summary = {**vars(Store.open(folder / STORE).counts), "num_dropped": num_dropped}
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
+def _tokenizing(
+    stage: CaptureStage, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> Tokenize:
+    if isinstance(stage, GenerateStage):
+        return PromptTokenize(tokenizer, config)
+    sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
+    return tokenizing_for(config, "teacher")(tokenizer, sequences)
+
+
+def _rows(
+    stage: CaptureStage, engine: Engine, examples: datasets.Dataset, seed: int, numbers: range
+) -> list[StoreRow]:
+    """What the engine makes of some of the data's rows."""
+    rows: dict[int, dict[str, Any]] = {number: examples[number] for number in numbers}
+    if isinstance(stage, GenerateStage):
+        asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
+        seeds = [_seed(seed, number, sample) for number, sample in asked]
+        written = engine.generate([rows[number]["input_ids"] for number, _ in asked], seeds)
+        return [
+            _generated(number, sample, rows[number], done)
+            for (number, sample), done in zip(asked, written, strict=True)
+        ]
+    sequences = [row["input_ids"] for row in rows.values()]
+    positions = engine.score(sequences, [row["trained_spans"] for row in rows.values()])
+    return [_scored(*item, found) for item, found in zip(rows.items(), positions, strict=True)]
+
+
 def _of_teacher(
-    stage: GenerateStage | ScoreStage,
+    stage: CaptureStage,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
     teacher = stage.teacher
     config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -152,30 +138,10 @@ def _of_teacher(
     return load_tokenizer(teacher.model_name_or_path, teacher.revision), config
 
 
-def _capture(
-    stage: GenerateStage | ScoreStage,
-    folder: Path,
-    settings: StoreSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    rows_of: RowsOf,
-    progress: Progress,
-    share: Share,
-) -> None:
-    with StoreWriter(folder / STORE, settings, share=share) as writer:
-        tokenizer.save_pretrained(writer.folder / TOKENIZER)
-        missing = list(writer.missing)
-        if missing:
-            with closing(build_engine(stage)) as engine:
-                _write(writer, missing, partial(rows_of, engine), progress)
-        writer.finish()
-
-
 def _write(
-    writer: StoreWriter,
-    missing: list[int],
-    rows_of: Callable[[range], list[StoreRow]],
-    progress: Progress,
+    writer: StoreWriter, rows_of: Callable[[range], list[StoreRow]], progress: Progress
 ) -> None:
+    missing = list(writer.missing)
     num_rows = writer.settings.num_rows
     num_done = num_rows - sum(len(writer.rows_of(number)) for number in missing)
     progress(num_done, num_rows)
@@ -190,8 +156,8 @@ def _write(
 
 
 def _settings(
-    stage: GenerateStage | ScoreStage,
-    keys: Sequence[bytes],
+    stage: CaptureStage,
+    examples: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -211,15 +177,26 @@ def _settings(
         teacher_dtype=stage.teacher.dtype,
         engine=_engine(stage),
         seed=seed,
-        data_digest=fingerprint({"rows": [key.hex() for key in keys]}),
-        num_rows=len(keys),
+        data_digest=_digest_of(examples),
+        num_rows=len(examples),
         num_samples=stage.generation.num_samples if is_generated else 1,
         rows_per_shard=stage.shard_size,
         is_encoder_decoder=is_seq2seq,
     )
 
 
-def _engine(stage: GenerateStage | ScoreStage) -> str:
+def _digest_of(examples: datasets.Dataset) -> str:
+    """`fingerprint` of {"rows": the keys of all examples}, of which few are in memory at a time."""
+    digest, separator = hashlib.sha256(b'{"rows": ['), ""
+    for keys in examples.data.column("tokens_key").chunks:
+        for key in keys.to_pylist():
+            digest.update(f'{separator}"{key.hex()}"'.encode())
+            separator = ", "
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def _engine(stage: CaptureStage) -> str:
     engine = engine_of(stage)
     if isinstance(engine, TransformersEngine) and isinstance(stage, GenerateStage):
         # The samples of a batch are drawn together.
@@ -239,20 +216,30 @@ def _content(folder: Path) -> str | None:
     return fingerprint(checksums)
 
 
-def _generated(
-    number: int, sample: int, prompt: str, prompt_ids: list[int], written: Written
-) -> StoreRow:
-    ids = [*prompt_ids, *written.token_ids]
+def _generated(number: int, sample: int, prompt: dict[str, Any], written: Written) -> StoreRow:
+    ids = [*prompt["input_ids"], *written.token_ids]
     return StoreRow(
         number=number,
         sample=sample,
         tokens_key=tokens_key(ids),
         token_ids=np.asarray(ids, np.int32),
-        spans=[len(prompt_ids), len(ids)],
-        prompt=prompt,
+        spans=[prompt["length"], len(ids)],
+        prompt=prompt["text"],
         completion=written.text,
         finish_reason=written.finish_reason,
         positions=written.positions,
+    )
+
+
+def _scored(number: int, row: dict[str, Any], positions: Positions) -> StoreRow:
+    return StoreRow(
+        number=number,
+        sample=0,
+        tokens_key=row["tokens_key"],
+        token_ids=np.asarray(row["input_ids"], np.int32),
+        spans=row["trained_spans"],
+        num_cut=row["num_cut"],
+        positions=positions,
     )
 
 
@@ -275,7 +262,6 @@ def _write_text(stage: GenerateStage, folder: Path) -> dict[str, int]:
                 file.write(json.dumps(content, ensure_ascii=False) + "\n")
         if not summary["num_kept"]:
             raise LlmkdError(_nothing_left(stage, summary))
-    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 

@@ -14,15 +14,13 @@ from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from llmkd.data.seq2seq import encode_sources
-from llmkd.data.tokenize import encode_prompts
+from llmkd.data.prompts import encoded_prompts
 from llmkd.errors import InputError
 from llmkd.models.head import output_head
 from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
@@ -145,14 +143,6 @@ class _StopStrings(StoppingCriteria):
             any(stop in _text_of(tail, self.tokenizer) for stop in self.stops) for tail in tails
         ]
         return torch.tensor(found, device=input_ids.device)
-
-
-def encoded_prompts(
-    config: PreTrainedConfig, prompts: list[str], tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Token ids as a model reads them: to go on with, or, of a seq2seq model, to answer."""
-    encode = encode_sources if is_seq2seq(config) else encode_prompts
-    return encode(prompts, tokenizer)
 
 
 def _decoder_settings(model: PreTrainedModel) -> dict[str, Any]:

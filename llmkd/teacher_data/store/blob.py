@@ -48,8 +48,8 @@ def join(kind: int, shape: tuple[int, int], arrays: Sequence[np.ndarray]) -> byt
 class Blobs:
     """Blobs of one kind that are being read together: first `take` of each array, then `close`.
 
-    Together, as a short blob's numbers take less time than the calls for each of its arrays, and zstd's
-    beginning less than ten times.
+    Together, since of a short blob the numbers take less time than the calls: now one for each array,
+    and one of zstd, serve all of them.
 
     Attributes:
         kind: What the arrays are.

@@ -213,7 +213,11 @@ def test_kill_9_in_the_middle_loses_nothing(teacher, tmp_path):
 class EchoEngine:
     """Answers every prompt by its last token."""
 
+    def __init__(self):
+        self.seeds = []
+
     def generate(self, prompts, seeds):
+        self.seeds += seeds
         return [Written(ids[-1:], "x", "stop") for ids in prompts]
 
     def score(self, sequences, spans):
@@ -239,6 +243,13 @@ def test_the_store_says_what_all_its_prompts_were_and_in_which_order(
     assert [row.prompt for row in store.texts()] == prompts
     for row in store.texts():
         assert row.token_ids[:-1].tolist() == tokenizer(row.prompt)["input_ids"]
+
+
+def test_every_completion_has_a_seed_of_its_own(teacher, tmp_path, monkeypatch):
+    engine = EchoEngine()
+    monkeypatch.setattr(capture, "build_engine", lambda stage: engine)
+    run(stage(teacher, num_samples=3), tmp_path / "out")
+    assert len(set(engine.seeds)) == len(engine.seeds) == 3 * 23
 
 
 def test_a_finished_run_is_not_done_again(teacher, tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from llmkd.data.prompts import encoded_prompts
 from llmkd.errors import DataError, InputError
 from llmkd.evaluation.questions import Question, read_questions, solved
 from llmkd.recipe.reasoning import ReasoningTask
-from llmkd.teacher_data.transformers_engine import encoded_prompts
 
 _PLACEHOLDERS = re.compile(r"\{(question|choices)\}")
 _FAILURES = (jinja2.TemplateError, ValueError, TypeError, KeyError)

@@ -2,7 +2,8 @@
 
 from llmkd.check.facts import Fact, value_of
 from llmkd.check.labels import labelled_facts, num_labelled_rows
-from llmkd.check.lengths import num_sums, prompt_length
+from llmkd.check.lengths import num_sums
+from llmkd.check.prompts import prompt_length
 from llmkd.check.rows import read_rows
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.data.columns import Need

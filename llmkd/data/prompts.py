@@ -36,6 +36,11 @@ class Prompt(Example):
     messages: str | None = None
     """The conversation as JSON; None of plain text."""
 
+    @classmethod
+    def of(cls, input_ids: list[int], text: str, messages: str | None = None) -> "Prompt":
+        """With what follows from the tokens."""
+        return cls(input_ids, [], len(input_ids), 0, 0, tokens_key(input_ids), text, messages)
+
 
 class PromptTokenize(Tokenize):
     """Turns rows of `messages`, or of `prompt`, into what a teacher reads.
@@ -69,7 +74,7 @@ class PromptTokenize(Tokenize):
         if not conversations:
             texts = [row["prompt"] for row in rows]
             encoded = encoded_prompts(self.config, texts, self.tokenizer)
-            return map(_prompt, encoded, texts)
+            return map(Prompt.of, encoded, texts)
         texts = [
             _rendered(turns, number, self.tokenizer)
             for number, turns in enumerate(conversations, self.num_rows + 1)
@@ -77,7 +82,7 @@ class PromptTokenize(Tokenize):
         # The template has written all special tokens: another begin-of-text token would be one too
         # many.
         encoded: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return map(_prompt, encoded, texts, map(json.dumps, conversations))
+        return map(Prompt.of, encoded, texts, map(json.dumps, conversations))
 
     def _conversations(self, rows: list[dict[str, Any]]) -> list[Messages]:
         """What each row asks; nothing where they are plain text."""
@@ -126,10 +131,6 @@ def _chat_form(source: PromptRows | None) -> str:
         "has_own_template": source.chat_template is not None,
     }
     return f", {form}"
-
-
-def _prompt(ids: list[int], text: str, messages: str | None = None) -> Prompt:
-    return Prompt(ids, [], len(ids), 0, 0, tokens_key(ids), text, messages)
 
 
 def _rendered(messages: Messages, number: int, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -85,6 +85,7 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
         batch_size=setting.batch_size,
         seed=seed,
         progress=setting.progress,
+        kept=setting.kept(subject, task, batch_size=setting.batch_size),
     )
     loss = bootstrap_ratio(found.losses, found.counts, seed=seed)
     texts = beginnings(task, setting.first.tokenizer, seed=seed)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.evaluation.details import Bin
+from llmkd.evaluation.kept import Kept
 from llmkd.evaluation.reliability import Reliability
 from llmkd.evaluation.windows import Window, windows_of
 from llmkd.losses.divergences import IGNORED_ID
@@ -51,6 +52,7 @@ def score_text(
     batch_size: int,
     seed: int,
     progress: Progress,
+    kept: Kept | None = None,
 ) -> ScoredText:
     """Scores every token from those before it.
 
@@ -63,6 +65,7 @@ def score_text(
         batch_size: Most windows scored together; fewer where the vocabulary is large.
         seed: Of the rows, where they are made rather than read.
         progress: Called with (done, total) windows.
+        kept: What is there already of each batch of windows; the others are added to it.
 
     Raises:
         InputError: No text, or more tokens in a window than the model has positions.
@@ -74,11 +77,18 @@ def score_text(
     num_examples = windows[-1].example + 1
     losses, counts, num_bytes, num_words = np.zeros((4, num_examples))
     collate = collator_for(model.config, tokenizer)
+    kept = Kept(None, {}) if kept is None else kept
     reliability, num_done = Reliability(), 0
-    for batch in batches_of(windows, batch_size, model.config.get_text_config().vocab_size):
-        rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
-        found = _window_losses(model, inputs_of(collate(rows), model), reliability)
-        for window, loss in zip(batch, found, strict=True):
+    batches = batches_of(windows, batch_size, model.config.get_text_config().vocab_size)
+    for number, batch in enumerate(batches):
+        if not kept.has_all([number]):
+            rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
+            of_batch = Reliability()
+            found = _window_losses(model, inputs_of(collate(rows), model), of_batch)
+            kept.add({number: {"losses": found, "reliability": of_batch.as_data()}})
+        answer = kept.answers[number]
+        reliability.add_data(answer["reliability"])
+        for window, loss in zip(batch, answer["losses"], strict=True):
             losses[window.example] += loss
             counts[window.example] += window.num_scored
             num_bytes[window.example] += window.num_bytes

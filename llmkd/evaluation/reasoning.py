@@ -5,12 +5,13 @@ from typing import assert_never
 
 from transformers import AutoConfig
 
+from llmkd.data.prompts import Prompt
 from llmkd.evaluation.details import Sample, TaskDetails
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.questions import Question, read_questions
 from llmkd.evaluation.reasoning_answers import Answer, answers_of
 from llmkd.evaluation.reasoning_metrics import avg_at_k, majority, pass_at_k
-from llmkd.evaluation.reasoning_prompts import Prompt, prompts_of
+from llmkd.evaluation.reasoning_prompts import prompts_of
 from llmkd.evaluation.statistics import bootstrap_mean
 from llmkd.evaluation.subject import Subject
 from llmkd.evaluation.text_metrics import TEXT_METRICS

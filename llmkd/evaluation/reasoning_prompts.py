@@ -2,29 +2,17 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import jinja2
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from llmkd.data.prompts import encoded_prompts
+from llmkd.data.chat import TEMPLATE_ERRORS, Messages
+from llmkd.data.prompts import Prompt, encoded_prompts
 from llmkd.errors import DataError, InputError
 from llmkd.evaluation.questions import Question, read_questions, solved
 from llmkd.recipe.reasoning import ReasoningTask
 
 _PLACEHOLDERS = re.compile(r"\{(question|choices)\}")
-_FAILURES = (jinja2.TemplateError, ValueError, TypeError, KeyError)
-"""What a chat template may raise."""
-Messages = list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a model is asked."""
-
-    text: str
-    token_ids: list[int]
 
 
 def filled(template: str, question: Question) -> str:
@@ -98,7 +86,7 @@ def prompts_of(
     if not _is_chat(task, tokenizer):
         texts = [_plain(task, q, of_q) for q, of_q in zip(questions, shots, strict=True)]
         return [
-            Prompt(text, ids)
+            Prompt.of(ids, text)
             for text, ids in zip(texts, encoded_prompts(config, texts, tokenizer), strict=True)
         ]
     texts = [
@@ -108,7 +96,7 @@ def prompts_of(
     # The template writes the special tokens itself.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     assert isinstance(encoded, list)
-    return [Prompt(text, ids) for text, ids in zip(texts, encoded, strict=True)]
+    return [Prompt.of(ids, text) for text, ids in zip(texts, encoded, strict=True)]
 
 
 def _is_chat(task: ReasoningTask, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -143,7 +131,7 @@ def _messages(task: ReasoningTask, question: Question, examples: Sequence[Questi
 def _rendered(task: ReasoningTask, messages: Messages, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except _FAILURES as error:
+    except TEMPLATE_ERRORS as error:
         raise InputError(
             f"{task.name}.apply_chat_template: the chat template refuses the conversation ({error}); "
             "write system_prompt: null where it takes no system's turn, or apply_chat_template: "

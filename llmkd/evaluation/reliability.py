@@ -50,6 +50,17 @@ class Reliability:
         self.confidences += np.bincount(places, found, NUM_BINS)
         self.num_right += np.bincount(places, is_right.astype(np.float64), NUM_BINS)
 
+    def as_data(self) -> list[list[int] | list[float]]:
+        """Counts, summed confidences and numbers of right ones, as plain data."""
+        return [self.counts.tolist(), self.confidences.tolist(), self.num_right.tolist()]
+
+    def add_data(self, data: list[list[int] | list[float]]) -> None:
+        """Adds what `as_data` gave."""
+        counts, confidences, num_right = np.array(data)
+        self.counts += counts.astype(np.int64)
+        self.confidences += confidences
+        self.num_right += num_right
+
     def bins(self) -> list[Bin]:
         """The bins that hold something, from the least sure to the surest."""
         return [

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from llmkd.errors import InputError
 from llmkd.evaluation import perplexity
 from llmkd.evaluation.continuations import beginnings
+from llmkd.evaluation.kept import Kept
 from llmkd.evaluation.perplexity import score_text
 from llmkd.recipe.evaluation import PerplexityTask
 from llmkd.recipe.models import PretrainedModel
@@ -186,3 +187,37 @@ def test_of_messages_only_what_the_assistant_says_is_scored(tiny_llama, tokenize
     # Samples show the conversation as the model reads it.
     found = beginnings(task(tmp_path / "a.jsonl", 100), tokenizer, seed=0)
     assert [(text.prompt, text.reference) for text in found] == [("1+2=", "3"), ("12+34=", "46")]
+
+
+def test_batches_that_are_kept_are_not_scored_again_and_give_the_same_bits(
+    tiny_llama, tokenizer, tmp_path, monkeypatch
+):
+    path = tmp_path / "texts.jsonl"
+    texts = [f"{i}+{j}={i + j}" for i in range(4) for j in range(5)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    task = PerplexityTask.model_validate(
+        {"kind": "perplexity", "name": "t", "data": {"dataset_name": str(path), "max_length": 8}}
+    )
+    model = tiny_llama(tokenizer)
+    forward, calls = model.forward, []
+
+    def counted(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(*arguments, **named)
+
+    def run(kept):
+        return score_text(
+            model, tokenizer, task, batch_size=4, seed=0, progress=lambda *_: None, kept=kept
+        )
+
+    whole = run(None)
+    monkeypatch.setattr(model, "forward", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(Kept(tmp_path / "kept.jsonl", {}))
+    found = run(Kept(tmp_path / "kept.jsonl", {}))
+    num_batches = -(-len(texts) // 4)
+    assert len(calls) == num_batches + 1
+    np.testing.assert_array_equal(found.losses, whole.losses)
+    assert found.bins == whole.bins

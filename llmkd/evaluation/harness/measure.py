@@ -38,7 +38,8 @@ def measure_harness(subject: Subject, task: LMEvalTask, setting: Setting) -> Mea
         )
     setting = replace(setting, progress=heard(setting.progress))
     with quiet() as cuts:
-        loaded = load_task(task, seed=setting.seed)
+        with _seeded(setting.seed):
+            loaded = load_task(task, seed=setting.seed)
         model = model_for(subject, task, setting)
         _refuse_too_long(loaded, model)
         found = _evaluated(model, loaded, task, setting.seed)

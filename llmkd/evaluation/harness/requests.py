@@ -82,7 +82,7 @@ class KeptRequests:
             self.flush()
         return [tuple(answer) for answer in self.answers[key][0]]
 
-    def _take(self, batch: Sequence[tuple[str, Answer]]) -> None:
+    def _take(self, batch: Sequence[Sequence[Any]]) -> None:
         for key, answer in batch:
             # JSON has no tuples.
             self.answers[key].append(tuple(answer) if isinstance(answer, list) else answer)

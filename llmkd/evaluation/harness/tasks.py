@@ -1,6 +1,6 @@
 """A task as lm-eval holds it: its own definition, with what a suite changes in it."""
 
-import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
 
 def _definition(task: LMEvalTask) -> Config:
     if isinstance(task.definition, dict):
-        return {**task.definition, "task": task.task_name}
+        # lm-eval changes what it is given.
+        return {**deepcopy(task.definition), "task": task.task_name}
     if task.definition is None:
         return load_yaml(find_definition(task.task_name))
     path = Path(task.definition).expanduser()
@@ -95,12 +96,13 @@ def _refuse_too_few(task: LMEvalTask, num_rows: int) -> None:
 
 def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
     manager = TaskManager(include_defaults=False)
-    state = random.getstate()
     try:
         loaded: Any
         (loaded,) = manager.load([config])["tasks"].values()
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError("columns", _missing(task, error)) from error
+    except IndexError as error:
+        raise _no_choice(1, "its number", "that it has") from error
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
         if task.data.dataset_name is not None or isinstance(error, InputError):
             raise
@@ -110,8 +112,6 @@ def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
             f"the hub does not give {config.get('dataset_path')}, the data of lm-eval's "
             f"{task.task_name} ({reason}); write the path of a file, or --data {task.name}=FILE",
         ) from error
-    finally:
-        random.setstate(state)
     return loaded
 
 
@@ -135,11 +135,15 @@ def _refuse_unknown_answers(loaded: ConfigurableTask, task: LMEvalTask) -> None:
         answer, choices = loaded.doc_to_target(doc), loaded.doc_to_choice(doc)
         answers = answer if isinstance(answer, list) else [answer]
         if not all(_is_choice(one, choices) for one in answers):
-            raise DataError(
-                "dataset_name",
-                f"row {number}: the answer {answer!r} is none of the choices {choices}; write one "
-                "there (or its number, from 0), or leave the row out",
-            )
+            raise _no_choice(number, repr(answer), choices)
+
+
+def _no_choice(number: int, answer: str, choices: Any) -> DataError:
+    return DataError(
+        "dataset_name",
+        f"row {number}: the answer, {answer}, is none of the choices {choices}; write one there (or "
+        "its number, from 0), or leave the row out",
+    )
 
 
 def _is_choice(answer: Any, choices: list[str]) -> bool:

@@ -19,7 +19,7 @@ CHOICE = {
     "target_delimiter": "",
     "metric_list": [
         {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-        {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True},
+        {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False},
     ],
 }
 WRITTEN = {

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -12,14 +15,18 @@ def shipped(name, path, **data):
     return LMEvalTask(kind="lm_eval", name=name, data={"dataset_name": path, **data})
 
 
-def test_every_task_of_lm_eval_is_found_where_its_own_index_has_it():
-    index = TaskManager().task_index
+@pytest.mark.parametrize("folder", ["glue", "super_glue", "bbh", "mmlu", "arithmetic", "squadv2"])
+def test_tasks_are_found_where_lm_evals_own_index_has_them(folder):
+    path = Path(lm_eval.__file__).parent / "tasks" / folder
+    index = TaskManager(include_defaults=False, include_path=path).task_index
     wanted = {
         name: entry.yaml_path
         for name, entry in index.items()
         if entry.kind.name in ("TASK", "PY_TASK")
     }
-    assert shipped_definitions() == wanted
+    found = {name: file for name, file in shipped_definitions().items() if path in file.parents}
+    assert found == wanted
+    assert found
 
 
 @pytest.mark.parametrize(("name", "there"), [("copaa", "`copa`"), ("qqqqqq", "lm-eval ls tasks")])
@@ -61,7 +68,7 @@ def test_an_empty_file_is_refused(write_rows):
 def test_an_answer_that_is_no_choice_is_refused(label, write_rows):
     row = {"sentence1": "a", "sentence2": "b"}
     path = write_rows([{**row, "label": label}])
-    with pytest.raises(DataError, match=r"row 1: the answer .* is none of the choices"):
+    with pytest.raises(DataError, match=r"row 1: the answer, .*, is none of the choices"):
         load_task(shipped("wnli", path), seed=0)
 
 
@@ -113,3 +120,10 @@ def test_a_definition_may_be_a_file(make_task, tmp_path):
 def test_a_task_in_python_reads_its_own_data(write_rows):
     with pytest.raises(InputError, match="squadv2 is written in Python"):
         load_task(shipped("squadv2", write_rows([{"a": 1}])), seed=0)
+
+
+def test_a_definition_stays_as_it_was_written(make_task):
+    task = make_task(WRITTEN, generation_kwargs={"max_gen_toks": 2})
+    before = task.model_dump_json()
+    load_task(task, seed=0)
+    assert task.model_dump_json() == before

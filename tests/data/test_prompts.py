@@ -170,7 +170,7 @@ def test_a_row_far_down_is_named_by_its_number(asked):
 
 
 def test_a_row_is_named_by_its_number_even_after_one_that_cannot_be_used(asked):
-    rows = [{"messages": []}, *[{"messages": [USER]}] * ROWS_AT_ONCE, {"messages": [ANSWER]}]
+    rows = [{"messages": []}, {"messages": [ANSWER]}, *[{"messages": [USER]}] * ROWS_AT_ONCE]
     with pytest.raises(InputError, match=r"in 1 of 1002 rows, first in row 1:"):
         asked(rows)
 

@@ -100,22 +100,15 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.training.train import run_train
 
             run_train(stage, folder, name=name, seed=seed)
-        case GenerateStage():
+        case GenerateStage() | ScoreStage():
             from llmkd.progress import progress
-            from llmkd.teacher_data.capture import run_generate
+            from llmkd.teacher_data.capture import run_capture
 
             with progress(name) as moved:
                 teacher = written.teacher.name
-                run_generate(
+                run_capture(
                     stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share()
                 )
-        case ScoreStage():
-            from llmkd.progress import progress
-            from llmkd.teacher_data.capture import run_score
-
-            with progress(name) as moved:
-                teacher = written.teacher.name
-                run_score(stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share())
         case EvaluateStage():
             assert isinstance(written, EvaluateStage)
             _evaluate(stage, written, folder, name, seed)

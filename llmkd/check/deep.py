@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
-from llmkd.data.prompts import read_prompts
+from llmkd.data.prompts import PromptTokenize, answered
 from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
@@ -40,7 +41,7 @@ from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage,
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
-from llmkd.teacher_data.capture import run_score, tokenizer_and_config
+from llmkd.teacher_data.capture import run_capture, tokenizer_and_config
 from llmkd.teacher_data.transformers_engine import generate_from_ids, load_for_inference
 from llmkd.training.classification import stage_labels
 from llmkd.training.distill_trainer import DistillTrainer
@@ -249,25 +250,31 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     model, _ = load_for_inference(stage.teacher)
     tokenizer, config = tokenizer_and_config(stage)
     many = stage.data.model_copy(update=_at_most(stage.data, 1024))
-    prompts = read_prompts(many, tokenizer, config, seed=seed)
+    tokenize = PromptTokenize(tokenizer, config, many)
+    found, _ = tokenized(many, tokenize, seed=seed, progress=_silent)
+    prompts = found.to_list()
     few = min(FEW_TOKENS, stage.generation.max_completion_length)
     generation = stage.generation.model_copy(update={"max_completion_length": few})
-    ids = [prompt.token_ids for prompt in prompts[:FEW_ROWS]]
+    ids = [prompt["input_ids"] for prompt in prompts[:FEW_ROWS]]
     generate_from_ids(model, tokenizer, ids, generation, seed=seed)
     if isinstance(many, AdditionTask):
         rows = load_rows(many, seed=seed).to_list()
     else:
-        rows = [prompt.answered(prompt.text) for prompt in prompts]
+        rows = [answered(prompt, prompt["text"]) for prompt in prompts]
     _write_rows(folder / "data.jsonl", rows)
     if stage.capture is not None:
-        if prompts[0].messages is not None:
+        if prompts[0]["messages"] is not None:
             # Scored as text: not every template shows which turns are the assistant's.
-            rows = [{"prompt": prompt.text, "completion": prompt.text} for prompt in prompts]
+            rows = [{"prompt": text, "completion": text} for text in found["text"]]
         _write_rows(folder / "scored.jsonl", rows)
         source = DatasetSource(
             dataset_name=str(folder / "scored.jsonl"), num_examples=STAND_IN_ROWS
         )
         _score(stage, source, stage.capture, folder, seed)
+
+
+def _silent(done: int, total: int | None, **figures: float) -> None:
+    """Shows nothing."""
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -296,7 +303,7 @@ def _score(
         engine=TransformersEngine(batch_size=8),
         capture=capture,
     )
-    run_score(stand_in, folder, seed=seed, progress=lambda done, total, **figures: None)
+    run_capture(stand_in, folder, seed=seed, progress=_silent)
 
 
 def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
@@ -307,7 +314,7 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
         suite.model_copy(update={"tasks": list(map(_in_miniature, suite.tasks))}),
         batch_size=stage.batch_size,
         seed=seed,
-        progress=lambda done, total, **figures: None,
+        progress=_silent,
         engine=stage.engine,
         teacher=None if teacher is None else (teacher.model_name_or_path, teacher),
     )

@@ -34,17 +34,6 @@ from llmkd.training.checkpoints import publish, removed_on_failure
 FORMAT = 3
 """Raised when the same rows and settings give other examples than before."""
 EXAMPLES, COUNTS = "examples.arrow", "counts.json"
-_IDS = pyarrow.list_(pyarrow.int32())
-SCHEMA = pyarrow.schema(
-    {
-        "input_ids": _IDS,
-        "trained_spans": _IDS,
-        "length": pyarrow.int32(),
-        "num_trained": pyarrow.int32(),
-        "num_cut": pyarrow.int32(),
-        "tokens_key": pyarrow.binary(16),
-    }
-)
 
 
 def cache_folder() -> Path:
@@ -166,11 +155,11 @@ def _write(
     staged = folder.with_suffix(".staged")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    examples = tokenize(iter_rows(source, seed=seed))
+    examples = tokenize(iter_rows(source, seed=seed, need=tokenize.need))
     with removed_on_failure(staged):
-        with pyarrow.ipc.new_stream(str(staged / EXAMPLES), SCHEMA) as file:
+        with pyarrow.ipc.new_stream(str(staged / EXAMPLES), tokenize.schema) as file:
             while chunk := list(islice(examples, ROWS_AT_ONCE)):
-                file.write_table(_table(chunk))
+                file.write_table(_table(chunk, tokenize.schema))
                 progress(tokenize.num_rows, source.num_examples)
         tokenize.refuse_nothing()
         counts = {"num_rows": tokenize.num_rows, "num_dropped": tokenize.num_dropped}
@@ -178,5 +167,5 @@ def _write(
         publish(staged, folder)
 
 
-def _table(examples: list[Example]) -> pyarrow.Table:
-    return pyarrow.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA)
+def _table(examples: list[Example], schema: pyarrow.Schema) -> pyarrow.Table:
+    return pyarrow.Table.from_pylist([asdict(example) for example in examples], schema=schema)

@@ -1,12 +1,15 @@
 """What a teacher is asked: plain text, or a conversation in its chat template, as token ids."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.data.chat import TEMPLATE_ERRORS
+from llmkd.data.columns import Need
 from llmkd.data.conversations import (
     NO_CHAT_TEMPLATE,
     Messages,
@@ -14,60 +17,99 @@ from llmkd.data.conversations import (
     no_conversations,
     refuse_unused,
 )
+from llmkd.data.prepare import UNCUT
 from llmkd.data.seq2seq import encode_sources
-from llmkd.data.sources import Row, iter_rows
-from llmkd.data.tokenize import encode_prompts
+from llmkd.data.sources import Row
+from llmkd.data.tokenize import SCHEMA, Example, Tokenize, encode_prompts
 from llmkd.errors import DataError, InputError
 from llmkd.models.kinds import is_seq2seq
 from llmkd.recipe.data import AdditionTask, PromptRows
+from llmkd.teacher_data.store.rows import tokens_key
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One thing that a teacher is asked."""
+class Prompt(Example):
+    """One thing that a teacher is asked, as token ids, none of which is trained on."""
 
-    token_ids: list[int]
     text: str
     """What these stand for; of a conversation, with the template's special tokens."""
-    messages: Messages | None = None
-    """The conversation; None of plain text."""
+    messages: str | None = None
+    """The conversation as JSON; None of plain text."""
 
-    def answered(self, completion: str) -> Row:
-        """The row of a data set that has the answer too, whatever tokenizer reads it."""
-        if self.messages is None:
-            return {"prompt": self.text, "completion": completion}
-        return {"messages": [*self.messages, {"role": "assistant", "content": completion}]}
+    @classmethod
+    def of(cls, input_ids: list[int], text: str, messages: str | None = None) -> "Prompt":
+        """With what follows from the tokens."""
+        return cls(input_ids, [], len(input_ids), 0, 0, tokens_key(input_ids), text, messages)
 
 
-def read_prompts(
-    source: AdditionTask | PromptRows,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PreTrainedConfig,
-    *,
-    seed: int,
-) -> list[Prompt]:
-    """All prompts of a generate stage, in the order of its rows.
+class PromptTokenize(Tokenize):
+    """Turns rows of `messages`, or of `prompt`, into what a teacher reads.
 
     Args:
-        source: The stage's `data`, with `stage:NAME` already replaced by a path.
         tokenizer: The teacher's, with the chat template that is to be used.
         config: The teacher's.
-        seed: Decides which sums a procedural task makes.
+        source: Whose rows they are: the stage's `data`.
 
     Raises:
-        InputError: Rows that cannot be used, or conversations without a chat template for them.
+        InputError: Rows that no answer can follow, or conversations without a chat template for
+            them.
     """
-    rows = list(iter_rows(source, seed=seed, need="prompt"))
-    if isinstance(source, AdditionTask):
-        return _of_texts([row["prompt"] for row in rows], tokenizer, config)
-    refuse_unused(rows[0], source)
-    found = [conversation(row, number, source) for number, row in enumerate(rows, 1)]
-    conversations = [messages for messages in found if messages is not None]
-    if not conversations:
-        return _of_texts([row["prompt"] for row in rows], tokenizer, config)
-    if is_seq2seq(config):
-        raise DataError("dataset_name", no_conversations(source.dataset_name))
-    return _of_conversations(conversations, tokenizer)
+
+    need: Need = "prompt"
+    schema = SCHEMA.append(pa.field("text", pa.string())).append(pa.field("messages", pa.string()))
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        source: AdditionTask | PromptRows,
+    ):
+        super().__init__(tokenizer, UNCUT)
+        self.config = config
+        self.chats = source if isinstance(source, PromptRows) else None
+        self.form = f"prompts{', seq2seq' * is_seq2seq(config)}{_chat_form(self.chats)}"
+
+    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Prompt]:
+        conversations = self._conversations(rows)
+        if not conversations:
+            texts = [row["prompt"] for row in rows]
+            encoded = encoded_prompts(self.config, texts, self.tokenizer)
+            return map(Prompt.of, encoded, texts)
+        texts = [
+            _rendered(turns, number, self.tokenizer)
+            for number, turns in enumerate(conversations, self.num_rows + 1)
+        ]
+        # The template has written all special tokens: another begin-of-text token would be one too
+        # many.
+        encoded: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return map(Prompt.of, encoded, texts, map(json.dumps, conversations))
+
+    def _conversations(self, rows: list[dict[str, Any]]) -> list[Messages]:
+        """What each row asks; nothing where they are plain text."""
+        if self.chats is None:
+            return []
+        refuse_unused(rows[0], self.chats)
+        numbered = enumerate(rows, self.num_rows + 1)
+        found = [conversation(row, number, self.chats) for number, row in numbered]
+        conversations = [turns for turns in found if turns is not None]
+        if conversations and is_seq2seq(self.config):
+            raise DataError("dataset_name", no_conversations(self.chats.dataset_name))
+        if conversations and not self.tokenizer.chat_template:
+            raise DataError("chat_template", NO_CHAT_TEMPLATE)
+        return conversations
+
+
+def answered(prompt: Mapping[str, Any], completion: str) -> Row:
+    """The row of a data set that has the answer too, whatever tokenizer reads it.
+
+    Args:
+        prompt: A row of the cache's file, of which `text` and `messages` are read.
+        completion: The answer.
+    """
+    if prompt["messages"] is None:
+        return {"prompt": prompt["text"], "completion": completion}
+    turns: Messages = json.loads(prompt["messages"])
+    return {"messages": [*turns, {"role": "assistant", "content": completion}]}
 
 
 def encoded_prompts(
@@ -78,22 +120,17 @@ def encoded_prompts(
     return encode(prompts, tokenizer)
 
 
-def _of_texts(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
-) -> list[Prompt]:
-    pairs = zip(encoded_prompts(config, texts, tokenizer), texts, strict=True)
-    return [Prompt(ids, text) for ids, text in pairs]
-
-
-def _of_conversations(
-    conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase
-) -> list[Prompt]:
-    if not tokenizer.chat_template:
-        raise DataError("chat_template", NO_CHAT_TEMPLATE)
-    texts = [_rendered(turns, n, tokenizer) for n, turns in enumerate(conversations, 1)]
-    # The template has written all special tokens: another begin-of-text token would be one too many.
-    encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [Prompt(*parts) for parts in zip(encoded, texts, conversations, strict=True)]
+def _chat_form(source: PromptRows | None) -> str:
+    """What the source says of conversations; the tokenizer has the chat template itself."""
+    if source is None:
+        return ""
+    form = {
+        "apply_chat_template": source.apply_chat_template,
+        "system_prompt": source.system_prompt,
+        # Of plain text, one that is named is refused.
+        "has_own_template": source.chat_template is not None,
+    }
+    return f", {form}"
 
 
 def _rendered(messages: Messages, number: int, tokenizer: PreTrainedTokenizerBase) -> str:

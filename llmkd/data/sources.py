@@ -106,7 +106,8 @@ class _BadValues:
             seen.append((self.num_rows, None if seen else row[column]))
         if bad and self.is_stream:
             self.raise_any()
-        return not bad
+        # After a bad row, the ones that are left would no longer be numbered as they stand.
+        return not self.found
 
     def raise_any(self) -> None:
         if self.found:

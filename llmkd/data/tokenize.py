@@ -21,15 +21,29 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.chat import ChatEncoder, Span
+from llmkd.data.columns import Need
 from llmkd.errors import InputError
 from llmkd.recipe.data import Sequences
 from llmkd.teacher_data.store.rows import tokens_key
 
 ROWS_AT_ONCE = 1000
+_IDS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    {
+        "input_ids": _IDS,
+        "trained_spans": _IDS,
+        "length": pa.int32(),
+        "num_trained": pa.int32(),
+        "num_cut": pa.int32(),
+        "tokens_key": pa.binary(16),
+    }
+)
+"""Of a file of examples."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,11 @@ class Tokenize:
     Raises:
         InputError: There is no end-of-text token to append.
     """
+
+    need: Need = "example"
+    """Which columns the rows have."""
+    schema = SCHEMA
+    """Of a file of the examples."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, sequences: Sequences):
         self.tokenizer = tokenizer

@@ -41,7 +41,7 @@ def answers_of(
     """
     engine, num_samples = _settings(setting), task.generation.num_samples
     at_once = engine.batch_size if isinstance(engine, TransformersEngine) else AT_ONCE
-    asked = fingerprint({"prompts": [prompt.token_ids for prompt in prompts]})
+    asked = fingerprint({"prompts": [prompt.input_ids for prompt in prompts]})
     kept = setting.kept(subject, task, prompts=asked, at_once=at_once)
     batches = _batches(len(prompts), max(1, at_once // num_samples))
     left = [batch for batch in batches if not kept.has_all(batch)]
@@ -80,7 +80,7 @@ def _batches(count: int, size: int) -> Iterator[range]:
 def _ask(
     engine: Engine, prompts: Sequence[Prompt], numbers: range, num_samples: int, seed: int
 ) -> dict[int, list[Answer]]:
-    repeated = [prompt.token_ids for prompt in prompts for _ in range(num_samples)]
+    repeated = [prompt.input_ids for prompt in prompts for _ in range(num_samples)]
     seeds = [sample_seed(seed, number, i) for number in numbers for i in range(num_samples)]
     written = iter(engine.generate(repeated, seeds))
     return {number: [_answer(next(written)) for _ in range(num_samples)] for number in numbers}

@@ -86,7 +86,7 @@ def prompts_of(
     if not _is_chat(task, tokenizer):
         texts = [_plain(task, q, of_q) for q, of_q in zip(questions, shots, strict=True)]
         return [
-            Prompt(ids, text)
+            Prompt.of(ids, text)
             for text, ids in zip(texts, encoded_prompts(config, texts, tokenizer), strict=True)
         ]
     texts = [
@@ -96,7 +96,7 @@ def prompts_of(
     # The template writes the special tokens itself.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     assert isinstance(encoded, list)
-    return [Prompt(ids, text) for text, ids in zip(texts, encoded, strict=True)]
+    return [Prompt.of(ids, text) for text, ids in zip(texts, encoded, strict=True)]
 
 
 def _is_chat(task: ReasoningTask, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -4,15 +4,17 @@ A shard is one call of the engine and is written whole or not at all, so after a
 follows. Seeds follow from the rows' numbers, so the result is that of an undisturbed run.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -21,25 +23,22 @@ from llmkd.data.cache import tokenized
 from llmkd.data.chat import read_chat_template
 from llmkd.data.kinds import tokenizing_for
 from llmkd.data.prepare import UNCUT
-from llmkd.data.prompts import Prompt, read_prompts
+from llmkd.data.prompts import PromptTokenize, answered
+from llmkd.data.tokenize import Tokenize
 from llmkd.errors import LlmkdError
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
+from llmkd.progress import progress as data_progress
 from llmkd.recipe.data import AdditionTask, PromptRows
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine
 from llmkd.run_folder import fingerprint, replacing, write_atomically
 from llmkd.run_stage import ALONE, Share
+from llmkd.teacher_data.captured import Positions
 from llmkd.teacher_data.engine import Engine, Written, sample_seed
-from llmkd.teacher_data.places import (
-    DATA,
-    STORE,
-    SUMMARY,
-    TOKENIZER,
-    content_of_teacher,
-)
+from llmkd.teacher_data.places import DATA, STORE, SUMMARY, TOKENIZER, content_of_teacher
 from llmkd.teacher_data.store import (
     Store,
     StoreRow,
@@ -49,11 +48,11 @@ from llmkd.teacher_data.store import (
     tokens_key,
 )
 
-RowsOf = Callable[[Engine, range], list[StoreRow]]
+CaptureStage = GenerateStage | ScoreStage
 
 
-def run_generate(
-    stage: GenerateStage,
+def run_capture(
+    stage: CaptureStage,
     folder: Path,
     *,
     seed: int,
@@ -61,8 +60,9 @@ def run_generate(
     teacher: str | None = None,
     share: Share = ALONE,
 ) -> dict[str, int]:
-    """Writes what the teacher answers to the stage's prompts, going on where it was stopped.
+    """Writes what the teacher answers to the stage's prompts, or predicts for its texts.
 
+    It goes on where it was stopped. Prompts and texts are read from their file as they are needed.
     Completions that were cut by length teach no ending, and empty ones nothing: they are in the
     store, but not in `data.jsonl`, and counted.
 
@@ -81,76 +81,57 @@ def run_generate(
         LlmkdError: No completion is left.
     """
     tokenizer, config = tokenizer_and_config(stage)
-    prompts = read_prompts(stage.data, tokenizer, config, seed=seed)
-
-    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
-        asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
-        seeds = [sample_seed(seed, number, sample) for number, sample in asked]
-        written = engine.generate([prompts[number].token_ids for number, _ in asked], seeds)
-        return [
-            _generated(number, sample, prompts[number], done)
-            for (number, sample), done in zip(asked, written, strict=True)
-        ]
-
-    keys = [tokens_key(prompt.token_ids) for prompt in prompts]
+    with data_progress("data") as moved:
+        tokenizing = _tokenizing(stage, tokenizer, config)
+        examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=moved)
     settings = _settings(
-        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
+        stage, examples, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
     )
-    if isinstance(stage.data, PromptRows) and prompts[0].messages is not None:
-        settings = _with_chat(settings, stage.data, tokenizer)
-    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
+    with StoreWriter(folder / STORE, settings, share=share) as writer:
+        tokenizer.save_pretrained(writer.folder / TOKENIZER)
+        if writer.missing:
+            with closing(build_engine(stage)) as engine:
+                _write(writer, partial(_rows, stage, engine, examples, seed), progress)
+        writer.finish()
     if share != ALONE:
         return {}
-    return _write_text(stage, folder, prompts)
-
-
-def run_score(
-    stage: ScoreStage,
-    folder: Path,
-    *,
-    seed: int,
-    progress: Progress,
-    teacher: str | None = None,
-    share: Share = ALONE,
-) -> dict[str, int]:
-    """Keeps what the teacher predicts for the stage's texts; see `run_generate`."""
-    tokenizer, config = tokenizer_and_config(stage)
-    sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
-    tokenizing = tokenizing_for(config, "teacher")(tokenizer, sequences)
-    examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=progress)
-
-    def rows_of(engine: Engine, numbers: range) -> list[StoreRow]:
-        rows: list[dict[str, Any]] = [examples[number] for number in numbers]
-        spans = [row["trained_spans"] for row in rows]
-        positions = engine.score([row["input_ids"] for row in rows], spans)
-        return [
-            StoreRow(
-                number=number,
-                sample=0,
-                tokens_key=row["tokens_key"],
-                token_ids=np.asarray(row["input_ids"], np.int32),
-                spans=row["trained_spans"],
-                num_cut=row["num_cut"],
-                positions=found,
-            )
-            for number, row, found in zip(numbers, rows, positions, strict=True)
-        ]
-
-    keys: list[bytes] = list(examples["tokens_key"])
-    settings = _settings(
-        stage, keys, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
-    )
-    _capture(stage, folder, settings, tokenizer, rows_of, progress, share)
-    if share != ALONE:
-        return {}
-    counts = Store.open(folder / STORE).counts
-    summary = {**vars(counts), "num_dropped": num_dropped}
+    if isinstance(stage, GenerateStage):
+        summary = _write_text(stage, folder, examples)
+    else:
+        summary = {**vars(Store.open(folder / STORE).counts), "num_dropped": num_dropped}
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
+def _tokenizing(
+    stage: CaptureStage, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> Tokenize:
+    if isinstance(stage, GenerateStage):
+        return PromptTokenize(tokenizer, config, stage.data)
+    sequences = UNCUT if isinstance(stage.data, AdditionTask) else stage.data
+    return tokenizing_for(config, "teacher")(tokenizer, sequences)
+
+
+def _rows(
+    stage: CaptureStage, engine: Engine, examples: datasets.Dataset, seed: int, numbers: range
+) -> list[StoreRow]:
+    """What the engine makes of some of the data's rows."""
+    rows: dict[int, dict[str, Any]] = {number: examples[number] for number in numbers}
+    if isinstance(stage, GenerateStage):
+        asked = [(n, sample) for n in numbers for sample in range(stage.generation.num_samples)]
+        seeds = [sample_seed(seed, number, sample) for number, sample in asked]
+        written = engine.generate([rows[number]["input_ids"] for number, _ in asked], seeds)
+        return [
+            _generated(number, sample, rows[number], done)
+            for (number, sample), done in zip(asked, written, strict=True)
+        ]
+    sequences = [row["input_ids"] for row in rows.values()]
+    positions = engine.score(sequences, [row["trained_spans"] for row in rows.values()])
+    return [_scored(*item, found) for item, found in zip(rows.items(), positions, strict=True)]
+
+
 def tokenizer_and_config(
-    stage: GenerateStage | ScoreStage,
+    stage: CaptureStage,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
     """Of the stage's teacher; the tokenizer has the chat template that the stage's data names."""
     teacher = stage.teacher
@@ -164,30 +145,10 @@ def tokenizer_and_config(
     return tokenizer, config
 
 
-def _capture(
-    stage: GenerateStage | ScoreStage,
-    folder: Path,
-    settings: StoreSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    rows_of: RowsOf,
-    progress: Progress,
-    share: Share,
-) -> None:
-    with StoreWriter(folder / STORE, settings, share=share) as writer:
-        tokenizer.save_pretrained(writer.folder / TOKENIZER)
-        missing = list(writer.missing)
-        if missing:
-            with closing(build_engine(stage)) as engine:
-                _write(writer, missing, partial(rows_of, engine), progress)
-        writer.finish()
-
-
 def _write(
-    writer: StoreWriter,
-    missing: list[int],
-    rows_of: Callable[[range], list[StoreRow]],
-    progress: Progress,
+    writer: StoreWriter, rows_of: Callable[[range], list[StoreRow]], progress: Progress
 ) -> None:
+    missing = list(writer.missing)
     num_rows = writer.settings.num_rows
     num_done = num_rows - sum(len(writer.rows_of(number)) for number in missing)
     progress(num_done, num_rows)
@@ -202,8 +163,8 @@ def _write(
 
 
 def _settings(
-    stage: GenerateStage | ScoreStage,
-    keys: Sequence[bytes],
+    stage: CaptureStage,
+    examples: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -211,7 +172,7 @@ def _settings(
     is_seq2seq: bool,
 ) -> StoreSettings:
     is_generated = isinstance(stage, GenerateStage)
-    return StoreSettings(
+    settings = StoreSettings(
         kind="generated" if is_generated else "scored",
         teacher=name or stage.teacher.name,
         teacher_digest=content_of_teacher(stage.teacher),
@@ -222,12 +183,15 @@ def _settings(
         teacher_dtype=stage.teacher.dtype,
         engine=_engine(stage),
         seed=seed,
-        data_digest=fingerprint({"rows": [key.hex() for key in keys]}),
-        num_rows=len(keys),
+        data_digest=_digest_of(examples),
+        num_rows=len(examples),
         num_samples=stage.generation.num_samples if is_generated else 1,
         rows_per_shard=stage.shard_size,
         is_encoder_decoder=is_seq2seq,
     )
+    if isinstance(stage.data, PromptRows) and examples[0]["messages"] is not None:
+        return _with_chat(settings, stage.data, tokenizer)
+    return settings
 
 
 def _with_chat(
@@ -237,7 +201,18 @@ def _with_chat(
     return replace(settings, chat_template_digest=template, system_prompt=source.system_prompt)
 
 
-def _engine(stage: GenerateStage | ScoreStage) -> str:
+def _digest_of(examples: datasets.Dataset) -> str:
+    """`fingerprint` of {"rows": the keys of all examples}, of which few are in memory at a time."""
+    digest, separator = hashlib.sha256(b'{"rows": ['), ""
+    for keys in examples.data.column("tokens_key").chunks:
+        for key in keys.to_pylist():
+            digest.update(f'{separator}"{key.hex()}"'.encode())
+            separator = ", "
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def _engine(stage: CaptureStage) -> str:
     engine = engine_of(stage)
     if isinstance(engine, ServerEngine) and engine.model is not None:
         # One server may have the teacher with and without an adapter.
@@ -248,22 +223,35 @@ def _engine(stage: GenerateStage | ScoreStage) -> str:
     return engine.kind
 
 
-def _generated(number: int, sample: int, prompt: Prompt, written: Written) -> StoreRow:
-    ids = [*prompt.token_ids, *written.token_ids]
+def _generated(number: int, sample: int, prompt: dict[str, Any], written: Written) -> StoreRow:
+    ids = [*prompt["input_ids"], *written.token_ids]
     return StoreRow(
         number=number,
         sample=sample,
         tokens_key=tokens_key(ids),
         token_ids=np.asarray(ids, np.int32),
-        spans=[len(prompt.token_ids), len(ids)],
-        prompt=prompt.text,
+        spans=[prompt["length"], len(ids)],
+        prompt=prompt["text"],
         completion=written.text,
         finish_reason=written.finish_reason,
         positions=written.positions,
     )
 
 
-def _write_text(stage: GenerateStage, folder: Path, prompts: list[Prompt]) -> dict[str, int]:
+def _scored(number: int, row: dict[str, Any], positions: Positions) -> StoreRow:
+    return StoreRow(
+        number=number,
+        sample=0,
+        tokens_key=row["tokens_key"],
+        token_ids=np.asarray(row["input_ids"], np.int32),
+        spans=row["trained_spans"],
+        num_cut=row["num_cut"],
+        positions=positions,
+    )
+
+
+def _write_text(stage: GenerateStage, folder: Path, examples: datasets.Dataset) -> dict[str, int]:
+    prompts = examples.select_columns(["text", "messages"])
     summary: dict[str, int] = dict.fromkeys(
         ("num_prompts", "num_completions", "num_kept", "num_truncated", "num_empty", "num_tokens"),
         0,
@@ -278,11 +266,10 @@ def _write_text(stage: GenerateStage, folder: Path, prompts: list[Prompt]) -> di
             summary["num_empty"] += not is_cut and not is_kept
             summary["num_tokens"] += row.spans[1] - row.spans[0]
             if is_kept:
-                content = prompts[row.number].answered(str(row.completion))
+                content = answered(prompts[row.number], str(row.completion))
                 file.write(json.dumps(content, ensure_ascii=False) + "\n")
         if not summary["num_kept"]:
             raise LlmkdError(_nothing_left(stage, summary))
-    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 

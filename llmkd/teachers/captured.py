@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from llmkd.losses.signals import SampledLogits, SparseLogits, TopKLogits
-from llmkd.teacher_data.capture_logits import joined
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 
 Row = Mapping[str, Any]
@@ -31,8 +30,8 @@ class Document:
 class Source(Protocol):
     """Where the teacher's positions come from."""
 
-    def positions(self, documents: Sequence[Document]) -> list[Positions]:
-        """Of each document, one position per token of its spans, in their order."""
+    def positions(self, documents: Sequence[Document]) -> Positions:
+        """One position per token of the documents' spans, in their order."""
         ...
 
 
@@ -52,7 +51,7 @@ class WithTeacher:
         """The batch; its `teacher_...` tensors have a row for every position that is trained on."""
         batch = self.collate(rows)
         documents = [document for row in rows for document in documents_of(row)]
-        positions = joined(self.source.positions(documents))
+        positions = self.source.positions(documents)
         found = {_PREFIX + name: torch.from_numpy(x) for name, x in vars(positions).items()}
         return batch | found
 

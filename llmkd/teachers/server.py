@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llmkd.teacher_data.capture_logits import joined
 from llmkd.teacher_data.captured import Positions
 from llmkd.teacher_data.engine import Engine
 from llmkd.teachers.captured import Document
@@ -13,7 +14,8 @@ class ServerSource:
     def __init__(self, engine: Engine):
         self.engine = engine
 
-    def positions(self, documents: Sequence[Document]) -> list[Positions]:
+    def positions(self, documents: Sequence[Document]) -> Positions:
         """See `Source.positions`."""
         sequences = [list(map(int, document.token_ids)) for document in documents]
-        return self.engine.score(sequences, [list(document.spans) for document in documents])
+        spans = [list(document.spans) for document in documents]
+        return joined(self.engine.score(sequences, spans))

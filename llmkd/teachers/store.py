@@ -26,34 +26,37 @@ class StoreSource:
     def __init__(self, store: Store):
         self.store = store
 
-    def positions(self, documents: Sequence[Document]) -> list[Positions]:
+    def positions(self, documents: Sequence[Document]) -> Positions:
         """See `Source.positions`.
 
         Raises:
             InputError: The store lacks a document, or some of its tokens.
         """
-        found = self.store.find(_keys([document.tokens_key for document in documents]))
-        return [
-            self._positions(index, document)
-            for index, document in zip(found.tolist(), documents, strict=True)
-        ]
+        rows = self.store.find(_keys([document.tokens_key for document in documents])).tolist()
+        chosen = [self._places(*pair) for pair in zip(rows, documents, strict=True)]
+        found = self.store.positions(rows)
+        assert found is not None, "a store of text alone is refused"
+        if all(isinstance(places, slice) for places in chosen):
+            return found
+        ends = np.cumsum(self.store.num_positions[rows])
+        of_rows = np.split(np.arange(ends[-1]), ends[:-1])
+        return selected(found, np.concatenate([x[y] for x, y in zip(of_rows, chosen, strict=True)]))
 
-    def _positions(self, index: int, document: Document) -> Positions:
-        if index < 0:
+    def _places(self, row: int, document: Document) -> slice | Int[np.ndarray, " n"]:
+        """Which of a row's positions are the document's."""
+        if row < 0:
             raise InputError(f"teacher.path: the store lacks an example of the data; {_HOW}")
-        spans, wanted = self.store.spans(index), list(document.spans)
-        positions = self.store.positions(index)
-        assert positions is not None, "a store of text alone is refused"
+        spans, wanted = self.store.spans(row), list(document.spans)
         if spans == wanted:
-            return positions
+            return slice(None)
         is_other_side = self.store.settings.is_encoder_decoder and spans[0] != wanted[0]
         chosen = None if is_other_side else places(spans, wanted)
         if chosen is None:
             raise InputError(
-                f"teacher.path: row {index + 1} of the store has other tokens to predict than the "
+                f"teacher.path: row {row + 1} of the store has other tokens to predict than the "
                 f"data ({spans} and {wanted}); {_HOW}"
             )
-        return selected(positions, chosen)
+        return chosen
 
     def check_has_all(self, data: TrainingData) -> None:
         """Looks up every example before the first step; of a stream there is nothing to look up.

@@ -5,6 +5,9 @@
 Rows of a 20-token prompt and a 100-token completion, top-k log-probabilities from random logits with a
 Zipf-like slope. Each figure comes from a fresh process on a warm page cache. Memory is the process's own
 (RssAnon): pages of mapped files are the system's to take back, and are given beside it.
+
+`positions_per_s` is of positions alone, in random order, 16 rows at once, as a training reads them in its
+own process: of that store, and of one with a tenth of the rows, whose completions have 20 tokens.
 """
 
 import argparse
@@ -27,18 +30,18 @@ from llmkd.teacher_data.store import Store, StoreRow, StoreSettings, StoreWriter
 from llmkd.teacher_data.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY, PROMPT, COMPLETION = 32_000, 20, 100
+VOCABULARY, PROMPT = 32_000, 20
 DIFFERENT = 64
 """Different rows' positions; the others repeat them."""
 TIMED = 20
-BATCH = 32
+BATCH, TRAINING_BATCH = 32, 16
 
 
-def positions(seed: int, top_k: int) -> TopKPositions:
+def positions(seed: int, top_k: int, completion: int) -> TopKPositions:
     draw = np.random.default_rng(seed)
     ranks = np.log(np.arange(1, 4 * top_k + 1))
-    logits = -1.2 * ranks + draw.normal(0, 0.7, (COMPLETION, 4 * top_k))
-    ids = np.stack([draw.choice(VOCABULARY, top_k, replace=False) for _ in range(COMPLETION)])
+    logits = -1.2 * ranks + draw.normal(0, 0.7, (completion, 4 * top_k))
+    ids = np.stack([draw.choice(VOCABULARY, top_k, replace=False) for _ in range(completion)])
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     kept = np.sort(log_probs)[:, : -top_k - 1 : -1]
     tail = np.log1p(-np.exp(kept).sum(-1))
@@ -47,7 +50,7 @@ def positions(seed: int, top_k: int) -> TopKPositions:
     return TopKPositions(*(array.astype(kind) for array, kind in zip(arrays, kinds, strict=True)))
 
 
-def write(folder: Path, num_rows: int, top_k: int) -> dict[str, float]:
+def write(folder: Path, num_rows: int, top_k: int, completion: int) -> dict[str, float]:
     settings = StoreSettings(
         kind="generated",
         teacher="random",
@@ -62,13 +65,13 @@ def write(folder: Path, num_rows: int, top_k: int) -> dict[str, float]:
         sampling={"temperature": 1.0},
         capture={"kind": "top_k", "top_k": top_k, "temperature": 1.0, "precision": "quantised"},
     )
-    kept = [positions(seed, top_k) for seed in range(DIFFERENT)]
+    kept = [positions(seed, top_k, completion) for seed in range(DIFFERENT)]
 
     def row(number: int) -> StoreRow:
-        ids = np.random.default_rng(number).integers(VOCABULARY, size=PROMPT + COMPLETION)
+        ids = np.random.default_rng(number).integers(VOCABULARY, size=PROMPT + completion)
         ids = ids.astype(np.int32)
-        text = "word " * COMPLETION
-        spans = [PROMPT, PROMPT + COMPLETION]
+        text = "word " * completion
+        spans = [PROMPT, PROMPT + completion]
         return StoreRow(
             number, 0, tokens_key(ids), ids, spans, 0, "prompt", text, "stop",
             kept[number % DIFFERENT],
@@ -125,9 +128,25 @@ def read_alone(folder: str) -> None:
         "open": {name: round(opened[name] - before[name], 1) for name in before},
         "read_all": {name: round(read[name] - opened[name], 1) for name in before},
         "rows_per_s_by_twentieth": [round(value) for value in taken],
+        "positions_per_s": positions_per_s(store, order),
         "finds_per_s": round(10_000 / found_s),
     }
     print(json.dumps(figures))  # noqa: T201
+
+
+def positions_per_s(store: Store, order: list[int]) -> dict[str, int]:
+    """By batches of one training process, in twenty parts, after each shard was opened once."""
+    batches = [order[i : i + TRAINING_BATCH] for i in range(0, len(order), TRAINING_BATCH)]
+    every, speeds = max(1, len(batches) // TIMED), []
+    for start in range(0, len(batches) + 1 - every, every):
+        started, num_read = time.perf_counter(), 0
+        for batch in batches[start : start + every]:
+            found = store.positions(batch)
+            assert found is not None
+            num_read += len(found.label_log_prob)
+        speeds.append(num_read / (time.perf_counter() - started))
+    p20, median, p80 = np.percentile(speeds, [20, 50, 80])
+    return {"median": round(median), "p20": round(p20), "p80": round(p80)}
 
 
 def count(rows: list[StoreRow]) -> int:
@@ -149,7 +168,7 @@ def read_by_workers(folder: str, num_workers: int, num_rows: int) -> None:
         # The first round reads every shard through, to check it.
         started, num_tokens = time.perf_counter(), sum(loader)
         speeds.append(num_rows / (time.perf_counter() - started))
-    assert num_tokens == num_rows * (PROMPT + COMPLETION)
+    assert num_tokens == store.num_tokens[order].sum()
     first, later = (round(speed) for speed in speeds)
     print(json.dumps({"rows_per_s_at_first": first, "rows_per_s": later}))  # noqa: T201
 
@@ -203,16 +222,20 @@ def main() -> None:
     load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "store"
-        written = write(folder, args.rows, args.top_k)
+        written = write(folder, args.rows, args.top_k, 100)
+        short = Path(name) / "short"
+        write(short, args.rows // 10, args.top_k, 20)
         sample = min(args.rows, 20_000)
         result = {
             "commit": commit(),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "date": datetime.now(UTC).date().isoformat(),
             "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
             "load_average_at_start": load,
             "store": written,
             "open": opening(folder),
             "one_process": fresh("--read", folder),
+            "one_process_rows_of_20": fresh("--read", short),
             "workers": {
                 str(n): fresh("--read", folder, "--workers", n, "--rows", sample) for n in (0, 1, 2)
             },

@@ -16,7 +16,7 @@ stories260K on TinyStories. Rows of 20, 200 and 1000 positions are cut from the 
 - containers: the same numbers in Parquet and Arrow, see `store_containers`.
 - errors, in nats: KL of the exact k + 1 outcomes to the kept ones; the change of KL(p || q) to another
   model q, and the norm of the change of its gradient to q's logits, relative to the gradient's norm.
-- speed: one thread, one row again and again, median of 50 rounds.
+- speed: one thread, one row again and again, and 16 of it together; median of 50 rounds.
 """
 
 import argparse
@@ -213,6 +213,9 @@ def speed_of_row(row: Positions, precision: Any) -> dict[str, int]:
     return {
         "encode_positions_per_s": positions_per_s(lambda: encode(row, precision=precision), length),
         "decode_positions_per_s": positions_per_s(lambda: decode(blob), length),
+        "decode_16_rows_together_positions_per_s": positions_per_s(
+            lambda: decode(*[blob] * 16), 16 * length
+        ),
     }
 
 

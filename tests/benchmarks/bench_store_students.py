@@ -28,7 +28,7 @@ from llmkd.evaluation.evaluate import evaluate
 from llmkd.losses.signals import SparseLogits, TopKLogits
 from llmkd.recipe import load
 from llmkd.recipe.schema import EvaluateStage, ScoreStage, TrainStage
-from llmkd.teacher_data.capture import run_score
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teachers.captured import CapturedTeacher
 from llmkd.training import teachers
 from llmkd.training.train import run_train
@@ -100,7 +100,7 @@ def capture(model: str, data: str, folder: Path) -> dict[str, float]:
             }
         )
         started = time.monotonic()
-        run_score(stage, folder / name, seed=0, progress=silent)
+        run_capture(stage, folder / name, seed=0, progress=silent)
         seconds[name] = round(time.monotonic() - started, 1)
     return seconds
 

@@ -1,18 +1,29 @@
-"""What a teacher is asked, as text and as token ids."""
+"""What a teacher is asked, as text and as token ids, from the cache."""
 
 import json
 
 import pytest
 from tokenizers import processors
+from transformers import LlamaConfig, T5Config
 
-from llmkd.data.prompts import read_prompts
+from llmkd.data.cache import tokenized
+from llmkd.data.prompts import PromptTokenize, answered
+from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import AdditionTask, PromptRows
 
+BOS, EOS = 1, 2
 USER = {"role": "user", "content": "Hé?"}
 ANSWER = {"role": "assistant", "content": "Yes."}
 AGAIN = {"role": "user", "content": "No?"}
 SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def cached(source, tokenizer, config):
+    tokenize = PromptTokenize(tokenizer, config, source)
+    found, num_dropped = tokenized(source, tokenize, seed=0, progress=lambda done, total: None)
+    assert num_dropped == 0
+    return found
 
 
 @pytest.fixture
@@ -23,47 +34,49 @@ def asked(tmp_path, chat_tokenizer, tiny_llama):
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = PromptRows(dataset_name=str(path), **fields)
-        config = config or tiny_llama(tokenizer).config
-        return read_prompts(source, tokenizer, config, seed=0)
+        return cached(source, tokenizer, config or tiny_llama(tokenizer).config)
 
     return read
 
 
 def conversations(found):
-    return [prompt.messages for prompt in found]
+    return [messages and json.loads(messages) for messages in found["messages"]]
 
 
 @pytest.mark.parametrize("turns", [[USER], [SYSTEM, USER], [USER, ANSWER, AGAIN]])
 def test_a_conversation_is_read_in_the_chat_template_up_to_the_answer(asked, chat_tokenizer, turns):
-    bare, answered = asked([{"messages": turns}, {"messages": [*turns, ANSWER]}])
+    found = asked([{"messages": turns}, {"messages": [*turns, ANSWER]}])
+    bare, with_answer = found
     expected = chat_tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-    assert bare == answered
-    assert bare.token_ids == expected
-    assert bare.messages == turns
-    assert bare.text.endswith("<|im_start|>assistant\n")
-    assert chat_tokenizer.decode(bare.token_ids) == bare.text
+    assert bare == with_answer
+    assert bare["input_ids"] == expected
+    assert bare["length"] == len(expected)
+    assert bare["trained_spans"] == []
+    assert conversations(found) == [turns, turns]
+    assert bare["text"].endswith("<|im_start|>assistant\n")
+    assert chat_tokenizer.decode(bare["input_ids"]) == bare["text"]
 
 
 def test_a_plain_prompt_is_a_users_turn_where_that_is_asked_for(asked, chat_tokenizer):
     rows = [{"prompt": "Hé?", "completion": "x"}]
     (plain,), (chat,) = asked(rows), asked(rows, apply_chat_template=True)
-    assert (plain.text, plain.messages) == ("Hé?", None)
-    assert plain.token_ids == chat_tokenizer("Hé?").input_ids
+    assert (plain["text"], plain["messages"]) == ("Hé?", None)
+    assert plain["input_ids"] == chat_tokenizer("Hé?").input_ids
     assert chat == asked([{"messages": [USER]}])[0]
 
 
 def test_a_prompt_may_be_a_conversation_as_in_trl(asked):
-    assert asked([{"prompt": [USER, ANSWER, AGAIN]}]) == asked(
-        [{"messages": [USER, ANSWER, AGAIN]}]
-    )
+    turns = [USER, ANSWER, AGAIN]
+    assert list(asked([{"prompt": turns}])) == list(asked([{"messages": turns}]))
     rows = [{"question": [USER], "prompt": "p"}]
-    assert asked(rows, columns={"prompt": "question"}) == asked([{"messages": [USER]}])
+    found = asked(rows, columns={"prompt": "question"})
+    assert list(found) == list(asked([{"messages": [USER]}]))
 
 
 def test_of_a_row_with_both_the_conversation_is_taken_unless_columns_say_otherwise(asked):
     rows = [{"prompt": "Hé?", "messages": [USER, ANSWER, AGAIN]}]
     assert conversations(asked(rows)) == [[USER, ANSWER, AGAIN]]
-    assert [prompt.text for prompt in asked(rows, columns={"prompt": "prompt"})] == ["Hé?"]
+    assert asked(rows, columns={"prompt": "prompt"})["text"][:] == ["Hé?"]
 
 
 def test_a_system_prompt_comes_first_where_there_is_none(asked):
@@ -86,15 +99,15 @@ def test_the_begin_of_text_token_is_there_once(asked, chat_tokenizer, apply_chat
     )
     chat_tokenizer.chat_template = "{{ bos_token }}" + chat_tokenizer.chat_template
     (prompt,) = asked([{"prompt": "Hé?"}], apply_chat_template=apply_chat_template)
-    assert prompt.token_ids.index(bos) == 0
-    assert prompt.token_ids.count(bos) == 1
+    assert prompt["input_ids"].index(bos) == 0
+    assert prompt["input_ids"].count(bos) == 1
 
 
 def test_an_answer_makes_a_row_to_train_on(asked):
     (plain,), (chat,) = asked([{"prompt": "Hé?"}]), asked([{"messages": [SYSTEM, USER, ANSWER]}])
-    assert plain.answered("No.") == {"prompt": "Hé?", "completion": "No."}
+    assert answered(plain, "No.") == {"prompt": "Hé?", "completion": "No."}
     said = {"role": "assistant", "content": "No."}
-    assert chat.answered("No.") == {"messages": [SYSTEM, USER, said]}
+    assert answered(chat, "No.") == {"messages": [SYSTEM, USER, said]}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,7 @@ def test_an_encoder_reads_no_conversation(asked, tiny_seq2seq, chat_tokenizer):
     config = tiny_seq2seq(chat_tokenizer, decoder_start_token_id=0).config
     with pytest.raises(DataError, match="a teacher with an encoder and a decoder reads no conv"):
         asked([{"messages": [USER]}], config=config)
-    assert asked([{"prompt": "Hé?"}], config=config)[0].text == "Hé?"
+    assert asked([{"prompt": "Hé?"}], config=config)[0]["text"] == "Hé?"
 
 
 @pytest.mark.parametrize("field", ["system_prompt", "chat_template"])
@@ -150,8 +163,56 @@ def test_a_row_that_the_template_refuses_is_named(asked, chat_tokenizer):
         asked(rows)
 
 
-def test_a_task_is_plain_text(tokenizer, tiny_llama):
-    task = AdditionTask(kind="task", num_examples=3)
-    found = read_prompts(task, tokenizer, tiny_llama(tokenizer).config, seed=0)
-    assert [prompt.token_ids for prompt in found] == [tokenizer(p.text).input_ids for p in found]
+def test_a_row_far_down_is_named_by_its_number(asked):
+    rows = [{"messages": [USER]}] * (ROWS_AT_ONCE + 1)
+    with pytest.raises(DataError, match=rf"row {ROWS_AT_ONCE + 2}: .* have no turn"):
+        asked([*rows, {"messages": [ANSWER]}])
+
+
+def test_a_row_is_named_by_its_number_even_after_one_that_cannot_be_used(asked):
+    rows = [{"messages": []}, {"messages": [ANSWER]}, *[{"messages": [USER]}] * ROWS_AT_ONCE]
+    with pytest.raises(InputError, match=r"in 1 of 1002 rows, first in row 1:"):
+        asked(rows)
+
+
+def test_whatever_a_conversation_depends_on_makes_a_new_entry(asked, chat_tokenizer, tmp_path):
+    rows = [{"prompt": "Hé?"}]
+    texts = [asked(rows, **fields)[0]["text"] for fields in ({}, {"apply_chat_template": True})]
+    for system_prompt in ("Think.", "Hurry."):
+        fields = {"apply_chat_template": True, "system_prompt": system_prompt}
+        texts.append(asked(rows, **fields)[0]["text"])
+    chat_tokenizer.chat_template = "Q: {{ messages[-1].content }} A:"
+    texts.append(asked(rows, apply_chat_template=True)[0]["text"])
+    assert len(set(texts)) == 5
+    assert texts[-1] == "Q: Hé? A:"
+
+
+def test_what_plain_text_has_no_use_for_is_refused_whatever_was_read_before(asked):
+    assert asked([{"prompt": "Hé?"}])["text"][:] == ["Hé?"]
+    with pytest.raises(DataError, match=r"data\.chat_template: .* write apply_chat_template: true"):
+        asked([{"prompt": "Hé?"}], chat_template="the_tokenizers_own.jinja")
+
+
+def test_a_task_is_plain_text(tokenizer):
+    found = cached(AdditionTask(kind="task", num_examples=3), tokenizer, LlamaConfig())
+    assert found["input_ids"][:] == [tokenizer(text).input_ids for text in found["text"]]
     assert conversations(found) == [None] * 3
+
+
+@pytest.mark.parametrize(("config", "ending"), [(LlamaConfig(), []), (T5Config(), [EOS])])
+def test_prompts_have_their_text_and_the_tokens_that_the_kind_of_model_reads(
+    asked, framed, config, ending
+):
+    texts = ["7=", "20+3=", "7="]
+    # The tokenizer adds both ends.
+    tokenizer = framed("<bos> $A <eos>")
+    found = asked([{"prompt": text} for text in texts], tokenizer, config)
+    assert found["text"][:] == texts
+    digits = {"7=": [11, 15], "20+3=": [6, 4, 14, 7, 15]}
+    assert found["input_ids"][:] == [[BOS, *digits[text], *ending] for text in texts]
+
+
+def test_prompts_are_read_from_their_file_and_do_not_stand_in_memory(asked):
+    found = asked([{"prompt": "1+1="}])
+    (file,) = found.cache_files
+    assert file["filename"].endswith("examples.arrow")

@@ -52,7 +52,7 @@ def test_with_a_chat_format_examples_are_turns(chat_tokenizer):
     assert prompt.text == said + "<|im_start|>assistant\n"
     messages = [{"role": role, "content": text} for role, text in turns]
     whole = chat_tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    assert prompt.token_ids == whole["input_ids"]
+    assert prompt.input_ids == whole["input_ids"]
 
 
 def test_a_chat_format_can_be_left_out_but_not_made_up(chat_tokenizer, tokenizer):

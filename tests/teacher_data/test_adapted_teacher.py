@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from llmkd import build_engine
 from llmkd.recipe.schema import GenerateStage
-from llmkd.teacher_data.capture import run_generate
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teacher_data.places import open_store
 from llmkd.teacher_data.store import OtherSettingsError
 
@@ -31,7 +31,7 @@ def generate(teacher, **generation):
 
 
 def run(stage, folder):
-    run_generate(stage, folder, seed=3, progress=lambda done, total, **figures: None)
+    run_capture(stage, folder, seed=3, progress=lambda done, total, **figures: None)
 
 
 def with_adapter(a_stage, adapter):

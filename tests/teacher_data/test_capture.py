@@ -10,12 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import LlmkdError
 from llmkd.recipe.schema import GenerateStage, ScoreStage
+from llmkd.run_folder import fingerprint
 from llmkd.teacher_data import capture
-from llmkd.teacher_data.capture import run_generate, run_score
+from llmkd.teacher_data.capture import run_capture
+from llmkd.teacher_data.engine import Written
 from llmkd.teacher_data.places import open_store
-from llmkd.teacher_data.store import OtherSettingsError
+from llmkd.teacher_data.store import OtherSettingsError, tokens_key
 
 SEED = 3
 
@@ -56,7 +59,7 @@ def stage(
 
 
 def run(a_stage, folder, progress=lambda done, total, **figures: None):
-    return run_generate(a_stage, folder, seed=SEED, progress=progress)
+    return run_capture(a_stage, folder, seed=SEED, progress=progress)
 
 
 def rows(folder):
@@ -160,7 +163,7 @@ def test_the_seed_decides_and_shards_differ(teacher, tmp_path):
     a_stage = stage(teacher, max_completion_length=60, data={"dataset_name": str(source)})
     run(a_stage, tmp_path / "a")
     run(a_stage, tmp_path / "b")
-    run_generate(
+    run_capture(
         a_stage, tmp_path / "c", seed=SEED + 1, progress=lambda done, total, **figures: None
     )
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -187,8 +190,8 @@ def test_kill_9_in_the_middle_loses_nothing(teacher, tmp_path):
     out, a_stage = tmp_path / "out", stage(teacher, num_examples=400, capture={"top_k": 4})
     program = (
         "import sys; from pathlib import Path; from llmkd.recipe.schema import GenerateStage;"
-        "from llmkd.teacher_data.capture import run_generate;"
-        "run_generate(GenerateStage.model_validate_json(sys.argv[1]), Path(sys.argv[2]),"
+        "from llmkd.teacher_data.capture import run_capture;"
+        "run_capture(GenerateStage.model_validate_json(sys.argv[1]), Path(sys.argv[2]),"
         f" seed={SEED}, progress=lambda done, total, **figures: None)"
     )
     command = [sys.executable, "-c", program, a_stage.model_dump_json(), str(out)]
@@ -205,6 +208,48 @@ def test_kill_9_in_the_middle_loses_nothing(teacher, tmp_path):
     assert calls[0] >= 4
     run(a_stage, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
+
+
+class EchoEngine:
+    """Answers every prompt by its last token."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def generate(self, prompts, seeds):
+        self.seeds += seeds
+        return [Written(ids[-1:], "x", "stop") for ids in prompts]
+
+    def score(self, sequences, spans):
+        raise NotImplementedError
+
+    def close(self):
+        """Has nothing to let go of."""
+
+
+def test_the_store_says_what_all_its_prompts_were_and_in_which_order(
+    teacher, tokenizer, tmp_path, monkeypatch
+):
+    # More than are tokenized, and stand in the cache's file, together.
+    prompts = [f"{n}+{n}=" for n in range(1, 2 * ROWS_AT_ONCE + 2)]
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    monkeypatch.setattr(capture, "build_engine", lambda stage: EchoEngine())
+    a_stage = stage(teacher, data={"dataset_name": str(source)})
+    run(a_stage.model_copy(update={"shard_size": 700}), tmp_path / "out")
+    store = open_store(tmp_path / "out")
+    keys = [tokens_key(tokenizer(prompt)["input_ids"]).hex() for prompt in prompts]
+    assert store.settings.data_digest == fingerprint({"rows": keys})
+    assert [row.prompt for row in store.texts()] == prompts
+    for row in store.texts():
+        assert row.token_ids[:-1].tolist() == tokenizer(row.prompt)["input_ids"]
+
+
+def test_every_completion_has_a_seed_of_its_own(teacher, tmp_path, monkeypatch):
+    engine = EchoEngine()
+    monkeypatch.setattr(capture, "build_engine", lambda stage: engine)
+    run(stage(teacher, num_samples=3), tmp_path / "out")
+    assert len(set(engine.seeds)) == len(engine.seeds) == 3 * 23
 
 
 def test_a_finished_run_is_not_done_again(teacher, tmp_path, monkeypatch):
@@ -228,7 +273,7 @@ def test_shares_do_what_one_process_does(teacher, tmp_path):
     a_stage = stage(teacher, capture={"top_k": 4})
     run(a_stage, tmp_path / "whole")
     for number in range(3):
-        run_generate(
+        run_capture(
             a_stage,
             tmp_path / str(number),
             seed=SEED,
@@ -256,7 +301,7 @@ def score_stage(teacher, kept, **data):
 
 
 def score(a_stage, folder):
-    return run_score(a_stage, folder, seed=SEED, progress=lambda done, total, **figures: None)
+    return run_capture(a_stage, folder, seed=SEED, progress=lambda done, total, **figures: None)
 
 
 def test_scores_are_the_models_own_log_probabilities(teacher, tmp_path):

@@ -13,7 +13,7 @@ from llmkd.errors import LlmkdError
 from llmkd.models.load import load_tokenizer
 from llmkd.recipe.data import DatasetSource, Sequences, StoreRows
 from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
-from llmkd.teacher_data.capture import run_generate, run_score
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teacher_data.places import open_store, tokenizer_folder
 from llmkd.teacher_data.store import OtherSettingsError
 
@@ -67,7 +67,7 @@ def generate(teacher, tmp_path):
                 "capture": {"top_k": 3},
             }
         )
-        run_generate(stage, tmp_path / name, seed=0, progress=silent)
+        run_capture(stage, tmp_path / name, seed=0, progress=silent)
         return tmp_path / name
 
     return run
@@ -183,7 +183,7 @@ def test_a_scored_conversation_is_written_in_the_recipes_template(teacher, tmp_p
             "capture": {"top_k": 2},
         }
     )
-    run_score(stage, tmp_path / "out", seed=0, progress=silent)
+    run_capture(stage, tmp_path / "out", seed=0, progress=silent)
     (row,) = open_store(tmp_path / "out")
     text = "<|im_start|>a?<|im_end|><|im_start|>b<|im_end|>"
     assert teacher[2].decode(row.token_ids) == text

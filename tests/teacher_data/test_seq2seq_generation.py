@@ -7,7 +7,7 @@ import torch
 
 from llmkd.errors import InputError
 from llmkd.recipe.schema import GenerateStage
-from llmkd.teacher_data.capture import run_generate
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teacher_data.transformers_engine import generate
 
 PROMPTS = ["1+2=", "12+34=", "999+999=", "0+0="]
@@ -94,7 +94,7 @@ def test_a_stage_writes_what_a_seq2seq_teacher_answers(tiny_seq2seq, tokenizer, 
             "engine": {"batch_size": 16},
         }
     )
-    found = run_generate(stage, tmp_path / "s", seed=0, progress=lambda *_, **__: None)
+    found = run_capture(stage, tmp_path / "s", seed=0, progress=lambda *_, **__: None)
     rows = [json.loads(line) for line in (tmp_path / "s" / "data.jsonl").read_text().splitlines()]
     assert len(rows) == found["num_kept"] > 0
     assert all(row["prompt"].endswith("=") and row["completion"] for row in rows)

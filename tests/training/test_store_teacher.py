@@ -14,7 +14,7 @@ from llmkd.losses.signals import SampledLogits, TopKLogits
 from llmkd.objective import trained
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import TransformersEngine
-from llmkd.teacher_data.capture import run_generate, run_score
+from llmkd.teacher_data.capture import run_capture
 from llmkd.teacher_data.places import open_store, store_folder
 from llmkd.teacher_data.transformers_teacher import TransformersTeacher
 from llmkd.teachers.captured import documents_of, places
@@ -50,7 +50,7 @@ def captured(tmp_path, teacher_folder, sums):
                 "shard_size": 16,
             }
         )
-        run_score(stage, tmp_path / name, seed=0, progress=silent)
+        run_capture(stage, tmp_path / name, seed=0, progress=silent)
         return str(tmp_path / name)
 
     return make
@@ -72,7 +72,7 @@ def written(tmp_path, teacher_folder):
                 "shard_size": 16,
             }
         )
-        run_generate(stage, tmp_path / "written", seed=0, progress=silent)
+        run_capture(stage, tmp_path / "written", seed=0, progress=silent)
         return str(tmp_path / "written")
 
     return make

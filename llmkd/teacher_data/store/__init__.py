@@ -1,7 +1,7 @@
 """The teacher store: what a teacher wrote and said, in shards that survive anything.
 
     store = Store.open("runs/offline/stages/teacher_data")
-    store[0].completion, store.positions(0)
+    store[0].completion, store.positions([0, 7])
 
 A row is a `StoreRow`; `StoreWriter` writes them. Nothing here imports torch.
 """

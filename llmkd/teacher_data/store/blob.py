@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt8
 
 VERSION = 1
 _HEADER = struct.Struct("<BBIII")
@@ -44,37 +45,53 @@ def join(kind: int, shape: tuple[int, int], arrays: Sequence[np.ndarray]) -> byt
     return sink.getvalue().to_pybytes()
 
 
-class Blob:
-    """A blob that is being read: first `take` of each array, then `close`.
+class Blobs:
+    """Blobs of one kind that are being read together: first `take` of each array, then `close`.
+
+    Together, since of a short blob the numbers take less time than the calls: now one for each array,
+    and one of zstd, serve all of them.
+
+    Attributes:
+        kind: What the arrays are.
+        shapes: Of each blob, positions and K.
 
     Raises:
-        ValueError: Another version, or another length than the header says.
+        ValueError: Another version, several kinds, or another length than the headers say.
     """
 
-    def __init__(self, content: bytes | memoryview):
-        if len(content) < _HEADER.size:
-            raise ValueError(f"{len(content)} bytes are too few for a blob's header")
-        self.kind, version, self.num_positions, self.k, size = _HEADER.unpack_from(content)
-        if version != VERSION:
-            raise ValueError(f"a blob of version {version}; this program reads version {VERSION}")
-        self._left = np.frombuffer(_decompress(memoryview(content)[_HEADER.size :], size), np.uint8)
+    def __init__(self, contents: Sequence[bytes | memoryview]):
+        headers = [_header(content) for content in contents]
+        kinds = {kind for kind, _, _ in headers}
+        if len(kinds) > 1:
+            raise ValueError(f"blobs of kinds {sorted(kinds)}, which do not go together")
+        (self.kind,) = kinds
+        self.shapes = [shape for _, shape, _ in headers]
+        sizes = [size for _, _, size in headers]
+        # To zstd, frames that follow each other are one.
+        frames = b"".join(memoryview(content)[_HEADER.size :] for content in contents)
+        numbers = np.frombuffer(_decompress(frames, sum(sizes)), np.uint8)
+        self._left = np.split(numbers, np.cumsum(sizes[:-1]))
 
-    def take(self, dtype: type[np.generic], *shape: int) -> np.ndarray:
-        """The next array.
+    def take(
+        self, dtype: type[np.generic], shapes: Sequence[tuple[int, ...]], axis: int = 0
+    ) -> np.ndarray:
+        """The next array of each blob, as one.
+
+        Args:
+            dtype: Of the numbers.
+            shapes: Of each blob's array.
+            axis: Along which they are joined.
 
         Raises:
-            ValueError: It is not there.
+            ValueError: One is not there, or they cannot be joined.
         """
-        count, itemsize = math.prod(shape), np.dtype(dtype).itemsize
-        end = count * itemsize
-        if len(self._left) < end:
-            raise ValueError(f"{len(self._left)} bytes are left in a blob where {end} belong")
-        lowest, *others = self._left[:end].reshape(itemsize, count)
-        self._left = self._left[end:]
+        itemsize = np.dtype(dtype).itemsize
+        parts = [self._planes(blob, itemsize, shape) for blob, shape in enumerate(shapes)]
+        lowest, *others = np.concatenate(parts, axis + 1) if len(parts) > 1 else parts[0]
         bits = lowest.astype(f"u{itemsize}")
         for byte, of_each in enumerate(others, start=1):
             bits |= of_each.astype(bits.dtype) << (8 * byte)
-        return bits.view(dtype).reshape(shape)
+        return bits.view(dtype)
 
     def close(self) -> None:
         """After the last array.
@@ -82,14 +99,34 @@ class Blob:
         Raises:
             ValueError: Something is left.
         """
-        if len(self._left):
-            raise ValueError(f"{len(self._left)} bytes too many in a blob")
+        if num_left := sum(map(len, self._left)):
+            raise ValueError(f"{num_left} bytes too many in a blob")
+
+    def _planes(
+        self, blob: int, itemsize: int, shape: tuple[int, ...]
+    ) -> UInt8[np.ndarray, "itemsize *shape"]:
+        left, end = self._left[blob], math.prod(shape) * itemsize
+        if len(left) < end:
+            raise ValueError(f"{len(left)} bytes are left in a blob where {end} belong")
+        self._left[blob] = left[end:]
+        return left[:end].reshape(itemsize, *shape)
 
 
-def _decompress(content: memoryview, size: int) -> pa.Buffer:
+def _header(content: bytes | memoryview) -> tuple[int, tuple[int, int], int]:
+    """Kind, positions and K, bytes of all arrays."""
+    num_bytes = len(content) - _HEADER.size
+    if num_bytes < 0:
+        raise ValueError(f"{len(content)} bytes are too few for a blob's header")
+    kind, version, num_positions, k, size = _HEADER.unpack_from(content)
+    if version != VERSION:
+        raise ValueError(f"a blob of version {version}; this program reads version {VERSION}")
     # Before memory is taken for what a few wrong bytes claim.
-    if size > len(content) * _LARGEST_BLOCK // _SMALLEST_BLOCK:
-        raise ValueError(f"a blob of {len(content)} bytes cannot hold {size}")
+    if size > num_bytes * _LARGEST_BLOCK // _SMALLEST_BLOCK:
+        raise ValueError(f"a blob of {num_bytes} bytes cannot hold {size}")
+    return kind, (num_positions, k), size
+
+
+def _decompress(content: bytes, size: int) -> pa.Buffer:
     try:
         return _ZSTD.decompress(content, size)
     except (OSError, pa.ArrowInvalid) as error:

@@ -1,4 +1,4 @@
-"""One row's positions as bytes, and back. Imports no torch.
+"""A row's positions as bytes, and back, any number of rows at once. Imports no torch.
 
 At each position the tokens are put in the order of their ids, and the gaps between these are kept:
 small numbers, which compress; first all positions' first gaps, then all second ones, and so on, as the
@@ -9,13 +9,15 @@ later ones are larger. The arrays of a blob:
     sampled            how many tokens each position has, gaps, counts - 1, entropy, label
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float16, Float32, Int32, Shaped
+from jaxtyping import Bool, Float16, Float32, Int, Int32, Shaped
 
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
-from llmkd.teacher_data.store.blob import Blob, join
+from llmkd.teacher_data.store.blob import Blobs, join
 from llmkd.teacher_data.store.quantise import from_steps, to_steps
 
 _QUANTISED, _FLOAT32, _SAMPLED = 1, 2, 3
@@ -44,21 +46,25 @@ def encode(positions: Positions, *, precision: Literal["quantised", "float32"]) 
             return _encode_sampled(positions)
 
 
-def decode(content: bytes | memoryview) -> Positions:
-    """The positions of `encode`, with the tokens of each in ascending order.
+def decode(*contents: bytes | memoryview) -> Positions:
+    """The positions of one row or more, one row's after the other's.
 
-    Quantised log-probabilities are normalised: tokens and tail sum to 1. Encoding what was decoded
-    gives the same bytes. Not every change of a blob is found here; whoever stores it keeps a checksum.
+    The tokens of each position are in ascending order. Quantised log-probabilities are normalised:
+    tokens and tail sum to 1. Encoding what was decoded of one row gives the same bytes. Not every
+    change of a blob is found here; whoever stores it keeps a checksum.
+
+    Args:
+        *contents: What `encode` made: of one kind all, and of one k unless they are samples.
 
     Raises:
         ValueError: A kind or version that is not known, or lengths that do not fit together.
     """
-    blob = Blob(content)
+    blobs = Blobs(contents)
     decoders = {_QUANTISED: _decode_quantised, _FLOAT32: _decode_float32, _SAMPLED: _decode_sampled}
-    if blob.kind not in decoders:
-        raise ValueError(f"a blob of kind {blob.kind}, which is not known")
-    positions = decoders[blob.kind](blob)
-    blob.close()
+    if blobs.kind not in decoders:
+        raise ValueError(f"a blob of kind {blobs.kind}, which is not known")
+    positions = decoders[blobs.kind](blobs)
+    blobs.close()
     return positions
 
 
@@ -69,11 +75,10 @@ def _encode_quantised(top: TopKPositions) -> bytes:
     return join(_QUANTISED, ids.shape, arrays)
 
 
-def _decode_quantised(blob: Blob) -> TopKPositions:
-    p, k = blob.num_positions, blob.k
-    gaps, steps = blob.take(np.int32, k, p), blob.take(np.uint16, p, k)
-    tail, label = blob.take(np.int16, p), blob.take(np.float16, p)
-    return TopKPositions(_ids(gaps + 1), *from_steps(steps, tail), label.astype(np.float32))
+def _decode_quantised(blobs: Blobs) -> TopKPositions:
+    ids, steps = _ids(_strides_of(blobs)), blobs.take(np.uint16, blobs.shapes)
+    tail, label = (_of_positions(blobs, dtype) for dtype in (np.int16, np.float16))
+    return TopKPositions(ids, *from_steps(steps, tail), label.astype(np.float32))
 
 
 def _encode_float32(top: TopKPositions) -> bytes:
@@ -82,11 +87,10 @@ def _encode_float32(top: TopKPositions) -> bytes:
     return join(_FLOAT32, ids.shape, arrays)
 
 
-def _decode_float32(blob: Blob) -> TopKPositions:
-    p, k = blob.num_positions, blob.k
-    gaps, log_probs = blob.take(np.int32, k, p), blob.take(np.float32, p, k)
-    tail, label = blob.take(np.float32, p), blob.take(np.float32, p)
-    return TopKPositions(_ids(gaps + 1), log_probs, tail, label)
+def _decode_float32(blobs: Blobs) -> TopKPositions:
+    ids, log_probs = _ids(_strides_of(blobs)), blobs.take(np.float32, blobs.shapes)
+    tail, label = (_of_positions(blobs, np.float32) for _ in range(2))
+    return TopKPositions(ids, log_probs, tail, label)
 
 
 def _encode_sampled(drawn: SampledPositions) -> bytes:
@@ -99,16 +103,29 @@ def _encode_sampled(drawn: SampledPositions) -> bytes:
     return join(_SAMPLED, (len(ids), int(num_tokens.max(initial=0))), arrays)
 
 
-def _decode_sampled(blob: Blob) -> SampledPositions:
-    p, k = blob.num_positions, blob.k
-    num_tokens = blob.take(np.uint32, p)
-    if num_tokens.max(initial=0) != k:
-        raise ValueError(f"a blob of {k} tokens at most, with {num_tokens.max(initial=0)}")
-    is_drawn = np.arange(k)[:, None] < num_tokens
-    total = int(num_tokens.sum(dtype=np.int64))
-    strides, counts = (_padded(blob.take(np.int32, total) + 1, is_drawn) for _ in range(2))
-    entropy, label = (blob.take(np.float16, p).astype(np.float32) for _ in range(2))
+def _decode_sampled(blobs: Blobs) -> SampledPositions:
+    num_tokens = _of_positions(blobs, np.uint32)
+    starts = np.cumsum([p for p, _ in blobs.shapes])[:-1]
+    of_rows = np.split(num_tokens, starts)
+    for of_row, (_, k) in zip(of_rows, blobs.shapes, strict=True):
+        if of_row.max(initial=0) != k:
+            raise ValueError(f"a blob of {k} tokens at most, with {of_row.max(initial=0)}")
+    is_drawn = np.arange(num_tokens.max(initial=0))[:, None] < num_tokens
+    totals = [int(of_row.sum(dtype=np.int64)) for of_row in of_rows]
+    strides, counts = (
+        _padded(blobs.take(np.int32, [(n,) for n in totals]) + 1, totals, is_drawn, starts)
+        for _ in range(2)
+    )
+    entropy, label = (_of_positions(blobs, np.float16).astype(np.float32) for _ in range(2))
     return SampledPositions(_ids(strides), np.ascontiguousarray(counts.T), entropy, label)
+
+
+def _strides_of(blobs: Blobs) -> Int32[np.ndarray, "k p"]:
+    return blobs.take(np.int32, [(k, p) for p, k in blobs.shapes], axis=1) + 1
+
+
+def _of_positions(blobs: Blobs, dtype: type[np.generic]) -> Shaped[np.ndarray, " p"]:
+    return blobs.take(dtype, [(p,) for p, _ in blobs.shapes])
 
 
 def _by_id(
@@ -129,15 +146,27 @@ def _gaps(strides: Int32[np.ndarray, "*any"]) -> Int32[np.ndarray, "*any"]:
 
 
 def _ids(strides: Int32[np.ndarray, "k p"]) -> Int32[np.ndarray, "p k"]:
+    """The ids, whose strides are used up."""
+    # Row by row, as numpy's own sum along the first axis takes three times as long.
+    for before, after in pairwise(strides):
+        after += before
+    strides -= 1
     # A stride of 0 is padding, whose id is some token's all the same.
-    return np.ascontiguousarray(np.maximum(strides.cumsum(0, dtype=np.int32) - 1, 0).T)
+    return np.ascontiguousarray(np.maximum(strides, 0, out=strides).T)
 
 
 def _padded(
-    values: Int32[np.ndarray, " n"], is_drawn: Bool[np.ndarray, "k p"]
+    values: Int32[np.ndarray, " n"],
+    totals: Sequence[int],
+    is_drawn: Bool[np.ndarray, "k p"],
+    starts: Int[np.ndarray, " rows_but_one"],
 ) -> Int32[np.ndarray, "k p"]:
+    """Each row's values, of which there are its total, where the row has drawn tokens."""
     padded = np.zeros(is_drawn.shape, np.int32)
-    padded[is_drawn] = values
+    places = np.split(padded, starts, 1), np.split(is_drawn, starts, 1)
+    parts = np.split(values, np.cumsum(totals[:-1]))
+    for place, is_there, part in zip(*places, parts, strict=True):
+        place[is_there] = part
     return padded
 
 

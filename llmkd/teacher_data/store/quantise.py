@@ -46,10 +46,13 @@ def from_steps(
     """Log-probabilities of the tokens and of the tail, which sum to 1."""
     odds = tail_steps * ODDS_STEP
     odds[np.abs(tail_steps) == _INFINITE_ODDS] *= np.inf
-    log_probs = steps * np.float32(STEP)
-    log_probs -= log_probs.max(1, initial=0, keepdims=True)  # exact, and near 0 where the mass is
+    # Below the highest: exact, and near 0 where the mass is.
+    log_probs = (steps - steps.max(1, initial=0, keepdims=True).astype(np.float32)) * np.float32(
+        STEP
+    )
     log_probs[steps == 0] = -np.inf
-    of_tokens = _log_sum_exp(log_probs)
+    with np.errstate(divide="ignore"):
+        of_tokens = np.log(np.exp(log_probs).sum(1, dtype=np.float64))
     of_tokens[of_tokens == -np.inf] = 0  # No token is possible, and -inf less -inf is NaN.
     missing = -np.logaddexp(0, odds) - of_tokens
     log_probs += missing.astype(np.float32)[:, None]

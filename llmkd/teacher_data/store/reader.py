@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Int8, Int32, Int64, UInt8
 
 from llmkd.teacher_data.captured import Positions
+from llmkd.teacher_data.store.codec import decode
 from llmkd.teacher_data.store.contents import KEY, StoreCounts
 from llmkd.teacher_data.store.errors import DamagedStoreError
 from llmkd.teacher_data.store.folder import read_manifest
@@ -28,8 +29,9 @@ from llmkd.teacher_data.store.shards import (
     view,
 )
 
-OPEN_SHARDS = 256
-"""Shards that a reader keeps mapped; it bounds its memory."""
+OPEN_SHARDS = 2048
+"""Shards that a reader keeps mapped. It bounds the memory, 13 KiB each; to map one again takes as long as
+to decode several rows."""
 
 
 class Store:
@@ -106,14 +108,24 @@ class Store:
             shard, place = self._place(index)
             yield shard.row(place, with_positions=False)
 
-    def positions(self, index: int) -> Positions | None:
-        """What the teacher says at a row's positions, without the rest of the row.
+    def positions(self, indices: Sequence[int]) -> Positions | None:
+        """What the teacher says at some rows' positions, one row's after the other's.
+
+        A batch at a time is several times as fast as row by row.
+
+        Args:
+            indices: At least one row, in any order.
+
+        Returns:
+            None where only text is kept.
 
         Raises:
-            DamagedStoreError: The row's shard is damaged.
+            DamagedStoreError: A row's shard is damaged.
         """
-        shard, place = self._place(index)
-        return shard.positions(place)
+        found = [shard.payload(place) for shard, place in map(self._place, indices)]
+        payloads = [payload for payload in found if payload is not None]
+        assert not payloads or len(payloads) == len(found), "all shards are of one capture"
+        return decode(*payloads) if payloads else None
 
     def spans(self, index: int) -> list[int]:
         """Which tokens of a row are predicted, without the rest of the row."""

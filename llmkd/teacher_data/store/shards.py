@@ -104,10 +104,19 @@ def _cells(settings: StoreSettings, row: StoreRow) -> dict[str, Any]:
     assert (row.positions is None) == (settings.capture is None)
     assert row.positions is None or len(row.positions.label_log_prob) == num_positions
     cells = {name: getattr(row, name) for name in SCHEMA.names if hasattr(row, name)}
+    cells |= {name: _whole_characters(cells[name]) for name in ("prompt", "completion")}
     cells |= {"key": row_key(settings, row), "num_positions": num_positions, "payload": None}
     if row.positions is not None:
         cells["payload"] = encode(row.positions, precision=settings.precision)
     return cells
+
+
+def _whole_characters(text: str | None) -> str | None:
+    """The text with U+FFFD in place of halves of surrogate pairs, which a server's JSON may hold.
+
+    No file of UTF-8 can. Nothing is lost that is trained on: the tokens stand beside it.
+    """
+    return text and text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def row_key(settings: StoreSettings, row: StoreRow) -> bytes:
@@ -150,7 +159,7 @@ class Shard:
             prompt=self._cell("prompt", index),
             completion=self._cell("completion", index),
             finish_reason=self._cell("finish_reason", index),
-            positions=self.positions(index) if with_positions else None,
+            positions=self._positions(index) if with_positions else None,
         )
 
     def spans(self, index: int) -> list[int]:
@@ -161,9 +170,9 @@ class Shard:
         """The row's `row_key`, as written."""
         return self._cell("key", index)
 
-    def positions(self, index: int) -> Positions | None:
-        """What the teacher says at a row's positions; None where only text is kept."""
-        return None if self._payloads is None else decode(self._payloads[index])
+    def payload(self, index: int) -> memoryview | None:
+        """A row's positions, encoded; None where only text is kept."""
+        return None if self._payloads is None else self._payloads[index]
 
     def num_tokens(self) -> Int[np.ndarray, " row"]:
         """Tokens of each row."""
@@ -184,6 +193,10 @@ class Shard:
     def tokens_keys(self) -> UInt8[np.ndarray, "row 16"]:
         """The `tokens_key` of each row."""
         return view(self._columns["tokens_key"], "u1").reshape(-1, 16)
+
+    def _positions(self, index: int) -> Positions | None:
+        payload = self.payload(index)
+        return None if payload is None else decode(payload)
 
     def _cell(self, column: str, index: int) -> Any:
         return self._columns[column][index].as_py()

@@ -1,5 +1,6 @@
 """Round trips, by laws; blobs that are none; one value by hand."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -137,6 +138,50 @@ def test_samples_keep_tokens_and_counts(drawn):
     assert_half_precision(found.entropy, drawn.entropy)
     assert_half_precision(found.label_log_prob, drawn.label_log_prob)
     assert encode(found, precision="quantised") == content
+
+
+@given(st.lists(top_ks(), min_size=1, max_size=5), st.sampled_from(["quantised", "float32"]))
+def test_rows_decoded_together_are_those_decoded_alone(tops, precision):
+    k = min(top.token_ids.shape[1] for top in tops)
+    blobs = [encode(first(k, top), precision=precision) for top in tops]
+    assert_joined(decode(*blobs), [decode(blob) for blob in blobs])
+
+
+def first(k, top):
+    kept = {"token_ids": top.token_ids[:, :k], "log_probs": top.log_probs[:, :k]}
+    return replace(top, **kept, tail_log_prob=np.zeros_like(top.tail_log_prob))
+
+
+@given(st.lists(samples(), min_size=1, max_size=5))
+def test_samples_decoded_together_are_those_decoded_alone(rows):
+    blobs = [encode(drawn, precision="quantised") for drawn in rows]
+    parts, found = [decode(blob) for blob in blobs], decode(*blobs)
+    assert as_dicts(found) == [tokens for part in parts for tokens in as_dicts(part)]
+    for name in ("entropy", "label_log_prob"):
+        assert same_bits(getattr(found, name), np.concatenate([getattr(x, name) for x in parts]))
+
+
+def assert_joined(found, parts):
+    for name, values in vars(found).items():
+        assert same_bits(values, np.concatenate([getattr(part, name) for part in parts]))
+
+
+def test_rows_that_do_not_go_together_are_refused():
+    kinds = blobs()
+    with pytest.raises(ValueError, match=r"kinds \[1, 2\]"):
+        decode(kinds["quantised"], kinds["float32"])
+    other_k = encode(top_k(np.log(np.full((1, 4), 0.25)), 3), precision="quantised")
+    with pytest.raises(ValueError, match="dimension"):
+        decode(kinds["quantised"], other_k)
+
+
+def test_the_bytes_of_one_row_are_not_taken_for_those_of_the_next():
+    # The sizes that two headers claim are off by 8 bytes, one up and one down.
+    longer, shorter = (bytearray(blobs()["quantised"]) for _ in range(2))
+    longer[10] += 8
+    shorter[10] -= 8
+    with pytest.raises(ValueError, match="blob"):
+        decode(bytes(longer), bytes(shorter))
 
 
 def test_a_position_by_hand():

@@ -91,7 +91,7 @@ def test_only_rows_of_a_damaged_shard_are_lost(store, made):
             DamagedStoreError,
             match=r"000001-\w+.arrow: is damaged \(shard 1: rows 5 to 9 of the data\); `llmkd cache",
         ):
-            opened.positions(index)
+            opened.positions([0, index])
 
 
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 100, 0.3, 0.5, 0.9, -300, -10, -7, -1])

@@ -43,14 +43,18 @@ def test_rows_come_back_as_they_were_written(capture, kind, made, tmp_path):
         assert store[index].token_ids.flags.writeable
 
 
-def test_positions_are_those_of_the_row(store, made):
+@pytest.mark.parametrize("indices", [[17], [45, 0, 17, 0]])
+def test_positions_are_those_of_the_rows_in_the_order_asked_for(indices, store, made):
     opened = Store.open(store)
     rows = list(made.make_rows(opened.settings, range(23)))
-    for index in (45, 0, 17):
-        found = opened.positions(index)
-        assert all(
-            np.array_equal(v, getattr(found, k)) for k, v in vars(rows[index].positions).items()
-        )
+    for name, values in vars(opened.positions(indices)).items():
+        expected = [getattr(rows[index].positions, name) for index in indices]
+        assert np.array_equal(values, np.concatenate(expected))
+
+
+def test_of_text_alone_there_are_no_positions(made, tmp_path):
+    made.write_store(tmp_path, made.make_settings(None))
+    assert Store.open(tmp_path).positions([3, 1]) is None
 
 
 def test_the_arrays_for_planning_are_in_the_order_of_the_rows(store):

@@ -3,6 +3,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,28 @@ def test_the_order_in_which_shards_are_written_changes_nothing(made, settings, s
             writer.write(number, made.make_rows(settings, writer.rows_of(number)))
         writer.finish()
     assert made.content(tmp_path / "other") == made.content(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("half \ud83d a pair", "half \ufffd a pair"),
+        ("at the end \ud83d", "at the end \ufffd"),
+        ("the other half \udc00\udc00", "the other half \ufffd\ufffd"),
+        # As some JSON writers leave a character of two halves.
+        ("a pair \ud83d\ude00", "a pair \U0001f600"),
+        ("\ufeffmarked \U0001f600 é", "\ufeffmarked \U0001f600 é"),
+        ("", ""),
+    ],
+)
+def test_halves_of_characters_are_marked_in_text_and_tokens_stay(text, kept, made, tmp_path):
+    settings = made.make_settings(num_rows=1, num_samples=1)
+    row = replace(made.make_row(settings, 0, 0), prompt=text, completion=text)
+    with StoreWriter(tmp_path, settings) as writer:
+        writer.write(0, [row])
+        writer.finish()
+    found = Store.open(tmp_path)[0]
+    assert made.same_row(found, replace(row, prompt=kept, completion=kept))
 
 
 def test_counts_are_those_of_the_rows(made, settings, tmp_path):

@@ -26,6 +26,8 @@ def goes_on(stage: Stage, folder: Path) -> str:
             return f"goes on from {resume}"
         case GenerateStage() | ScoreStage() if any((folder / "store" / "shards").glob("*.arrow")):
             return "goes on after the last whole shard"
+        case EvaluateStage() if any(folder.rglob("answers.jsonl")):
+            return "goes on with the answers that are left"
     return "begins the stage again"
 
 

@@ -59,9 +59,7 @@ def print_records(
             console = Console()
             console.print(results_table(records, differences or ()))
             for one in published_beside(records):
-                line = (
-                    f"published, not measured here: {one.task} {one.metric} {one.model} {one.text}"
-                )
+                line = f"published of its own data, not measured here: {one.task} {one.metric} {one.model} {one.text}"
                 console.print(f"{line} ({one.url})", style="dim", markup=False, highlight=False)
 
 

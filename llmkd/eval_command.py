@@ -56,6 +56,10 @@ def evaluate(
     engine: Annotated[
         str | None, typer.Option("--engine", help="What writes: transformers, or vllm.")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Measure anew what --output-dir has of other inputs."),
+    ] = False,
     output_dir: Annotated[
         str | None, typer.Option("--output-dir", help="Default: runs/eval/SUITE-DIGEST.")
     ] = None,
@@ -109,7 +113,7 @@ def evaluate(
         }
         job = _job(stage, seed, output_dir)
         try:
-            records = pipeline.run(job.recipe)
+            records = pipeline.run(job.recipe, overwrite=overwrite)
         except pipeline.StageFailedError as error:
             # Some tasks were measured all the same.
             _tell(job, error.records, json, quiet, output)

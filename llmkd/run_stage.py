@@ -73,6 +73,7 @@ def _has_begun(job: Run, name: str) -> bool:
         job.has_product(name)
         or newest_checkpoint(folder / "checkpoints") is not None
         or any((folder / "store" / "shards").glob("*.arrow"))
+        or any((folder / ANSWERS).rglob("answers.jsonl"))
     )
 
 

@@ -72,7 +72,7 @@ def measure_agreement(subject: Subject, task: AgreementTask, setting: Setting) -
         subject,
         task,
         batch_size=setting.batch_size,
-        teacher=teacher.source.model_dump(mode="json"),
+        teacher=teacher.content,
     )
     compare = _Comparison(model, teacher.model, shared_vocab_size(tokenizer), task.top_k)
     num_done, vocab_size = 0, model.config.get_text_config().vocab_size

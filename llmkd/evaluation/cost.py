@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def measure_cost(subject: Subject, task: CostTask, setting: Setting) -> Measured
             name,
             bootstrap(lambda samples, n=name: np.full(len(samples), float(found[n])), 1, seed=0),
             1,
+            is_repeatable=name != "peak_memory_mib",
         )
         for name in FIXED
     ]
@@ -63,7 +65,7 @@ def measure_cost(subject: Subject, task: CostTask, setting: Setting) -> Measured
         seconds = np.array(found[f"{part}_seconds"])
         numbers = np.full(len(seconds), float(task.batch_size * tokens[part]))
         speed = bootstrap_ratio(numbers, seconds, seed=setting.seed)
-        estimates.append(Estimate(metric, speed, len(seconds)))
+        estimates.append(Estimate(metric, speed, len(seconds), is_repeatable=False))
     return Measured(estimates)
 
 
@@ -113,6 +115,11 @@ def _now(device: torch.device) -> float:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss, which a process takes over from the one that started it.
+        lines = status.read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -28,7 +28,13 @@ class Difference:
     ci_high: float
     verdict: Verdict
     """`noise` where the interval holds 0: other examples could turn it round. `more` and `less` of
-    what is neither good nor bad; `not known` where nothing could be resampled."""
+    what is neither good nor bad; `not known` where nothing could be resampled, or measuring again
+    would give something else (time, memory)."""
+
+
+def are_comparable(one: Estimate, other: Estimate) -> bool:
+    """Whether both are of the same examples, counted in the same unit."""
+    return one.num_examples == other.num_examples and one.unit == other.unit
 
 
 def difference(
@@ -54,7 +60,7 @@ def difference(
         paired.value,
         paired.low,
         paired.high,
-        verdict_of(found.metric, paired.low, paired.high),
+        verdict_of(found.metric, paired.low, paired.high) if found.is_repeatable else "not known",
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.details import Details
-from llmkd.evaluation.differences import difference
+from llmkd.evaluation.differences import are_comparable, difference
 from llmkd.evaluation.measure import measure
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.results import Record
@@ -133,10 +133,11 @@ def _tried(
         is_bad_input = isinstance(error, InputError)
         failures.append(Failure(subject.label, task.name, str(error), is_bad_input))
     except Exception as error:  # Whatever else it is must not cost the other tasks.
-        if explanation(error, setting.folder) is not None:
-            raise  # Disk or memory ran out, and would again.
+        known = explanation(error, setting.folder)
+        if known is not None and not ran_out_of_memory(error):
+            raise  # The disk is full, for the others too.
         message = " ".join(str(error).split()) or "no message"
-        told = f"{type(error).__name__}: {message}"
+        told = known or f"{type(error).__name__}: {message}"
         trace = traceback.format_exc()
         failures.append(Failure(subject.label, task.name, told, traceback=trace))
     say(f"failed: {failures[-1]}")
@@ -197,5 +198,5 @@ def _compare(
             )
         )
         for one in estimates[model, task.name]
-        if one.metric in others and others[one.metric].num_examples == one.num_examples
+        if one.metric in others and are_comparable(one, others[one.metric])
     ]

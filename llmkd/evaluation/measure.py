@@ -1,5 +1,7 @@
 """What measures each kind of task. What a kind needs is imported where it is measured."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from llmkd.evaluation.classification import measure_classification
@@ -19,6 +21,7 @@ from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTa
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
 from llmkd.recipe.reasoning import ReasoningTask
+from llmkd.run_folder import fingerprint
 
 
 def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measured:
@@ -91,11 +94,13 @@ def _perplexity(subject: Subject, task: PerplexityTask, setting: Setting) -> Mea
     texts = beginnings(task, setting.first.tokenizer, seed=seed)
     samples = continued(model, tokenizer, texts, batch_size=setting.batch_size, seed=seed)
     num_examples = len(found.losses)
+    tokens = fingerprint({"tokens": tokenizer.get_vocab()})
     return Measured(
         [
-            Estimate("loss_per_token", loss, num_examples),
-            Estimate("perplexity", loss.mapped(np.exp), num_examples),
-            *text_units(found, seed),
+            Estimate("loss_per_token", loss, num_examples, unit=tokens),
+            Estimate("perplexity", loss.mapped(np.exp), num_examples, unit=tokens),
+            # Of joined rows the examples are windows, which another tokenizer cuts elsewhere.
+            *(replace(one, unit=tokens * task.join_rows) for one in text_units(found, seed)),
         ],
         TaskDetails(samples=samples, bins=found.bins),
     )

@@ -48,7 +48,7 @@ class Setting:
         engine = None if self.engine is None else self.engine.model_dump(mode="json")
         settings = {
             "task": task.model_dump(mode="json"),
-            "model": subject.source.model_dump(mode="json"),
+            "model": subject.content,
             "engine": engine,
             "seed": self.seed,
             **more,
@@ -64,6 +64,11 @@ class Estimate:
     found: Bootstrap
     num_examples: int
     """What was resampled: rows, or windows where rows are joined."""
+    unit: str = ""
+    """What it is counted in, such as a tokenizer's tokens: only what is counted alike is compared."""
+    is_repeatable: bool = True
+    """Whether measuring again gives the same; of time and memory it does not, and nothing is said of
+    what could be noise."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
 from llmkd.recipe.models import PretrainedModel
+from llmkd.run_folder import digest
 from llmkd.teacher_data.transformers_engine import load_for_inference
 
 
@@ -31,10 +42,25 @@ class Subject:
         return load_tokenizer(self.source.model_name_or_path, self.source.revision)
 
     @property
+    def content(self) -> dict[str, Any]:
+        """What the model is, as plain data: the same folder may hold another one later."""
+        paths = (self.source.model_name_or_path, self.source.adapter_name_or_path)
+        found = [None if path is None else digest(Path(path)) for path in paths]
+        return {**self.source.model_dump(mode="json"), "content": found}
+
+    @property
     def num_parameters(self) -> int | None:
-        """Of the model; None where nothing has loaded it."""
-        loaded = self.__dict__.get("model")
-        return None if loaded is None else loaded.num_parameters()
+        """Of the model; by its configuration where nothing has loaded it, None where that is of no use."""
+        if (loaded := self.__dict__.get("model")) is not None:
+            return loaded.num_parameters()
+        if self.load is not load_model:
+            return None
+        config = AutoConfig.from_pretrained(
+            self.source.model_name_or_path, revision=self.source.revision
+        )
+        kind = AutoModelForSeq2SeqLM if is_seq2seq(config) else AutoModelForCausalLM
+        with torch.device("meta"):
+            return kind.from_config(config).num_parameters()
 
     @cached_property
     def model(self) -> PreTrainedModel:

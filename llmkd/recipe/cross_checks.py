@@ -7,7 +7,6 @@ from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
-from llmkd.recipe.distillation_effects import AgreementTask, DraftTask
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
@@ -76,19 +75,6 @@ def results_problems(suites: Mapping[str, tuple[list[str], Suite]]) -> Iterator[
         for model in models:
             for task in suite.tasks:
                 seen.setdefault((model, suite.name, task.name), name)
-
-
-def teacher_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> Iterator[Problem]:
-    """Tasks that compare with a teacher, in stages that name none."""
-    for name, suite in suites.items():
-        stage = stages[name]
-        asking = [task.name for task in suite.tasks if isinstance(task, AgreementTask | DraftTask)]
-        if asking and isinstance(stage, EvaluateStage) and stage.teacher is None:
-            yield Problem(
-                ("stages", name, "teacher"),
-                f"missing, and task {asking[0]} compares with a teacher; write teacher: "
-                "{model_name_or_path: ...} (llmkd eval: --teacher MODEL)",
-            )
 
 
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:

@@ -17,9 +17,9 @@ from llmkd.recipe.cross_checks import (
     reference_problems,
     results_problems,
     stage_problems,
-    teacher_problems,
 )
 from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.evaluation_checks import suite_use_problems
 from llmkd.recipe.overrides import apply_overrides
 from llmkd.recipe.places import Problem, Source
 from llmkd.recipe.problems import problems_of
@@ -96,7 +96,7 @@ def _checked(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem], list[s
                 found = reference_problems(suite, (), name, _kinds(data))
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
     problems += kind_problems(stages, {name: suite for name, (_, suite) in suites.items()})
-    problems += teacher_problems(stages, {name: suite for name, (_, suite) in suites.items()})
+    problems += suite_use_problems(stages, {name: suite for name, (_, suite) in suites.items()})
     problems += results_problems({name: suites[name] for name in stages if name in suites})
     return recipe, problems, others
 

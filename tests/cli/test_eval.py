@@ -63,6 +63,7 @@ def test_models_are_compared_and_a_broken_task_costs_the_others_nothing(llmkd, m
         (["--num-samples", "4"], "no task of suite procedural has"),
         (["--suite", "distillation"], "compares with a teacher"),
         (["--engine", "vlm"], "vllm"),
+        (["--engine", "vllm"], "no task of suite procedural writes by vllm"),
     ],
 )
 def test_a_wrong_command_is_told_before_anything_is_measured(

@@ -57,7 +57,7 @@ def measured(monkeypatch):
     """The models that `llmkd eval` measured; it takes no time."""
     models = []
 
-    def run(recipe):
+    def run(recipe, **_):
         models.extend(recipe.stages["evaluation"].models)
         return [Record("m", "s", "t", "exact_match", 0.5, 0.4, 0.6, 9, 0)]
 

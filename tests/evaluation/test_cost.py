@@ -40,10 +40,13 @@ def test_a_process_of_its_own_measures_and_tells_why_it_cannot(tiny_llama, token
         found = measure_cost(subject, TASK, Setting(subject, 1, 0, lambda *_: None))
         return {one.metric: one for one in found.estimates}
 
+    # What this process once held is not the model's.
+    held = bytearray(2 * 2**30)
+    held[::4096] = b"x" * len(held[::4096])
     found = measured(tmp_path / "model")
     assert found["parameters"].found.value == tiny_llama(tokenizer).num_parameters()
     # A process that has loaded PyTorch, and a tiny model.
-    assert 100 < found["peak_memory_mib"].found.value < 2000
+    assert 100 < found["peak_memory_mib"].found.value < 1800
     assert found["decode_tokens_per_s"].num_examples == 3
     with pytest.raises(LlmkdError, match="nowhere"):
         measured(tmp_path / "nowhere")

@@ -96,8 +96,10 @@ def test_where_memory_runs_out_fewer_examples_are_taken_at_once(models, suite, m
     assert asked == [128, 64, 32] * 4
     for one, other in zip(found.records, expected, strict=True):
         assert one.value == pytest.approx(other.value)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate(models, suite, batch_size=64, seed=5, progress=lambda done, total: None)
+    # Where it is not left to us, it is told, and what else there is goes on.
+    found = evaluate(models, suite, batch_size=64, seed=5, progress=lambda done, total: None)
+    assert len(found.failures) == 4
+    assert all("out of memory" in failure.message for failure in found.failures)
 
 
 def test_progress_grows_to_its_total(models, suite):

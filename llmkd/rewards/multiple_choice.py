@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 from llmkd.rewards.exact import UNANSWERED, Grade, marked_answers, normalised
 
-_OPENED = r"^[\s(\[{*\"'$]*(?:(?i:option|choice)\s+)?(?:\\(?:text|math)\w*\s*\{)?[\s(]*"
+# Bounded, as two runs of white space side by side take time that is the square of their length.
+_OPENED = r"^[\s(\[{*\"'$]{0,20}(?:(?i:option|choice)\s+)?(?:\\(?:text|math)\w*\s*\{)?[\s(]{0,9}"
+_NAMING = r"(?i:\b(?:answer|option|choice)\b\s{0,9}(?:is\b|:|=)?[\s:*]{0,9})"
+_PRAISE = r"(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b)"
 _NOT_WRONG = r"(?!\s+(?:is\s+(?:not|wrong|incorrect|false)|isn't)\b)"
 
 
@@ -79,12 +82,8 @@ def _last_named(text: str, labels: Sequence[str], letters: Sequence[str]) -> str
     """The last label in brackets, or letter named as a label, that is not denied."""
     forms = [rf"(?<!\w)\((?P<bracketed>(?i:{_any(labels)}))\){_NOT_WRONG}"]
     if letters:
-        forms.append(
-            rf"(?i:\b(?:answer|option|choice)\b\s*(?:is\b|:|=)?[\s:*]*)(?P<said>{_lone(letters)})"
-        )
-        forms.append(
-            rf"(?<!\w)(?P<praised>{_any(letters)})(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b)"
-        )
+        forms.append(rf"{_NAMING}(?P<said>{_lone(letters)})")
+        forms.append(rf"(?<!\w)(?P<praised>{_any(letters)}){_PRAISE}")
     label = None
     for found in re.finditer(rf"(?P<denied>(?i:\bnot|n't)\s+)?(?:{'|'.join(forms)})", text):
         named = next(
@@ -96,8 +95,9 @@ def _last_named(text: str, labels: Sequence[str], letters: Sequence[str]) -> str
 
 def _label(written: str, labels: Sequence[str]) -> str:
     """The label as it is, or else but for case."""
-    same = (label for label in labels if label.casefold() == written.casefold())
-    return written if written in labels else next(same)
+    if written in labels:
+        return written
+    return next(label for label in labels if re.fullmatch(f"(?i:{re.escape(label)})", written))
 
 
 def _has(line: str, choice: str) -> bool:

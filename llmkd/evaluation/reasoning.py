@@ -1,11 +1,13 @@
 """Reasoning: questions answered by generated text, each answer right or wrong."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import assert_never
 
 from transformers import AutoConfig
 
 from llmkd.data.prompts import Prompt
+from llmkd.errors import InputError
 from llmkd.evaluation.details import Sample, TaskDetails
 from llmkd.evaluation.measured import Estimate, Measured, Setting
 from llmkd.evaluation.questions import Question, read_questions
@@ -22,6 +24,14 @@ from llmkd.rewards.multiple_choice import multiple_choice
 
 NUM_SAMPLES = 8
 """Questions whose first answer is kept to be read."""
+_PACKAGES = {
+    "math_verify": "math_verify",
+    "rouge1": "rouge_score",
+    "rouge2": "rouge_score",
+    "rougeL": "rouge_score",
+    "bleu_4": "nltk",
+}
+"""Of the extra `eval`: what graders and metrics import."""
 Graded = list[list[Grade]]
 """Of each question, of each of its answers."""
 
@@ -30,8 +40,9 @@ def measure_reasoning(subject: Subject, task: ReasoningTask, setting: Setting) -
     """Asks a model all questions of a task and grades what it writes.
 
     Raises:
-        InputError: Data, chat template or engine that cannot be used.
+        InputError: Data, chat template or engine that cannot be used, or a package that is missing.
     """
+    _refuse_missing_packages(task)
     questions = read_questions(task.data, task.grader)
     source = subject.source
     config = AutoConfig.from_pretrained(source.model_name_or_path, revision=source.revision)
@@ -56,6 +67,17 @@ def measure_reasoning(subject: Subject, task: ReasoningTask, setting: Setting) -
             lengths=[answer.num_tokens for given in answers for answer in given],
         ),
     )
+
+
+def _refuse_missing_packages(task: ReasoningTask) -> None:
+    """Before anything is written, which may take hours."""
+    for used in (task.grader, *task.metrics):
+        package = _PACKAGES.get(used)
+        if package is not None and find_spec(package) is None:
+            raise InputError(
+                f"task {task.name}: {used} needs {package}, which is not installed; run "
+                "pip install 'llmkd[eval]', or write another grader or metric"
+            )
 
 
 def _graded(task: ReasoningTask, text: str, question: Question) -> Grade:

@@ -9,14 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from llmkd.errors import InputError
-
 Rouge = Literal["rouge1", "rouge2", "rougeL"]
-
-
-def exact_match(text: str, references: Sequence[str]) -> float:
-    """1 where the text is a reference, but for white space around it."""
-    return float(text.strip() in [reference.strip() for reference in references])
 
 
 def f1_score(text: str, references: Sequence[str]) -> float:
@@ -55,32 +48,15 @@ def bleu_4(text: str, references: Sequence[str]) -> float:
         Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation",
         https://aclanthology.org/P02-1040.
     """
-    try:
-        from nltk.tokenize import NLTKWordTokenizer
-        from nltk.translate.bleu_score import sentence_bleu
-    except ImportError as error:
-        raise _missing("bleu_4", "nltk") from error
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.translate.bleu_score import sentence_bleu
+
     words = NLTKWordTokenizer().tokenize
     with warnings.catch_warnings():
         # It warns of n-grams that are not shared, which is what 0 says.
         warnings.simplefilter("ignore", UserWarning)
         score: Any = sentence_bleu([words(one) for one in references], words(text))
     return float(score)
-
-
-def f1_score_macro(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Mean over labels of each label's F1, of texts that are taken for labels.
-
-    Labels are all that texts or references name; one that is never right has 0.
-    """
-    labels = dict.fromkeys([*references, *texts])
-    return sum(_label_f1(label, texts, references) for label in labels) / len(labels)
-
-
-def f1_score_micro(texts: Sequence[str], references: Sequence[str]) -> float:
-    """F1 over all labels together, of texts that are taken for labels: here the share that is right."""
-    pairs = zip(texts, references, strict=True)
-    return sum(text == reference for text, reference in pairs) / len(references)
 
 
 TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
@@ -98,24 +74,8 @@ def _f1(words: Sequence[str], right: Sequence[str]) -> float:
     return 2 * shared / (len(words) + len(right)) if shared else 0.0
 
 
-def _label_f1(label: str, texts: Sequence[str], references: Sequence[str]) -> float:
-    pairs = list(zip(texts, references, strict=True))
-    num_right = sum(text == reference == label for text, reference in pairs)
-    num_named = sum((text == label) + (reference == label) for text, reference in pairs)
-    return 2 * num_right / num_named
-
-
 @lru_cache
 def _rouge_scorer(name: Rouge) -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise _missing(name, "rouge_score") from error
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer([name], use_stemmer=False)
-
-
-def _missing(metric: str, package: str) -> InputError:
-    return InputError(
-        f"metrics: {metric} needs {package}, which is not installed; run pip install "
-        "'llmkd[eval]', or leave it out"
-    )

@@ -18,7 +18,18 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)\s*(\d))")
+_SPACED = re.compile(
+    # 1 234 and 1\,234, but not 0.5 100 and not the mixed number 1 100/3.
+    r"(?<![\w.,/])[1-9]\d{0,2}(?:(?:\\[,;: ]|[ ~\u00a0\u2009\u202f])\d{3})+(?!\d|\s*/)",
+    re.ASCII,
+)
+_EXPONENT = r"\^\s*(?:\{\s*(?P<braced>[+-]?\d+)\s*\}|(?P<bare>[+-]?\d+))"
+_SCIENTIFIC = re.compile(
+    rf"(?<=\d)\s*(?:\\times|\\cdot|[*\u00d7\u22c5])\s*10\s*{_EXPONENT}", re.ASCII
+)
+_POWER = re.compile(rf"(?:(?P<base>(?<![\d.,])\d[\d.,]*|\([^()]*\))\s*)?{_EXPONENT}", re.ASCII)
 _WORDS = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")
+_MAX_EXPONENT = 99
 _SECONDS = 5
 """After which a comparison is given up."""
 
@@ -27,8 +38,9 @@ def number(text: str, reference: str) -> Grade:
     r"""Whether a text's number is the reference's, exactly.
 
     Looked for in this order: the first number of each marked answer (`\boxed{...}`, then `####`, then
-    `answer is`), and else the last number of the text. Thousands separators, currency and units make
-    no difference, a percent sign is a unit, and 1/2 is 0.5.
+    `answer is`), and else the last number of the text. Thousands separators, spaces among them,
+    currency and units make no difference, a percent sign is a unit, 1/2 is 0.5, and 10^6 is 1000000.
+    Powers of other than whole numbers, and exponents above 99, are not read.
 
     Args:
         text: What was written.
@@ -76,31 +88,44 @@ def math_verify(text: str, reference: str) -> Grade:
         Kydlicek 2025, https://github.com/huggingface/Math-Verify.
     """
     right, said = marked_answer(reference) or reference, marked_answer(text)
-    if said is not None and normalised(said) == normalised(right):
-        return Grade(normalised(said), is_right=True)
+    is_literal = said is not None and normalised(said) == normalised(right)
     is_boxed = said == (boxed_answer(text) or "").strip()
     found = _parsed([text] if said is None else _forms(said, is_formula=is_boxed))
     if not found:
-        return UNANSWERED
-    golds = _parsed(_forms(right, is_formula=True))
-    return Grade(_name(found[0]), bool(golds) and _is_equal(golds, found))
+        return Grade(normalised(right), is_right=True) if is_literal else UNANSWERED
+    # To the letter or not, the name is the parsed form, so that equal answers vote together.
+    return Grade(_name(found[0]), is_literal or _is_equal(right, found))
 
 
 def _numbers(text: str) -> Iterator[Fraction]:
-    plain = (
-        text.replace("\N{MINUS SIGN}", "-")
-        .replace("\\$", "$")
-        .replace("{,}", ",")
-        .replace("\\!", "")
-    )
-    plain = _FRACTION.sub(lambda found: "{}/{}".format(*filter(None, found.groups())), plain)
-    for found in _NUMBER.finditer(plain):
+    for found in _NUMBER.finditer(_plain(text)):
         try:
             value = Fraction(found["top"].replace(",", "")) / int(found["bottom"] or 1)
             value += int(found["whole"] or 0)
         except ValueError:
             continue  # Thousands of digits, which Python refuses to read.
         yield -value if found["sign"] else value
+
+
+def _plain(text: str) -> str:
+    """A text with its numbers as `_NUMBER` reads them."""
+    for written, meant in (("\N{MINUS SIGN}", "-"), ("\\$", "$"), ("{,}", ","), ("\\!", "")):
+        text = text.replace(written, meant)
+    text = _SPACED.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+    text = _SCIENTIFIC.sub(lambda found: "e" + (found["braced"] or found["bare"]), text)
+    text = _POWER.sub(_power, text)
+    return _FRACTION.sub(lambda found: "{}/{}".format(*filter(None, found.groups())), text)
+
+
+def _power(found: re.Match[str]) -> str:
+    """A power's value; nothing where it cannot be read, or is a unit's such as that of cm^2."""
+    base, exponent = (found["base"] or "").replace(",", ""), found["braced"] or found["bare"]
+    if not base.isdigit() or len(base) > 9 or len(exponent) > 3:
+        return " "
+    whole, power = int(base), int(exponent)
+    if abs(power) > _MAX_EXPONENT or (whole == 0 and power < 0):
+        return " "
+    return str(Fraction(whole) ** power)
 
 
 def _forms(answer: str, *, is_formula: bool) -> list[str]:
@@ -129,11 +154,12 @@ def _parsed(forms: list[str]) -> list[Any]:
     return []
 
 
-def _is_equal(golds: list[Any], found: list[Any]) -> bool:
+def _is_equal(right: str, found: list[Any]) -> bool:
     from math_verify import verify
 
+    golds = _parsed(_forms(right, is_formula=True))
     try:
-        return verify(golds, found, timeout_seconds=_timeout())
+        return bool(golds) and verify(golds, found, timeout_seconds=_timeout())
     except Exception:  # noqa: BLE001 - what cannot be compared is not equal.
         return False
 

@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from llmkd.evaluation import text_metrics
+from llmkd.evaluation.label_metrics import count_labels
 from llmkd.evaluation.reasoning_metrics import avg_at_k, pass_at_k
+from llmkd.evaluation.scored_labels import ScoredLabels
 from llmkd.evaluation.text_units import bits_per_byte, byte_perplexity, word_perplexity
 from llmkd.rewards.exact import exact_match
 from llmkd.rewards.maths import math_verify
@@ -13,16 +16,11 @@ from llmkd.rewards.maths import math_verify
 pytestmark = pytest.mark.real_data
 
 OF_ONE_TEXT = {
-    "exact_match": text_metrics.exact_match,
     "f1_score": text_metrics.f1_score,
     "rouge1": text_metrics.TEXT_METRICS["rouge1"],
     "rouge2": text_metrics.TEXT_METRICS["rouge2"],
     "rougeL": text_metrics.TEXT_METRICS["rougeL"],
     "bleu_4": text_metrics.bleu_4,
-}
-OF_ALL_TEXTS = {
-    "f1_score_macro": text_metrics.f1_score_macro,
-    "f1_score_micro": text_metrics.f1_score_micro,
 }
 
 
@@ -51,7 +49,6 @@ def expected(case):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("exact_match", 2),
         ("f1_score", 7),
         ("rouge1", 1),
         ("rouge2", 3),
@@ -66,13 +63,26 @@ def test_a_text_scores_against_its_references(cases, name, count):
         assert OF_ONE_TEXT[name](text, golds(case["doc"])) == expected(case), case["name"]
 
 
-@pytest.mark.parametrize("name", ["f1_score_macro", "f1_score_micro"])
+def test_a_text_is_its_reference(cases):
+    assert len(cases("exact_match")) == 2
+    for case in cases("exact_match"):
+        (text,), (gold,) = case["model_response"]["text"], golds(case["doc"])
+        assert exact_match(text, gold).is_right == expected(case), case["name"]
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "micro_f1"])
 def test_all_texts_score_as_labels(cases, name):
-    assert len(cases(name)) == 4
-    for case in cases(name):
+    of_name = cases("f1_score_" + name.removesuffix("_f1"))
+    assert len(of_name) == 4
+    for case in of_name:
         texts = [text for response in case["model_responses"] for text in response["text"]]
         references = [gold for doc in case["docs"] for gold in golds(doc)]
-        assert OF_ALL_TEXTS[name](texts, references) == expected(case), case["name"]
+        # Every text is a label, and the one that a classifier favours.
+        labels = sorted({*texts, *references})
+        favoured = np.eye(len(labels))[[labels.index(text) for text in texts]]
+        wanted = np.array([labels.index(reference) for reference in references])
+        counts = count_labels(ScoredLabels(wanted, favoured), np.arange(len(texts))[None])
+        assert getattr(counts, name)[0] == expected(case), case["name"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkd.errors import InputError
-from llmkd.evaluation import reasoning_answers
+from llmkd.evaluation import reasoning, reasoning_answers
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.evaluation.measured import Setting
 from llmkd.evaluation.reasoning import measure_reasoning
@@ -213,6 +213,29 @@ def test_a_prompt_beyond_the_positions_of_a_model_is_an_error(tokenizer, tmp_pat
     task = sums(1, prompt="{question}{question}")
     with pytest.raises(InputError, match="tokens, and the model has 4 positions; leave it out"):
         measured(str(tmp_path / "m"), task)
+
+
+@pytest.mark.parametrize(
+    ("settings", "package"),
+    [
+        ({"grader": "math_verify"}, "math_verify"),
+        ({"metrics": ["f1", "rouge1"]}, "rouge_score"),
+        ({"metrics": ["rouge2"]}, "rouge_score"),
+        ({"metrics": ["rougeL"]}, "rouge_score"),
+        ({"metrics": ["bleu_4"]}, "nltk"),
+    ],
+)
+def test_a_package_that_is_missing_is_told_before_anything_is_written(
+    model_folder, sums, scribe, monkeypatch, settings, package
+):
+    engine = scribe(lambda prompt, number: Written([5], "0", "stop"))
+    monkeypatch.setattr(reasoning, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"task sums: .* needs {package}, .*'llmkd\[eval\]'"):
+        measured(model_folder, sums(1, **settings))
+    assert not engine.settings
+    # What needs none goes on.
+    measured(model_folder, sums(1, metrics=["f1"]))
+    assert engine.calls
 
 
 def test_a_task_that_fails_leaves_the_others(model_folder, sums):

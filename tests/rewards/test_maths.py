@@ -1,5 +1,6 @@
 import json
 import threading
+from collections import Counter
 from fractions import Fraction
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkd.errors import InputError
+from llmkd.evaluation.reasoning_metrics import majority
 from llmkd.rewards import maths
 from llmkd.rewards.exact import UNANSWERED
 from llmkd.rewards.maths import math_verify, number, number_of
@@ -46,6 +48,32 @@ from llmkd.rewards.maths import math_verify, number, number_of
         ("The answer is Tom, who has 3 of 4", 3),
         # A mark without a number in it is not looked at further.
         ("The answer is clear. 8 apples.", 8),
+        # Spaces between groups of three digits.
+        (r"\boxed{1\,234}", 1234),
+        (r"\boxed{12\;345\,678}", 12345678),
+        (r"\boxed{\frac{1\,234}{5}}", "1234/5"),
+        ("The answer is 1 234.", 1234),
+        ("The answer is -1\u202f234.5 m", "-1234.5"),
+        ("in 2020 100 left", 100),
+        ("1 23", 23),
+        ("0.5 100", 100),
+        ("0 100", 100),
+        ("1 234 5678", 5678),
+        # Powers of whole numbers.
+        (r"\boxed{10^6}", 10**6),
+        (r"\boxed{2^{10}}", 1024),
+        (r"\boxed{-2^2}", -4),
+        (r"\boxed{10^{-3}}", "1/1000"),
+        (r"\boxed{3 \times 10^{8}}", 3 * 10**8),
+        (r"\boxed{1.5\cdot10^{-3}}", "0.0015"),
+        (r"\boxed{\frac{1}{2^{3}}}", "1/8"),
+        (r"\boxed{2^{100}}", None),
+        ("0^-1", None),
+        ("(-2)^2", None),
+        ("1.5^2", None),
+        ("9" * 5000 + "^9", None),
+        ("it is 25 cm^2", 25),
+        (r"\boxed{90^\circ}", 90),
         ("42.", 42),
         ("5/0", 0),
         ("12:30", 30),
@@ -138,6 +166,14 @@ def test_formulas_are_equal_in_whatever_form(text, reference, is_right):
     assert grade.answer is not None
 
 
+def test_equal_formulas_vote_together_however_they_are_written():
+    written = [r"\frac{1}{2}"] * 2 + [r"\dfrac{1}{2}"] * 2 + [r"\frac{1}{3}", "1/3", r"\frac13"]
+    grades = [math_verify(rf"\boxed{{{one}}}", r"\frac{1}{2}") for one in written]
+    # Four votes for a half, two of them to the letter, and three for a third.
+    assert Counter(grade.answer for grade in grades) == {"1/2": 4, "1/3": 3}
+    assert majority(grades).is_right
+
+
 @pytest.mark.parametrize("text", ["", "I do not know", r"\boxed{", "?!"])
 def test_what_holds_no_formula_is_no_answer(text):
     assert math_verify(text, "5") == UNANSWERED
@@ -151,6 +187,8 @@ def test_a_parser_that_fails_gives_no_answer(monkeypatch):
 
     monkeypatch.setattr(package, "parse", fail)
     assert math_verify(r"\boxed{1+1}", "2") == UNANSWERED
+    # To the letter, it needs none.
+    assert math_verify(r"\boxed{1+1}", "1+1") == maths.Grade("1+1", is_right=True)
 
 
 def test_a_comparison_that_takes_for_ever_is_given_up(monkeypatch):

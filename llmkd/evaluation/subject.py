@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,6 +36,16 @@ class Subject:
         """Of the model; None where nothing has loaded it."""
         loaded = self.__dict__.get("model")
         return None if loaded is None else loaded.num_parameters()
+
+    @cached_property
+    def held(self) -> dict[str, Any]:
+        """Engines that the model runs in, by name, for the tasks to come; each can be closed."""
+        return {}
+
+    def close(self) -> None:
+        """Ends the engines that are held."""
+        while self.held:
+            self.held.popitem()[1].close()
 
     @cached_property
     def model(self) -> PreTrainedModel:

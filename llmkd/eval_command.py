@@ -35,7 +35,7 @@ def evaluate(
         typer.Option("--columns", help="TASK.COLUMN=NAME: what TASK's file calls a column."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Measure the first so many rows.")
+        int | None, typer.Option("--limit", min=1, help="Measure at most the first so many rows.")
     ] = None,
     num_samples: Annotated[
         int | None, typer.Option("--num-samples", min=1, help="Answers to each question.")
@@ -77,14 +77,21 @@ def evaluate(
     """Measure models side by side; the same command again goes on where it stopped."""
     with command(quiet, debug):
         from llmkd import pipeline
-        from llmkd.evaluation.suites import find_suite, with_data, with_settings, with_tasks
+        from llmkd.evaluation.suites import (
+            find_suite,
+            with_data,
+            with_limit,
+            with_settings,
+            with_tasks,
+        )
 
         chosen = find_suite(suite)
         if tasks is not None:
             chosen = with_tasks(chosen, tasks.split(","))
         chosen = with_data(chosen, data or [], columns or [])
+        if limit is not None:
+            chosen = with_limit(chosen, limit)
         for option, settings in [
-            ("--limit", {("data", "num_examples"): limit}),
             # Together, as many samples need a temperature.
             (
                 "--num-samples, --temperature",

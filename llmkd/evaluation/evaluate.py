@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -95,23 +96,24 @@ def evaluate(
     num_finished = 0
     for position, (label, path) in enumerate(models):
         subject = subject_at(label, path, load)
-        for number, task in enumerate(suite.tasks):
-            begun = num_finished * PROGRESS_STEPS
+        with closing(subject):
+            for number, task in enumerate(suite.tasks):
+                begun = num_finished * PROGRESS_STEPS
 
-            def moved(done: int, of: int, begun: int = begun) -> None:
-                progress(begun + PROGRESS_STEPS * done // of, total)
+                def moved(done: int, of: int, begun: int = begun) -> None:
+                    progress(begun + PROGRESS_STEPS * done // of, total)
 
-            place = None if folder is None else folder / f"model-{position}" / f"task-{number}"
-            is_auto = batch_size == "auto"
-            most = MOST_AT_ONCE if batch_size == "auto" else batch_size
-            setting = Setting(first, most, seed, moved, place, engine, beside)
-            measured = _tried(subject, task, setting, found.failures, is_auto=is_auto)
-            if measured is not None:
-                estimates[label, task.name] = list(measured.estimates)
-                found.details.add(measured.details, task=task.name, model=label)
-                found.records += _records(measured, subject, task, suite, seed)
-                _compare(found, estimates, (models[0][0], label), suite, task)
-            num_finished += 1
+                place = None if folder is None else folder / f"model-{position}" / f"task-{number}"
+                is_auto = batch_size == "auto"
+                most = MOST_AT_ONCE if batch_size == "auto" else batch_size
+                setting = Setting(first, most, seed, moved, place, engine, beside)
+                measured = _tried(subject, task, setting, found.failures, is_auto=is_auto)
+                if measured is not None:
+                    estimates[label, task.name] = list(measured.estimates)
+                    found.details.add(measured.details, task=task.name, model=label)
+                    found.records += _records(measured, subject, task, suite, seed)
+                    _compare(found, estimates, (models[0][0], label), suite, task)
+                num_finished += 1
         if (num_parameters := subject.num_parameters) is not None:
             found.details.parameters[label] = num_parameters
     if not found.records and all(failure.is_bad_input for failure in found.failures):
@@ -152,6 +154,7 @@ def _measured(
         try:
             return measure(subject, task, setting)
         except Exception as error:
+            subject.close()
             if not is_auto or setting.batch_size == 1 or not ran_out_of_memory(error):
                 raise
         setting = replace(setting, batch_size=setting.batch_size // 2)

@@ -30,6 +30,9 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
     Raises:
         InputError: A model or data set that cannot be used.
     """
+    if not isinstance(task, LMEvalTask):
+        # Two do not fit on an accelerator.
+        subject.close()
     match task:
         case ExactMatchTask():
             return _exact_match(subject, task, setting)

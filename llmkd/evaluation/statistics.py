@@ -146,7 +146,8 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int
 
     Args:
         numerators: One number per example; at least one.
-        denominators: One positive number per example.
+        denominators: One number per example, none negative and not all 0. A resample in which all
+            are 0 is NaN.
         seed: Decides the 2,000 resamples.
 
     Example:
@@ -155,10 +156,14 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int
     """
     tops, bottoms = np.asarray(numerators, float), np.asarray(denominators, float)
     assert len(tops) == len(bottoms)
-    assert (bottoms > 0).all()
-    return bootstrap(
-        lambda chosen: tops[chosen].sum(1) / bottoms[chosen].sum(1), len(tops), seed=seed
-    )
+    assert (bottoms >= 0).all()
+    assert bottoms.sum() > 0
+
+    def ratio(chosen: Int[np.ndarray, "samples examples"]) -> Float[np.ndarray, " samples"]:
+        below = bottoms[chosen].sum(1)
+        return tops[chosen].sum(1) / np.where(below > 0, below, math.nan)
+
+    return bootstrap(ratio, len(tops), seed=seed)
 
 
 def _percentiles(resampled: Float[np.ndarray, " resamples"]) -> tuple[float, float]:

@@ -63,6 +63,16 @@ class Subject:
             return kind.from_config(config).num_parameters()
 
     @cached_property
+    def held(self) -> dict[str, Any]:
+        """Engines that the model runs in, by name, for the tasks to come; each can be closed."""
+        return {}
+
+    def close(self) -> None:
+        """Ends the engines that are held."""
+        while self.held:
+            self.held.popitem()[1].close()
+
+    @cached_property
     def model(self) -> PreTrainedModel:
         """The model in transformers, for inference, on the accelerator where there is one.
 

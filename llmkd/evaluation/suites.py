@@ -11,6 +11,9 @@ from llmkd.recipe.evaluation_base import FileTask
 from llmkd.recipe.load import checked_part, load_part
 from llmkd.recipe.places import meant
 
+ROWS = (("data", "num_examples"), ("out_data", "num_examples"))
+"""Where a task says how many rows are measured."""
+
 
 def find_suite(suite: str | Path | Suite) -> Suite:
     """The suite of a shipped name or a YAML file; a suite is returned as it is.
@@ -80,14 +83,37 @@ def with_settings(suite: Suite, settings: Mapping[tuple[str, ...], Any], option:
     """
     tasks = [task.model_dump(mode="json") for task in suite.tasks]
     for place, value in settings.items():
-        holders = [holder for task in tasks if (holder := _holder(task, place)) is not None]
+        holders = _holders(tasks, place)
         if not holders:
-            raise InputError(
-                f"{option}: no task of suite {suite.name} has {'.'.join(place)}; leave it out"
-            )
+            raise _nowhere(suite, place, option)
         for holder in holders:
             holder[place[-1]] = value
     return _made(suite, tasks, option)
+
+
+def with_limit(suite: Suite, limit: int) -> Suite:
+    """The suite with no more than so many rows of any data; what has fewer keeps its own number.
+
+    Raises:
+        InputError: No task has rows.
+    """
+    tasks = [task.model_dump(mode="json") for task in suite.tasks]
+    holders = [holder for place in ROWS for holder in _holders(tasks, place)]
+    if not holders:
+        raise _nowhere(suite, ROWS[0], "--limit")
+    for holder in holders:
+        holder["num_examples"] = min(limit, holder["num_examples"] or limit)
+    return _made(suite, tasks, "--limit")
+
+
+def _nowhere(suite: Suite, place: tuple[str, ...], option: str) -> InputError:
+    return InputError(
+        f"{option}: no task of suite {suite.name} has {'.'.join(place)}; leave it out"
+    )
+
+
+def _holders(tasks: Sequence[dict[str, Any]], place: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [holder for task in tasks if (holder := _holder(task, place)) is not None]
 
 
 def _holder(task: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any] | None:

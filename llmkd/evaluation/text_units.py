@@ -32,17 +32,16 @@ def text_units(found: ScoredText, seed: int) -> list[Estimate]:
     """The metrics per byte and word; none where what was scored is no text.
 
     The loss is that of all scored tokens, such as the begin-of-text tokens between joined rows; bytes
-    and words are the text's alone.
+    and words are the text's alone. So a row of white space adds its loss, and no word.
     """
     count, estimates = len(found.losses), list[Estimate]()
-    if (found.num_bytes > 0).all():
+    if found.num_bytes.sum() > 0:
         per_byte = bootstrap_ratio(found.losses, found.num_bytes, seed=seed)
         estimates += [
             Estimate("bits_per_byte", per_byte.mapped(bits_per_byte), count),
             Estimate("byte_perplexity", per_byte.mapped(byte_perplexity), count),
         ]
-    # A row may be nothing but white space.
-    if (found.num_words > 0).all():
+    if found.num_words.sum() > 0:
         per_word = bootstrap_ratio(found.losses, found.num_words, seed=seed)
         estimates.append(Estimate("word_perplexity", per_word.mapped(word_perplexity), count))
     return estimates

@@ -89,6 +89,8 @@ def _of_texts(
     texts = [_tokens(ids, text, tokenizer) for ids, text in encoded if len(ids) > 1]
     if not texts:
         raise InputError(f"tasks.{task.name}.data: no row has two tokens; name longer texts")
+    if num_dropped := len(written) - len(texts):
+        say(f"{task.name}: of {len(written)} rows {num_dropped} had nothing to score")
     if task.join_rows:
         texts = [[token for tokens in texts for token in tokens]]
     parts = (

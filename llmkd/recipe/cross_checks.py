@@ -112,7 +112,7 @@ def reference_problems(
     problems: list[Problem] = []
     for place, field, value in _references(part, key):
         target = referenced_stage(value)
-        wanted = {"dataset_name": DATA, "path": STORE}.get(field, MODEL)
+        wanted = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE}.get(field, MODEL)
         message = None if target is None else _wrong_reference(target, wanted, stage, kinds)
         if message:
             problems.append(Problem(place, message))

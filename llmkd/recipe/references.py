@@ -13,6 +13,8 @@ REFERENCE_FIELDS = frozenset(
         "adapter_name_or_path",
         "tokenizer_name_or_path",
         "dataset_name",
+        "fewshot_name",
+        "definition",
         "chat_template",
         "models",
         "deepspeed",
@@ -65,6 +67,9 @@ def expanded(value: str) -> str:
 
 def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:
     if isinstance(value, dict):
+        # What is written out in place of a name, such as a task's definition, is no name.
+        if is_reference:
+            return value
         return {
             key: _rewritten(item, rewrite, is_reference=key in REFERENCE_FIELDS)
             for key, item in value.items()

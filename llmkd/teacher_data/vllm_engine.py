@@ -110,8 +110,7 @@ class OfflineVLLM:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
-        gc.collect()
-        import_module("vllm.distributed").cleanup_dist_env_and_memory()
+        release_memory()
         torch.set_num_threads = self._set_num_threads
 
     def _model(self, teacher: PretrainedModel) -> dict[str, Any]:
@@ -211,3 +210,9 @@ class OfflineVLLM:
         )
         prompt = {"prompt_token_ids": request.prompt}
         self._llm.llm_engine.add_request(name, prompt, settings, lora_request=self._adapter)
+
+
+def release_memory() -> None:
+    """Gives back what an engine held that was shut down and that nothing refers to."""
+    gc.collect()
+    import_module("vllm.distributed").cleanup_dist_env_and_memory()

@@ -1,7 +1,7 @@
 import pytest
 
 from llmkd.errors import InputError
-from llmkd.evaluation.suites import find_suite, with_data
+from llmkd.evaluation.suites import find_suite, with_data, with_limit
 
 
 def test_every_shipped_suite_loads():
@@ -53,3 +53,27 @@ def test_data_for_no_task_is_refused(text):
 def test_data_for_a_task_that_makes_its_own_is_refused():
     with pytest.raises(InputError, match="no task of it reads files"):
         with_data(find_suite("procedural"), ["addition=a.txt"])
+
+
+def test_a_limit_is_the_most_and_holds_for_rows_of_either_kind():
+    numbers = {
+        task.name: task.data
+        for task in with_limit(find_suite("distillation"), 1000).tasks
+        if task.name != "cost"
+    }
+    assert numbers["agreement"].num_examples == 1000
+    # It has 50 of its own.
+    assert numbers["draft"].num_examples == 50
+    sums, files = with_limit(find_suite("ood"), 10).tasks
+    assert (sums.data.num_examples, sums.out_data.num_examples) == (10, 10)
+    # What is far is marked by its label here.
+    assert (files.data.num_examples, files.out_data) == (10, None)
+    sums, _ = with_limit(find_suite("ood"), 700).tasks
+    assert (sums.data.num_examples, sums.out_data.num_examples) == (700, 500)
+
+
+def test_a_limit_without_rows_is_refused():
+    cost = find_suite("distillation").tasks[-1:]
+    suite = find_suite("distillation").model_copy(update={"tasks": cost})
+    with pytest.raises(InputError, match="--limit: no task of suite distillation has data"):
+        with_limit(suite, 5)

@@ -46,7 +46,25 @@ def test_losses_per_byte_and_word_by_hand():
 
 def test_what_has_no_text_has_no_such_metric():
     assert values(scored([2, 4], [0, 0], [0, 0])) == {}
-    assert values(scored([2, 4], [1, 2], [0, 1])).keys() == {"bits_per_byte", "byte_perplexity"}
+    assert values(scored([2, 4], [1, 2], [0, 0])).keys() == {"bits_per_byte", "byte_perplexity"}
+
+
+def test_a_row_of_white_space_adds_its_loss_and_no_word():
+    found = text_units(scored([2, 4], [1, 2], [0, 3]), 0)
+    assert values(scored([2, 4], [1, 2], [0, 3]))["word_perplexity"] == pytest.approx(math.exp(2))
+    # Of two rows, every fourth resample is the first row twice.
+    resampled = found[-1].found.resampled
+    assert 0.2 < np.isnan(resampled).mean() < 0.3
+    assert set(np.round(np.log(resampled[~np.isnan(resampled)]), 6)) == {2, round(4 / 3, 6)}
+    assert found[-1].found.interval.high == pytest.approx(math.exp(2))
+
+
+def test_rows_with_nothing_to_score_are_counted(task, chat_tokenizer, capsys):
+    windows = list(windows_of(task(["a", "word", "b"]), chat_tokenizer, seed=0))
+    assert [one.num_scored for one in windows] == [3]
+    assert "text: of 3 rows 2 had nothing to score" in capsys.readouterr().err
+    list(windows_of(task(), chat_tokenizer, seed=0))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("join_rows", [False, True])

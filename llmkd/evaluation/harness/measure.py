@@ -17,6 +17,7 @@ from llmkd.errors import InputError
 from llmkd.evaluation.harness.answers import details_of
 from llmkd.evaluation.harness.model import model_for
 from llmkd.evaluation.harness.quiet import heard, quiet
+from llmkd.evaluation.harness.requests import is_sampled
 from llmkd.evaluation.harness.scores import estimates_of
 from llmkd.evaluation.harness.tasks import load_task
 from llmkd.evaluation.measured import Measured, Setting
@@ -40,6 +41,9 @@ def measure_harness(subject: Subject, task: LMEvalTask, setting: Setting) -> Mea
     with quiet() as cuts:
         with _seeded(setting.seed):
             loaded = load_task(task, seed=setting.seed)
+        if is_sampled(loaded.get_config("generation_kwargs") or {}):
+            # What is drawn must not depend on what an engine drew before.
+            subject.close()
         model = model_for(subject, task, setting)
         _refuse_too_long(loaded, model)
         found = _evaluated(model, loaded, task, setting.seed)

@@ -1,5 +1,6 @@
 """A model as lm-eval asks it, by transformers or vLLM, with answers that are kept."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -8,17 +9,29 @@ from lm_eval.models.huggingface import HFLM
 
 from llmkd.errors import InputError
 from llmkd.evaluation.harness.requests import KeptRequests
+from llmkd.evaluation.harness.vllm_start import LateLLM, late_start
 from llmkd.evaluation.measured import Setting
 from llmkd.evaluation.subject import Subject
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import ServerEngine, VLLMEngine
+from llmkd.teacher_data.vllm_faults import import_vllm
+
+VLLM = "lm-eval's vLLM"
+"""What a subject holds it by."""
+REQUESTS_AT_ONCE = 1024
+"""Requests that vLLM batches by itself, before any of their answers is kept."""
 
 
 class _Keeping(TemplateLM):
     """In front of a model class of lm-eval: asks only what is not there yet."""
 
     cache_hook: Any
+
+    def close(self) -> None:
+        """Ends the engine, if there is one."""
+        if isinstance(engine := getattr(self, "model", None), LateLLM):
+            engine.close()
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
         return self.cache_hook.ask("loglikelihood", requests, super().loglikelihood)
@@ -55,7 +68,8 @@ def model_for(subject: Subject, task: LMEvalTask, setting: Setting) -> TemplateL
                 "engine.kind: tasks of lm-eval do not go to a server; write transformers or vllm"
             )
         case VLLMEngine() as engine:
-            model = _in_vllm(subject.source, engine, setting.seed)
+            held = subject.held
+            model = held[VLLM] = held.get(VLLM) or _in_vllm(subject.source, engine, setting.seed)
         case _:
             model = _in_transformers(subject, setting.batch_size)
     kept = setting.kept(subject, task, batch_size=setting.batch_size, lm_eval=version("lm_eval"))
@@ -82,15 +96,17 @@ def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> Any:
             "engine.kind: lm-eval asks for a package of the name vllm, which is not installed; "
             "run pip install 'llmkd[vllm]', or write transformers"
         ) from None
-    from lm_eval.models.vllm_causallms import VLLM
-
-    return _keeping(VLLM)(
-        source.model_name_or_path,
-        revision=source.revision,
-        dtype=source.dtype,
-        seed=seed,
-        **engine.model_dump(exclude={"kind"}, exclude_none=True),
-    )
+    import_vllm()
+    module: Any = import_module("lm_eval.models.vllm_causallms")
+    with late_start(module):
+        return _keeping(module.VLLM)(
+            source.model_name_or_path,
+            revision=source.revision,
+            dtype=source.dtype,
+            seed=seed,
+            batch_size=REQUESTS_AT_ONCE,
+            **engine.model_dump(exclude={"kind"}, exclude_none=True),
+        )
 
 
 def _keeping(base: type[LM]) -> Any:

@@ -40,7 +40,7 @@ class KeptRequests:
         """Takes an answer of the batch that is being worked on."""
         if kind == "generate_until" and is_sampled(args[1]):
             return
-        self._batch.append((hash_args(kind, args), answer))
+        self._batch.append((_key(kind, args), answer))
 
     def flush(self) -> None:
         """Keeps the batch, which is now whole."""
@@ -61,7 +61,7 @@ class KeptRequests:
         found: list[Answer] = []
         left: list[int] = []
         for number, request in enumerate(requests):
-            key = hash_args(kind, request.args)
+            key = _key(kind, request.args)
             there = self.answers[key]
             is_there = seen[key] < len(there)
             found.append(there[seen[key]] if is_there else None)
@@ -89,6 +89,11 @@ class KeptRequests:
         self._num_done += len(batch)
         if self._num_asked:
             self.progress(min(self._num_done, self._num_asked), self._num_asked)
+
+
+def _key(kind: str, args: Sequence[Any]) -> str:
+    """Of texts, what they continue alone: vLLM's settings come back with more in them."""
+    return hash_args(kind, args[:1] if kind == "generate_until" else args)
 
 
 def is_sampled(generation_kwargs: dict[str, Any]) -> bool:

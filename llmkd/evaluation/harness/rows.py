@@ -1,5 +1,6 @@
 """Rows of local files in the place of the hub data set that a task of lm-eval names."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,8 @@ def read_splits(source: HarnessRows) -> dict[str, datasets.Dataset]:
     splits = {ROWS: _as_data_set(rows, source.dataset_name)}
     if source.fewshot_name is not None:
         solved = _read(source.fewshot_name, source.columns, "fewshot_name")
-        others = [row for row in solved if row not in rows]
+        measured = {_written_out(row) for row in rows}
+        others = [row for row in solved if _written_out(row) not in measured]
         if not others:
             raise DataError(
                 "fewshot_name",
@@ -42,6 +44,11 @@ def read_splits(source: HarnessRows) -> dict[str, datasets.Dataset]:
             )
         splits[FEWSHOT] = _as_data_set(others, source.fewshot_name)
     return splits
+
+
+def _written_out(row: Row) -> str:
+    """A row as something that can be looked up."""
+    return json.dumps(row, sort_keys=True, default=str)
 
 
 def _read(path: str, columns: Mapping[str, str], field: str) -> list[Row]:

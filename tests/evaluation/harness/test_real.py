@@ -8,7 +8,7 @@ import torch
 from llmkd.evaluation.harness.measure import measure_harness
 from llmkd.evaluation.measured import Setting
 from llmkd.evaluation.subject import subject_at
-from llmkd.evaluation.suites import find_suite, with_data, with_settings, with_tasks
+from llmkd.evaluation.suites import find_suite, with_data, with_limit, with_tasks
 from llmkd.models.load import load_model
 
 pytestmark = pytest.mark.real_data
@@ -63,7 +63,7 @@ def test_nested_columns_of_wsc_are_read(real_data):
 
 def measured_on(file, suite, task, subject, columns=()):
     chosen = with_data(with_tasks(find_suite(suite), [task]), [f"{task}={file}"], columns)
-    (only,) = with_settings(chosen, {("data", "num_examples"): NUM_ROWS}, "--limit").tasks
+    (only,) = with_limit(chosen, NUM_ROWS).tasks
     found = measure_harness(subject, only, Setting(subject, 8, 0, lambda done, total: None))
     return {one.metric: one.found.value for one in found.estimates}
 

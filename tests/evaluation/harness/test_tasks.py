@@ -6,6 +6,7 @@ from lm_eval.tasks import TaskManager
 
 from llmkd.errors import DataError, InputError
 from llmkd.evaluation.harness.definitions import find_definition, shipped_definitions
+from llmkd.evaluation.harness.rows import FEWSHOT, read_splits
 from llmkd.evaluation.harness.tasks import load_task
 from llmkd.recipe.harness import LMEvalTask
 from tests.evaluation.harness.conftest import CHOICE, WRITTEN, write_yaml
@@ -99,6 +100,21 @@ def test_examples_that_are_all_measured_are_refused(make_task, sums):
     task = make_task(WRITTEN, data={"fewshot_name": sums}, num_fewshot=1)
     with pytest.raises(DataError, match="every row is among those that are measured"):
         load_task(task, seed=0)
+
+
+def test_of_the_examples_those_that_are_measured_are_left_out(make_task, write_rows):
+    # The same columns in another order, and nested ones, are the same row.
+    measured = [{"sum": "1", "answer": "1", "label": 1, "more": {"a": [1], "b": None}}]
+    others = [
+        {"label": 1, "more": {"b": None, "a": [1]}, "answer": "1", "sum": "1"},
+        {"sum": "1", "answer": "1", "label": 1, "more": {"a": [2], "b": None}},
+    ]
+    data = {
+        "dataset_name": write_rows(measured, "measured.jsonl"),
+        "fewshot_name": write_rows(others, "others.jsonl"),
+    }
+    splits = read_splits(make_task(WRITTEN, data=data).data)
+    assert [row["more"]["a"] for row in splits[FEWSHOT]] == [[2]]
 
 
 def test_fixed_examples_stay(write_rows):

@@ -1,0 +1,104 @@
+"""What an evaluation names outside its stage, and what follows from that."""
+
+import pytest
+
+from llmkd.errors import InputError
+from llmkd.recipe.load import checked_recipe
+from llmkd.recipe.references import references
+from llmkd.run_folder import fingerprint
+from llmkd.run_plan import Run
+
+HARNESS = {
+    "kind": "lm_eval",
+    "name": "mine",
+    "definition": "mine.yaml",
+    "data": {"dataset_name": "rows.jsonl", "fewshot_name": "solved.jsonl"},
+}
+REASONING = {
+    "kind": "reasoning",
+    "name": "sums",
+    "grader": "number",
+    "data": {"dataset_name": "questions.jsonl"},
+    "fewshot": {"dataset_name": "examples.jsonl"},
+}
+OOD = {
+    "kind": "ood",
+    "name": "far",
+    "data": {"kind": "classification", "dataset_name": "near.jsonl"},
+    "out_data": {"kind": "classification", "dataset_name": "far.jsonl"},
+}
+FILES = {
+    "harness": (HARNESS, ["mine.yaml", "rows.jsonl", "solved.jsonl"]),
+    "reasoning": (REASONING, ["questions.jsonl", "examples.jsonl"]),
+    "ood": (OOD, ["near.jsonl", "far.jsonl"]),
+}
+
+
+def run_of(task):
+    """A run whose stage measures one task."""
+    suite = {"name": "mine", "tasks": [task]}
+    stage = {"kind": "evaluate", "models": ["./model"], "suite": suite}
+    return Run(checked_recipe({"name": "run", "stages": {"measured": stage}}))
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _, names in FILES.values():
+        for name in names:
+            (tmp_path / name).write_text("{}\n")
+    (tmp_path / "model").mkdir()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_file_of_a_task_is_listed_and_an_edited_one_is_measured_again(kind, tmp_path):
+    task, names = FILES[kind]
+    run = run_of(task)
+    assert set(references(run.stage("measured"))) == {"./model", *names}
+    for name in names:
+        before = fingerprint(run.inputs("measured"))
+        (tmp_path / name).write_text('{"edited": 1}\n')
+        assert fingerprint(run.inputs("measured")) != before
+
+
+def test_the_home_folder_is_found(tmp_path):
+    data = {"dataset_name": "~/rows.jsonl", "fewshot_name": "~/solved.jsonl"}
+    run = run_of({**HARNESS, "definition": "~/mine.yaml", "data": data})
+    (task,) = run.resolved_stage("measured").suite.tasks
+    assert task.definition == str(tmp_path / "mine.yaml")
+    assert task.data.fewshot_name == str(tmp_path / "solved.jsonl")
+
+
+def test_a_definition_that_is_written_out_names_nothing_and_stays():
+    written = {"dataset_path": "json", "dataset_name": "~/rows.jsonl", "doc_to_text": "{{a}}"}
+    run = run_of({**HARNESS, "definition": written})
+    assert "~/rows.jsonl" not in list(references(run.stage("measured")))
+    (task,) = run.resolved_stage("measured").suite.tasks
+    assert task.definition == written
+
+
+@pytest.mark.parametrize("place", ["definition", "fewshot_name"])
+def test_a_file_that_is_not_there_is_named(place):
+    task = {**HARNESS, "data": {**HARNESS["data"]}}
+    (task if place == "definition" else task["data"])[place] = "./nowhere.yaml"
+    with pytest.raises(InputError, match=rf"{place}: ./nowhere.yaml does not exist"):
+        run_of(task)
+
+
+def test_examples_may_be_what_a_stage_wrote():
+    task = {**HARNESS, "data": {"dataset_name": "rows.jsonl", "fewshot_name": "stage:data"}}
+    generated = {
+        "kind": "generate",
+        "teacher": {"model_name_or_path": "./model"},
+        "data": {"kind": "task", "num_examples": 3},
+    }
+    measured = {
+        "kind": "evaluate",
+        "models": ["./model"],
+        "suite": {"name": "mine", "tasks": [task]},
+    }
+    stages = {"data": generated, "measured": measured}
+    run = Run(checked_recipe({"name": "run", "stages": stages}))
+    (resolved,) = run.resolved_stage("measured").suite.tasks
+    assert resolved.data.fewshot_name == run.product("data")

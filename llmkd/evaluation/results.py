@@ -125,7 +125,8 @@ def results_table(
     for record in records:
         groups.setdefault((record.suite, record.task, record.metric), []).append(record)
     names = short_names(dict.fromkeys(record.model for record in records))
-    table = Table("task", "metric")
+    table = Table("task")
+    table.add_column("metric", no_wrap=True)
     table.add_column("model", overflow="fold")
     table.add_column("value [95 % interval]", justify="right", overflow="fold")
     table.add_column("examples", justify="right")

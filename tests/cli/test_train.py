@@ -46,7 +46,8 @@ def test_a_recipe_becomes_models_and_a_measured_table(llmkd, recipe):
     assert printed == records
     assert {record["model"] for record in records} == {"teacher", "student"}
     assert {record["metric"] for record in records} == {
-        "exact_match", "loss_per_token", "perplexity",
+        "exact_match", "loss_per_token", "perplexity", "bits_per_byte", "byte_perplexity",
+        "word_perplexity",
     }  # fmt: skip
     assert all(record["seed"] == 3 for record in records)
     assert "[4/4] evaluation: done" in err

@@ -98,6 +98,7 @@ def losses(recipe):
     return {r["model"]: r["value"] for r in records(recipe) if r["metric"] == "loss_per_token"}
 
 
+@pytest.mark.slow
 def test_tinystories_runs_on_ones_own_model_and_files(
     tmp_path, tokenizer, tiny_llama, stories, monkeypatch
 ):
@@ -130,6 +131,7 @@ def test_sinkhorn_runs_from_nothing(tmp_path, monkeypatch):
     assert list(accuracies(recipe)) == trained
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_sinkhorn_runs_on_real_requests(tmp_path, real_data, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

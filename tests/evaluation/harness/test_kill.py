@@ -10,6 +10,9 @@ import pytest
 from llmkd.evaluation.harness.measure import measure_harness
 from tests.evaluation.harness.conftest import CHOICE, TEXT, WRITTEN
 
+# A process each time.
+pytestmark = pytest.mark.slow
+
 NUM_BATCHES = {"choice": 5, "written": 5, "text": 5}
 DEFINITIONS = {"choice": CHOICE, "written": WRITTEN, "text": TEXT}
 

@@ -25,7 +25,9 @@ kind: evaluate
 models: [MODEL]
 suite: {name: s, tasks: [TASK]}
 """
-CLASSIFICATION = "{kind: classification, name: t, data: {kind: classification, dataset_name: ROWS}}"
+CLASSIFICATION_TASK = (
+    "{kind: classification, name: t, data: {kind: classification, dataset_name: ROWS}}"
+)
 PERPLEXITY = "{kind: perplexity, name: t, data: {dataset_name: TEXTS}}"
 
 
@@ -78,10 +80,10 @@ def test_what_is_measured_has_the_head_that_the_task_asks_for(local, checked, ro
         return checked(local / "e.yaml")
 
     save_classifier(local / "teacher")
-    check("teacher", CLASSIFICATION)
+    check("teacher", CLASSIFICATION_TASK)
     check("student", PERPLEXITY)
     with pytest.raises(InputError, match=r"e.yaml:3 models.0: .*student: is no classifier"):
-        check("student", CLASSIFICATION)
+        check("student", CLASSIFICATION_TASK)
     with pytest.raises(InputError, match=r"e.yaml:3 models.0: .*teacher: is a classifier, which"):
         check("teacher", PERPLEXITY)
 

@@ -91,7 +91,7 @@ FAULTS = [
     ("the final model", "teacher/checkpoints/.final$", 300, "ulimit -f", "goes on from checkpoint-8"),
     ("a shard of the store", "teacher_data/store/shards/.000002.*tmp$", 600, "ulimit -f", "goes on after the last whole shard"),
     ("a stage's state", "student/.stage.json", 10, "ulimit -f", "begins the stage again"),
-    ("results", "evaluation/.results.json", 10, "ulimit -f", "begins the stage again"),
+    ("results", "evaluation/.results.json", 10, "ulimit -f", "goes on with the answers that are left"),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL,),
     "generate": (DATA, STORE),
     "score": (STORE,),
+    "curate": (DATA,),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""

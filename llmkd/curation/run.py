@@ -1,0 +1,102 @@
+"""A curate stage: the rows of its data go through its steps, one at a time, into its data set.
+
+STAGE/data.jsonl       the rows that are left
+STAGE/undecided.jsonl  where a vote keeps the prompts that it could not decide: these
+STAGE/journal/         while it runs: verdicts that took long
+STAGE/curation.json    the manifest; its presence says that all is done
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import assert_never
+
+from llmkd.curation.answers import Answers
+from llmkd.curation.journal import Journal
+from llmkd.curation.length import length
+from llmkd.curation.manifest import MANIFEST, Manifest
+from llmkd.curation.rows import line_of
+from llmkd.curation.sources import curated_rows
+from llmkd.curation.tally import Row, StepError, Stream, Tally
+from llmkd.curation.verify import verify
+from llmkd.errors import InputError
+from llmkd.progress import Progress
+from llmkd.recipe.curation import CurateStage
+from llmkd.recipe.curation_steps import CurationStep, LengthStep, VerifyStep
+from llmkd.run_folder import replacing, write_atomically
+
+DATA, JOURNALS = "data.jsonl", "journal"
+
+
+def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progress) -> Manifest:
+    """Writes what the stage's steps leave of its rows.
+
+    Rows are read, judged and written one by one, or those of one prompt together, so memory does not
+    grow with them; but for the index of a step that looks for duplicates or for known texts.
+
+    Args:
+        stage: Its references to other stages are already paths.
+        folder: The stage's folder; made where it is missing.
+        seed: The run's.
+        progress: Called with (rows that are left so far, None).
+
+    Raises:
+        InputError: Rows that cannot be used, or none is left.
+    """
+    started = time.monotonic()
+    tallies = [Tally(step.kind) for step in stage.steps]
+    read = Tally("data")
+    with ExitStack() as opened:
+        rows = read.leaving(curated_rows(stage.data))
+        for index, (step, tally) in enumerate(zip(stage.steps, tallies, strict=True)):
+            journal = Journal(folder / JOURNALS / f"{index}.jsonl")
+            opened.callback(journal.close)
+            rows = _through(rows, step, index, tally, journal)
+        staged = opened.enter_context(replacing(folder / DATA))
+        num_rows = _write(rows, staged, progress)
+        _refuse_nothing_left(tallies)
+    manifest = Manifest(read.num_out, num_rows, round(time.monotonic() - started, 3), tallies)
+    write_atomically(folder / MANIFEST, manifest.text(stage))
+    shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+    return manifest
+
+
+def _write(rows: Iterable[Row], path: Path, progress: Progress) -> int:
+    num_rows = 0
+    with path.open("wb") as file:
+        for num_rows, row in enumerate(rows, 1):
+            file.write(line_of(row))
+            progress(num_rows, None)
+    return num_rows
+
+
+def _through(
+    rows: Stream, step: CurationStep, index: int, tally: Tally, journal: Journal
+) -> Iterator[Row]:
+    """The rows that a step lets through, counted."""
+    try:
+        yield from tally.leaving(_applied(tally.entering(rows), step, tally, journal))
+    except StepError as error:
+        raise InputError(f"steps.{index}.{error.field}: {error.message}") from error
+
+
+def _applied(rows: Stream, step: CurationStep, tally: Tally, journal: Journal) -> Stream:
+    match step:
+        case VerifyStep():
+            return verify(rows, step, Answers(step, journal), tally)
+        case LengthStep():
+            return length(rows, step, tally)
+        case unknown:
+            assert_never(unknown)
+
+
+def _refuse_nothing_left(tallies: list[Tally]) -> None:
+    for index, tally in enumerate(tallies):
+        if tally.num_in and not tally.num_out:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.dropped.most_common())
+            raise InputError(
+                f"steps.{index}: {tally.kind} drops all {tally.num_in} rows ({reasons}); write a "
+                "step that keeps some, or other data"
+            )

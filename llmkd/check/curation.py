@@ -9,6 +9,7 @@ from llmkd.check.rows import count_rows
 from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
+from llmkd.recipe.curation_steps import DuplicatesStep
 from llmkd.recipe.data import DatasetRows
 from llmkd.recipe.places import Problem
 from llmkd.recipe.yaml_places import Key
@@ -30,7 +31,10 @@ def curate_facts(checker: "Checker", name: str, stage: CurateStage) -> StageFact
     rows = known(lambda: _num_rows(stage, parts))
     longest = known(lambda: _longest(parts))
     found.facts["rows"] = rows
-    found.verdict = "fits"
+    found.facts["memory"] = known(lambda: _memory(stage, rows))
+    checker.judge(found, checker.memory(use_cpu=True), stage)
+    if stage.commands:
+        found.warnings.append(f"runs {_shown(stage)}, and so needs `llmkd train --allow-code`")
     checker.generated[name] = DataFacts(rows, longest, longest, NOT_COUNTED)
     return found
 
@@ -62,6 +66,17 @@ def _num_rows(stage: CurateStage, parts: list[DataFacts]) -> Fact:
     num_asked = stage.data.num_examples if isinstance(stage.data, RowsMixture) else None
     total = sum(counts) if num_asked is None else num_asked
     return Fact(total, "at most", "those that are read")
+
+
+def _memory(stage: CurateStage, rows: Fact) -> Fact:
+    """Beyond that of the process: what steps remember of the rows."""
+    steps = [step for step in stage.steps if isinstance(step, DuplicatesStep)]
+    total = sum(step.bytes_per_row for step in steps) * value_of(rows)
+    return Fact(total, "at most", "the index of duplicates", "bytes")
+
+
+def _shown(stage: CurateStage) -> str:
+    return ", ".join(f"`{' '.join(command)}`" for command in stage.commands.values())
 
 
 def _longest(parts: list[DataFacts]) -> Fact:

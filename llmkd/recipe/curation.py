@@ -5,15 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.curation_steps import CurationStep
-from llmkd.recipe.data import DatasetRows, MixedDataset
-
-
-class CuratedRows(DatasetRows):
-    """Rows of prompts with answers, or of plain text; all their columns come along.
-
-    `columns` renames: `{prompt: question, completion: solution}`.
-    """
+from llmkd.recipe.curation_steps import CuratedRows, CurationStep, VerifyCommandStep
+from llmkd.recipe.data import MixedDataset
 
 
 class Concatenation(RecipePart):
@@ -83,3 +76,12 @@ class CurateStage(RecipePart):
     `number`; without one they follow each other."""
     steps: list[CurationStep] = Field(default_factory=list)
     """What happens to the rows, in this order; without any, data sets are only put together."""
+
+    @property
+    def commands(self) -> dict[int, list[str]]:
+        """The programs that its steps run, by the step's index."""
+        return {
+            index: step.command
+            for index, step in enumerate(self.steps)
+            if isinstance(step, VerifyCommandStep)
+        }

@@ -49,12 +49,15 @@ SECTIONS = {
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
+        "KeptFraction",
     ],
     "Teacher data": [
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
     "Curation": [
-        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "LengthStep",
+        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
+        "ExtractStep",
     ],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",

@@ -8,10 +8,11 @@ from llmkd.recipe.data import DatasetRows, LabelledRows
 
 Source = DatasetRows | LabelledRows
 
-Need = Literal["example", "prompt", "scored", "labelled", "texts"]
+Need = Literal["example", "rationale", "prompt", "scored", "labelled", "texts"]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
+    "rationale": [("prompt", "completion", "rationale")],
     "prompt": [("messages",), ("prompt",)],
     "scored": [("text",), ("messages",), ("prompt", "completion")],
     "labelled": [("text", "text_pair", "label"), ("text", "label")],

@@ -69,7 +69,8 @@ class PromptTokenize(Tokenize):
         self.chats = source if isinstance(source, PromptRows) else None
         self.form = f"prompts{', seq2seq' * is_seq2seq(config)}{_chat_form(self.chats)}"
 
-    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Prompt]:
+    def examples_of(self, rows: list[dict[str, Any]]) -> Iterable[Prompt]:
+        """Of each row, in order."""
         conversations = self._conversations(rows)
         if not conversations:
             texts = [row["prompt"] for row in rows]

@@ -17,13 +17,21 @@ from llmkd.data.labels import is_label
 from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import AdditionTask, DatasetRows, LabelledRows, StoreRows, Task
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetRows,
+    IntentTask,
+    LabelledRows,
+    StoreRows,
+    Task,
+)
 
 Row = dict[str, Any]
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 _OF_TASK: dict[Need, dict[str, str]] = {
     "example": {"prompt": "prompt", "completion": "completion"},
+    "rationale": {"prompt": "prompt", "completion": "completion", "rationale": "rationale"},
     "scored": {"prompt": "prompt", "completion": "completion"},
     "prompt": {"prompt": "prompt"},
     "labelled": {"text": "text", "label": "label"},
@@ -50,7 +58,9 @@ def iter_rows(
         seed: Decides which sums a procedural task makes; a data set is read as it is.
         need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
             same with `text` first; `prompt` is `messages`, or else the prompt alone; `labelled` is
-            `text`, `text_pair` where it is there, and `label`; `texts` is the same without the label.
+            `text`, `text_pair` where it is there, and `label`; `texts` is the same without the label;
+            `rationale` is `prompt` and `completion`, `rationale` which may be None, and `bare_prompt`
+            without `prompt_prefix`.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:
@@ -73,13 +83,20 @@ def iter_rows(
         if first is None:
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
         rows, chosen = chain([first], rows), choose(first, source, need)
+    prefix = "" if isinstance(source, IntentTask | LabelledRows) else source.prompt_prefix
+    if prefix and "prompt" not in chosen:
+        raise DataError(
+            "prompt_prefix", f"the rows of {name} have no `prompt` that it could stand before"
+        )
     problems = _BadValues(name, is_stream)
     for number, row in enumerate(rows, 1):
         if not isinstance(source, Task):
             refuse_late_pair(row, number, source, chosen)
-        kept = {name: row.get(written) for name, written in chosen.items()}
+        kept: Row = {name: row.get(written) for name, written in chosen.items()}
         if problems.accepts(kept):
-            yield kept
+            if need == "rationale":
+                kept["bare_prompt"] = kept["prompt"]
+            yield {**kept, "prompt": prefix + kept["prompt"]} if prefix else kept
     problems.raise_any()
 
 
@@ -159,4 +176,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "messages": _is_conversation,
     "text_pair": _is_text,
     "label": is_label,
+    "rationale": lambda value: value is None or _is_text(value),
 }

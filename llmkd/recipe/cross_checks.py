@@ -12,6 +12,7 @@ from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
@@ -162,6 +163,7 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     yield from _teacher_problems(stage, key)
     yield from _name_problems(stage.losses, key)
     yield from _pairing_problems(stage.losses, key)
+    yield from rationale_problems(stage, key)
     if all(_is_zero(term) for term in stage.losses):
         message = "every term has weight 0, so nothing would be learned; give one a weight"
         yield Problem((*key, "losses"), message)

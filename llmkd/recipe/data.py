@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.rationale import Rationale
 
-Column = Literal["text", "prompt", "completion", "messages"]
+Column = Literal["text", "prompt", "completion", "messages", "rationale"]
 LabelledColumn = Literal["text", "text_pair", "label"]
 Split = Literal["train", "unlabelled", "validation", "test"]
 
@@ -35,6 +36,9 @@ class Sequences(SequenceLengths):
     """Of `messages`, train on what the assistant says; false trains on every token."""
     chat_template: str | None = None
     """A Jinja file for `messages`, also saved with the student; null takes the tokenizer's own."""
+    rationale: Rationale | None = None
+    """Learn from a `rationale` that each row has beside `prompt` and `completion`: as a second task,
+    or before the completion; null reads none."""
 
 
 class DatasetFiles(RecipePart):
@@ -61,6 +65,8 @@ class DatasetRows(DatasetFiles):
     kind: Literal["dataset"] = "dataset"
     columns: dict[Column, str] = Field(default_factory=dict)
     """What the data set calls its columns: `{prompt: question, completion: answer}`."""
+    prompt_prefix: str = ""
+    """Stands before every `prompt`, to name the task: `"predict: "`."""
 
 
 class DatasetSource(Sequences, DatasetRows):
@@ -123,6 +129,17 @@ class AdditionTask(RecipePart):
     """How many different sums to make; refused where the split has fewer."""
     split: Split = "train"
     """`unlabelled` has other sums than `train`: prompts for a teacher to answer."""
+    prompt_prefix: str = ""
+    """Stands before every prompt, to name the task; in characters that sums are written in, such as
+    `;`."""
+
+
+class TrainedAddition(AdditionTask):
+    """Sums to be trained on."""
+
+    rationale: Rationale | None = None
+    """Learn from the sums' carries as rationales: as a second task, or before the completion; null
+    reads none. Needs `steps: rationale`."""
 
 
 class IntentTask(RecipePart):
@@ -196,7 +213,7 @@ Task = AdditionTask | IntentTask
 Classification = IntentTask | LabelledRows
 """What a classifier is trained on, and measured on."""
 AnyTask = Annotated[
-    Annotated[AdditionTask, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
+    Annotated[TrainedAddition, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
     kind_or("addition", "task"),
 ]
 DataSource = Annotated[

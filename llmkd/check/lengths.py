@@ -176,7 +176,7 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     if isinstance(tokenizer, str):
         unknown = Fact(None, "not known", tokenizer)
         return DataFacts(num_sums(task), unknown, unknown, unknown)
-    length = _num_tokens(*example_of(task.digits), tokenizer) + 1
+    length = _num_tokens(*example_of(task), tokenizer) + 1
     is_own = tokenizer.name == ADDITION.name
     how = "every sum has as many" if is_own else "by one sum; others may differ"
     tokens = Fact(length, "exact" if is_own else "estimate", how)
@@ -185,7 +185,7 @@ def _of_task(task: AdditionTask, tokenizer: Tokenizer | str) -> DataFacts:
     )
     if not _is_paired(tokenizer):
         return facts
-    read, written = tokenizer.lengths_of_sides(*example_of(task.digits))
+    read, written = tokenizer.lengths_of_sides(*example_of(task))
     return replace(facts, longest_side=replace(tokens, value=max(read, written + 1)))
 
 
@@ -205,10 +205,11 @@ def num_sums(task: AdditionTask) -> Fact:
     return Fact(task.num_examples, "exact", "data.num_examples")
 
 
-def example_of(digits: int) -> tuple[str, str]:
+def example_of(task: AdditionTask) -> tuple[str, str]:
     """The prompt and the completion of one sum; all have the same form."""
-    zeros = "0" * digits
-    return f"{zeros}+{zeros}=", "0+0+0=00;" * digits + f"#{zeros}0"
+    zeros = "0" * task.digits
+    steps = "0+0+0=00;" * task.digits + "#" if task.steps == "completion" else ""
+    return f"{zeros}+{zeros}=", f"{steps}{zeros}0"
 
 
 def _mixed(mixture: Mixture, parts: Sequence[DataFacts]) -> DataFacts:

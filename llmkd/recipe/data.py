@@ -9,6 +9,7 @@ from llmkd.recipe.rationale import Rationale
 
 Column = Literal["text", "prompt", "completion", "messages", "rationale"]
 LabelledColumn = Literal["text", "text_pair", "label"]
+Steps = Literal["completion", "rationale"]
 Split = Literal["train", "unlabelled", "validation", "test"]
 
 
@@ -116,7 +117,7 @@ class TextSource(DatasetRows):
 class AdditionTask(RecipePart):
     """Sums of two numbers with the carries written out, from the last digit to the first.
 
-    Generated from the seed: the splits `train`, `unlabelled`, `validation` and `test` never share
+    A row's `answer` is the sum alone. Generated from the seed: the splits `train`, `unlabelled`, `validation` and `test` never share
     a sum.
     """
 
@@ -125,6 +126,9 @@ class AdditionTask(RecipePart):
     """Which task."""
     digits: int = Field(default=3, ge=1, le=9)
     """Digits of each summand; shorter numbers are padded with leading zeros."""
+    steps: Steps = "completion"
+    """Where the carries are written out: `completion` has them before the answer; `rationale` makes
+    the answer alone the completion, and keeps them in a column of that name."""
     num_examples: int = Field(gt=0)
     """How many different sums to make; refused where the split has fewer."""
     split: Split = "train"

@@ -29,9 +29,10 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("steps", ["completion", "rationale"])
 @pytest.mark.parametrize("digits", range(1, 10))
-def test_a_sum_has_as_many_tokens_as_when_training(digits, tokenizer):
-    task = AdditionTask(kind="task", digits=digits, num_examples=5)
+def test_a_sum_has_as_many_tokens_as_when_training(digits, steps, tokenizer):
+    task = AdditionTask(kind="task", digits=digits, num_examples=5, steps=steps)
     lengths = {example.length for example in Tokenize(tokenizer, UNCUT)(iter_rows(task, seed=1))}
 
     assert lengths == {facts(task).tokens_per_row.value}
@@ -135,7 +136,8 @@ def test_weights_of_any_size_make_shares(write):
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):
     from llmkd.check.lengths import example_of
 
-    row = addition.make_rows(AdditionTask(kind="task", digits=4, num_examples=1), seed=0)[0]
-    prompt, completion = example_of(4)
+    task = AdditionTask(kind="task", digits=4, num_examples=1)
+    row = addition.make_rows(task, seed=0)[0]
+    prompt, completion = example_of(task)
 
     assert (len(prompt), len(completion)) == (len(row["prompt"]), len(row["completion"]))

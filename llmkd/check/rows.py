@@ -133,6 +133,7 @@ def _is_message(value: Any) -> bool:
 _CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "messages": ("a list of {role: ..., content: text}", _is_conversation),
     "label": ("text or an integer", is_label),
+    "rationale": ("text, or left out", lambda value: value is None or _is_text(value)),
 }
 
 

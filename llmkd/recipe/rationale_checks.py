@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from llmkd.recipe.data import Classification, DatasetSource, Mixture, StoreRows, TrainedAddition
+from llmkd.recipe.data import (
+    AdditionTask,
+    Classification,
+    DatasetRows,
+    DatasetSource,
+    Mixture,
+    StoreRows,
+    TrainedAddition,
+)
 from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.places import Problem
 from llmkd.recipe.rationale import Rationale, StepByStep
@@ -13,6 +21,8 @@ from llmkd.recipe.yaml_places import Key
 def rationale_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     """Terms of a part that the data does not have, and parts that no term is of."""
     rationale = _rationale(stage)
+    if rationale is not None:
+        yield from _task_problems(stage, key)
     if isinstance(rationale, StepByStep):
         yield from _step_by_step_problems(stage, rationale, key)
         return
@@ -28,6 +38,16 @@ def rationale_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
 def _rationale(stage: TrainStage) -> Rationale | None:
     data = stage.data
     return None if isinstance(data, Classification | StoreRows) else data.rationale
+
+
+def _task_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    """Sums whose steps are not apart from the answer."""
+    for place, source in _sources(stage, key):
+        if isinstance(source, AdditionTask) and source.steps != "rationale":
+            yield Problem(
+                (*place, "steps"),
+                "the sums have no rationale apart from their completion; write steps: rationale",
+            )
 
 
 def _step_by_step_problems(stage: TrainStage, rationale: StepByStep, key: Key) -> Iterator[Problem]:
@@ -56,19 +76,20 @@ def _step_by_step_problems(stage: TrainStage, rationale: StepByStep, key: Key) -
             "a store has what the teacher says of one sequence per row, not of two; write `teacher: "
             "{model_name_or_path: ...}`",
         )
-    for place, prefix in _prompt_prefixes(stage, key):
-        if prefix == rationale.prefix:
+    for place, source in _sources(stage, key):
+        if source.prompt_prefix == rationale.prefix:
             yield Problem(
-                place,
-                f"{prefix!r} stands before the prompts of rationales too, and nothing would tell the "
+                (*place, "prompt_prefix"),
+                f"{rationale.prefix!r} stands before the prompts of rationales too, and nothing would tell the "
                 "two tasks apart; write another",
             )
 
 
-def _prompt_prefixes(stage: TrainStage, key: Key) -> Iterator[tuple[Key, str]]:
+def _sources(stage: TrainStage, key: Key) -> Iterator[tuple[Key, AdditionTask | DatasetRows]]:
+    """Where the rows come from, each with its place in the recipe."""
     data, place = stage.data, (*key, "data")
-    if isinstance(data, DatasetSource | TrainedAddition):
-        yield (*place, "prompt_prefix"), data.prompt_prefix
     if isinstance(data, Mixture):
         for index, source in enumerate(data.sources):
-            yield (*place, "sources", index, "prompt_prefix"), source.prompt_prefix
+            yield (*place, "sources", index), source
+    elif isinstance(data, DatasetSource | TrainedAddition):
+        yield place, data

@@ -5,11 +5,18 @@ import pytest
 from llmkd.check.lengths import data_facts
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
-from llmkd.data.prepare import UNCUT, rows_of_parts
+from llmkd.data.prepare import UNCUT, prepare, rows_of_parts
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import DataError
-from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetSource,
+    MixedDataset,
+    MixedTask,
+    Mixture,
+    TrainedAddition,
+)
 
 
 def none_generated(name):
@@ -57,6 +64,45 @@ def test_rows_are_as_long_as_when_training(
     assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 4)
     assert found.longest.value == max(example.length for example in examples)
     assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 19, 4)
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [{"kind": "step_by_step", "prefix": ";"}, {"kind": "chain_of_thought", "separator": "#"}],
+)
+@pytest.mark.parametrize("max_length", [9, 40])
+def test_rows_with_rationales_are_as_long_as_when_training(
+    rationale, max_length, write, tokenizer, tmp_path
+):
+    tokenizer.save_pretrained(tmp_path)
+    rows = [
+        {"prompt": "1+2=", "completion": "3" * n, "rationale": "7" * (20 - n)} for n in range(1, 20)
+    ]
+    source = DatasetSource.model_validate(
+        {"dataset_name": write(rows), "max_length": max_length, "prompt_prefix": "#"}
+        | {"rationale": rationale}
+    )
+    data = prepare(source, tokenizer, seed=0, progress=lambda *_, **__: None)
+
+    found = facts(source, read_tokenizer(tmp_path))
+
+    assert found.tokens_per_row.value == round(data.counts.num_tokens / 19, 4)
+    assert (found.longest_side.value or found.longest.value) == data.longest
+    assert found.truncated.value == round(data.counts.num_truncated / 19, 4)
+
+
+@pytest.mark.parametrize("rationale", ["step_by_step", "chain_of_thought"])
+def test_a_sum_with_its_rationale_has_as_many_tokens_as_when_training(rationale, tokenizer):
+    task = TrainedAddition.model_validate(
+        {"kind": "task", "digits": 2, "num_examples": 5, "steps": "rationale"}
+        | {"prompt_prefix": "#", "rationale": {"kind": rationale}}
+    )
+    data = prepare(task, tokenizer, seed=0, progress=lambda *_, **__: None)
+
+    found = facts(task)
+
+    assert set(data.lengths or []) == {found.tokens_per_row.value}
+    assert (found.longest_side.value or found.longest.value) == data.longest
 
 
 def test_rows_whose_prompt_leaves_no_room_are_dropped_as_when_training(write, tokenizer, tmp_path):

@@ -111,7 +111,7 @@ def test_a_chain_of_thought_needs_a_rationale_in_every_row(model, source, tokeni
 
 def test_data_without_the_column_says_what_it_has(model, source, tokenizer):
     rows = [{"prompt": "1+2=", "completion": "3", "why": "so"}]
-    with pytest.raises(InputError, match="columns are prompt, completion, why.*`rationale`"):
+    with pytest.raises(InputError, match=r"columns are prompt, completion, why.*`rationale`"):
         prepared(source(rows=rows), tokenizer, model("t5"))
     data = prepared(source(rows=rows, columns={"rationale": "why"}), tokenizer, model("t5"))
     assert data.counts.num_without_rationale == 0
@@ -127,7 +127,7 @@ def test_a_stream_has_the_examples_of_a_file(model, source, tokenizer):
     stream = prepared(source(streaming=True), tokenizer, model("llama"))
     rows = [row for row, _ in zip(stream.dataset, range(3), strict=False)]
     names = ("input_ids", "trained_spans", "rationale_start")
-    of = lambda rows: sorted([[*map(int, row["input_ids"])], row["trained_spans"], row["rationale_start"]] for row in rows)  # noqa: E731,E501  # fmt: skip
+    of = lambda rows: sorted([[*map(int, row["input_ids"])], row["trained_spans"], row["rationale_start"]] for row in rows)  # noqa: E731  # fmt: skip
     assert of(rows) == of(list(whole.dataset)), names
     assert stream.counts.num_without_rationale == 1
 
@@ -163,5 +163,5 @@ def test_a_mixture_explains_rows_of_every_source(model, source, tokenizer):
 
 def test_a_prefix_before_rows_without_prompts_is_refused(model, source, tokenizer):
     rows = [{"text": "1+2=3"}]
-    with pytest.raises(InputError, match="prompt_prefix: .* have no `prompt`"):
+    with pytest.raises(InputError, match=r"prompt_prefix: .* have no `prompt`"):
         prepared(source(rows=rows, rationale=None, prompt_prefix="#"), tokenizer, model("llama"))

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.addition import ANSWER_MARKER, answer_of, make_rows
+from llmkd.data.addition import ANSWER_MARKER, answer_of
+from llmkd.data.sources import iter_rows
 from llmkd.evaluation.details import Sample
 from llmkd.evaluation.kept import Kept
 from llmkd.progress import Progress
@@ -55,7 +56,7 @@ def score_answers(
         progress: Called with (done, total) examples.
         kept: The answers that are there already; the others are added to it.
     """
-    rows = make_rows(task.data, seed)
+    rows = list(iter_rows(task.data, seed=seed))
     kept = Kept(None, {}) if kept is None else kept
     for start in range(0, len(rows), batch_size):
         batch = range(start, min(start + batch_size, len(rows)))

@@ -98,9 +98,9 @@ def test_all_that_is_written_is_guarded():
             "stage:ask writes no `id`",
         ),
         (
-            "stages.ask.data.prompt_file=prompts/explian.txt",
+            "stages.ask.data.prompt_file=prompts/explains.txt",
             "ask.data.prompt_file",
-            "prompts/explian.txt does not exist, nor does its folder",
+            "prompts/explains.txt does not exist, nor does its folder",
         ),
         (
             "stages.ask.data.prompt_file=mine",

@@ -38,14 +38,18 @@ class Prompt(Example):
 
     text: str
     """What these stand for; of a conversation, with the template's special tokens."""
-    messages: str | None
+    messages: str | None = None
     """The conversation as JSON; None of plain text."""
-    kept: str | None
+    kept: str | None = None
     """The columns that go along, as JSON; None where there are none."""
 
     @classmethod
     def of(
-        cls, input_ids: list[int], text: str, messages: str | None, kept: str | None
+        cls,
+        input_ids: list[int],
+        text: str,
+        messages: str | None = None,
+        kept: str | None = None,
     ) -> "Prompt":
         """With what follows from the tokens."""
         return cls(input_ids, [], len(input_ids), 0, 0, tokens_key(input_ids), text, messages, kept)

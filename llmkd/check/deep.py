@@ -257,10 +257,11 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     generation = stage.generation.model_copy(update={"max_completion_length": few})
     ids = [prompt["input_ids"] for prompt in prompts[:FEW_ROWS]]
     generate_from_ids(model, tokenizer, ids, generation, seed=seed)
+    answers = [prompt["text"] for prompt in prompts]
     if isinstance(many, AdditionTask):
-        rows = load_rows(many, seed=seed).to_list()
-    else:
-        rows = [answered(prompt, prompt["text"]) for prompt in prompts]
+        answers = load_rows(many, seed=seed)["completion"]
+    both = zip(prompts, answers, strict=True)
+    rows = [answered(prompt, answer, number) for number, (prompt, answer) in enumerate(both)]
     _write_rows(folder / "data.jsonl", rows)
     if stage.capture is not None:
         if prompts[0]["messages"] is not None:

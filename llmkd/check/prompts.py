@@ -38,7 +38,7 @@ def prompt_length(source: AdditionTask | PromptRows, tokenizer: Tokenizer | str)
     """
     if isinstance(source, AdditionTask):
         return _of_sums(source, tokenizer)
-    rows = read_rows(source, "prompt").sample[: source.num_examples]
+    rows = read_rows(source, "prompt").sample
     refuse_unused(rows[0], source)
     found = [conversation(row, number, source) for number, row in enumerate(rows, 1)]
     conversations = [messages for messages in found if messages is not None]

@@ -13,7 +13,9 @@ import datasets
 
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.files import raw_rows
+from llmkd.data.kept_columns import kept_columns
 from llmkd.data.labels import is_label
+from llmkd.data.prompt_files import with_prompts
 from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
@@ -22,6 +24,7 @@ from llmkd.recipe.data import (
     DatasetRows,
     IntentTask,
     LabelledRows,
+    PromptRows,
     StoreRows,
     Task,
 )
@@ -64,7 +67,8 @@ def iter_rows(
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:
-        At least one row; text is never empty, and `messages` are role and content.
+        At least one row; text is never empty, and `messages` are role and content. Of a generate
+        stage's data that has `keep_columns`, also `kept`: these columns as JSON.
 
     Raises:
         InputError: Nothing there, a file that cannot be read, or rows that cannot be used: when
@@ -79,6 +83,8 @@ def iter_rows(
     else:
         columns, name = written_names(source, need), source.dataset_name
         rows = islice(raw_rows(source, columns, is_stream=is_stream), source.num_examples)
+        if isinstance(source, PromptRows) and source.prompt_file is not None:
+            rows = with_prompts(rows, source)
         first = next(rows, None)
         if first is None:
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
@@ -96,7 +102,9 @@ def iter_rows(
         if problems.accepts(kept):
             if need == "rationale":
                 kept["bare_prompt"] = kept["prompt"]
-            yield {**kept, "prompt": prefix + kept["prompt"]} if prefix else kept
+            if prefix:
+                kept["prompt"] = prefix + kept["prompt"]
+            yield kept | kept_columns(row, number, source)
     problems.raise_any()
 
 

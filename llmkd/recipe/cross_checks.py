@@ -12,10 +12,12 @@ from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.prompt_checks import prompt_problems
 from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
 MODEL, DATA, STORE = "a model", "a data set", "a teacher store"
@@ -41,6 +43,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += reference_problems(stage, key, name, kinds)
         problems += part_problems(stage, key)
         problems += adapter_problems(stage, key)
+        problems += prompt_problems(stage, key, stages)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)
@@ -81,10 +84,10 @@ def results_problems(suites: Mapping[str, tuple[list[str], Suite]]) -> Iterator[
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     """Paths in a part of a recipe that lead nowhere, and tasks of one name."""
     found = [
-        (place, missing_path(value))
-        for place, _, value in _references(part, key)
+        (place, _missing_prompt(value) if field == "prompt_file" else missing_path(value))
+        for place, field, value in _references(part, key)
         if referenced_stage(value) is None
-        and (looks_like_path(value) or place[-1:] in (("deepspeed",), ("path",)))
+        and (looks_like_path(value) or field in ("deepspeed", "path", "prompt_file"))
     ]
     problems = [Problem(place, message) for place, message in found if message]
     suite = part.suite if isinstance(part, EvaluateStage) else part
@@ -94,6 +97,11 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
         problems += suite_problems(suite, place)
         problems += reasoning_problems(suite, place)
     return problems
+
+
+def _missing_prompt(value: str) -> str | None:
+    message = missing_path(beside_recipes(value))
+    return message and f"{message}; llmkd's own are {', '.join(shipped_prompts())}"
 
 
 def _repeated(names: Iterable[str], key: Key, what: str) -> Iterator[Problem]:

@@ -50,7 +50,8 @@ class DatasetFiles(RecipePart):
     dataset_config: str | None = None
     """The hub data set's configuration, where it has several."""
     dataset_split: str = "train"
-    """The split to read. A single file is its own `train` split."""
+    """The split to read. A single file is its own `train` split. Of what a stage wrote, split X is
+    `X.jsonl`, and `train` is `data.jsonl`."""
     num_examples: int | None = Field(default=None, gt=0)
     """Read only the first so many rows; null reads all."""
 
@@ -84,6 +85,11 @@ class PromptRows(DatasetRows):
     """Put each `prompt` in the teacher's chat template, as a user's turn; `messages` always are."""
     system_prompt: str | None = Field(default=None, min_length=1)
     """A system message before each conversation that does not begin with one of its own."""
+    prompt_file: str | None = Field(default=None, min_length=1)
+    """A text file with the prompt, in which `{column}` stands for the row's column of that name; the
+    rows then need no `prompt`. A path, or one of the shipped `prompts/NAME.txt`."""
+    keep_columns: list[str] = Field(default_factory=list)
+    """Columns of the data set that go along into `data.jsonl` as they are: gold answers, labels."""
     chat_template: str | None = None
     """A Jinja file in place of the teacher's own chat template, also saved with students that train
     on the store's rows."""
@@ -144,6 +150,14 @@ class TrainedAddition(AdditionTask):
     rationale: Rationale | None = None
     """Learn from the sums' carries as rationales: as a second task, or before the completion; null
     reads none. Needs `steps: rationale`."""
+
+
+class PromptTask(AdditionTask):
+    """A procedural task that a teacher answers."""
+
+    keep_columns: list[str] = Field(default_factory=list)
+    """Columns of the task that go along into `data.jsonl` as they are: `answer`, and `rationale` with
+    `steps: rationale`."""
 
 
 class IntentTask(RecipePart):
@@ -210,7 +224,7 @@ class Mixture(Sequences):
 
 
 Prompts = Annotated[
-    Annotated[AdditionTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
+    Annotated[PromptTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
     kind_or("dataset"),
 ]
 Task = AdditionTask | IntentTask

@@ -43,7 +43,7 @@ SECTIONS = {
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from llmkd.check.facts import Fact
 from llmkd.check.lengths import data_facts
+from llmkd.check.row_facts import DataFacts
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
 from llmkd.data.prepare import UNCUT, prepare, rows_of_parts
@@ -23,8 +25,8 @@ def none_generated(name):
     raise AssertionError(name)
 
 
-def facts(source, tokenizer=ADDITION):
-    return data_facts(source, tokenizer, none_generated)
+def facts(source, tokenizer=ADDITION, generated=none_generated):
+    return data_facts(source, tokenizer, generated)
 
 
 @pytest.fixture
@@ -177,6 +179,20 @@ def test_weights_of_any_size_make_shares(write):
     sources = [MixedDataset(dataset_name=name, weight=weight) for weight in weights]
 
     assert facts(Mixture(kind="mixture", sources=sources)).rows.value == 6
+
+
+def test_of_a_split_or_a_column_that_a_stage_keeps_no_length_is_known():
+    source = DatasetSource(dataset_name="stage:ask", max_length=64)
+    own = DataFacts(*[Fact(n, "at most", "") for n in (10, 30, 30)], Fact(0, "exact", ""))
+
+    def found(**fields):
+        made = facts(source.model_copy(update=fields), generated=lambda name: own)
+        return made.rows.value, made.longest.value
+
+    assert found() == (10, 30)
+    assert found(columns={"prompt": "question"}) == (10, 64)
+    assert found(dataset_split="undecided") == (None, 64)
+    assert found(dataset_split="undecided", num_examples=5) == (None, 64)
 
 
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):

@@ -191,5 +191,14 @@ def test_glue_of_pretrained_models_passes_the_check():
 
 
 def test_every_shipped_recipe_is_tested_here():
-    tested = {*ADDITION, "quickstart_table", *TEACHER_DATA, *LARGE, "glue", "glue_bert", "sinkhorn", "tinystories"}
+    tested = {
+        *ADDITION,
+        "quickstart_table",
+        *TEACHER_DATA,
+        *LARGE,
+        "glue",
+        "glue_bert",
+        "sinkhorn",
+        "tinystories",
+    }
     assert {path.stem for path in shipped_recipes()} == tested

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llmkd import schedules
 from llmkd.curation.manifest import kept_fraction
+from llmkd.data.rationale import PARTS
 from llmkd.losses import closed_form
 from llmkd.losses.sinkhorn import (
     PAPER_TEMPERATURE,
@@ -60,9 +61,10 @@ def _build_term(loss: Loss, max_steps: int) -> Term:
         scale = temperature**2 if loss.temperature_scaling == "squared" else 1.0
     weight = _build_schedule(loss.weight, max_steps)
     name = loss.name or loss.kind
+    part = None if loss.part is None else PARTS.index(loss.part)
     if isinstance(loss, SinkhornTerm | SinkhornPaperTerm):
-        return Term(_build_sinkhorn(loss, name), weight)
-    return Term(HeadTerm(name, _build_divergence(loss), temperature), weight, scale)
+        return Term(_build_sinkhorn(loss, name), weight, part=part)
+    return Term(HeadTerm(name, _build_divergence(loss), temperature), weight, scale, part)
 
 
 def _build_sinkhorn(loss: SinkhornTerm | SinkhornPaperTerm, name: str) -> BatchTerm:

@@ -21,9 +21,12 @@ from llmkd.recipe.losses import (
 )
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.prompt_checks import prompt_problems
+from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
 MODEL, DATA, STORE, CURATED = "a model", "a data set", "a teacher store", "a curated data set"
@@ -52,6 +55,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += reference_problems(stage, key, name, kinds)
         problems += part_problems(stage, key)
         problems += adapter_problems(stage, key)
+        problems += prompt_problems(stage, key, stages)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)
@@ -93,10 +97,10 @@ def results_problems(suites: Mapping[str, tuple[list[str], Suite]]) -> Iterator[
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     """Paths in a part of a recipe that lead nowhere, and tasks of one name."""
     found = [
-        (place, missing_path(value))
-        for place, _, value in _references(part, key)
+        (place, _missing_prompt(value) if field == "prompt_file" else missing_path(value))
+        for place, field, value in _references(part, key)
         if referenced_stage(value) is None
-        and (looks_like_path(value) or place[-1:] in (("deepspeed",), ("path",)))
+        and (looks_like_path(value) or field in ("deepspeed", "path", "prompt_file"))
     ]
     problems = [Problem(place, message) for place, message in found if message]
     suite = part.suite if isinstance(part, EvaluateStage) else part
@@ -106,6 +110,11 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
         problems += suite_problems(suite, place)
         problems += reasoning_problems(suite, place)
     return problems
+
+
+def _missing_prompt(value: str) -> str | None:
+    message = missing_path(beside_recipes(value))
+    return message and f"{message}; llmkd's own are {', '.join(shipped_prompts())}"
 
 
 def _repeated(names: Iterable[str], key: Key, what: str) -> Iterator[Problem]:
@@ -175,6 +184,7 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     yield from _teacher_problems(stage, key)
     yield from _name_problems(stage.losses, key)
     yield from _pairing_problems(stage.losses, key)
+    yield from rationale_problems(stage, key)
     if all(_is_zero(term) for term in stage.losses):
         message = "every term has weight 0, so nothing would be learned; give one a weight"
         yield Problem((*key, "losses"), message)

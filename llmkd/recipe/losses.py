@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.rationale import Part
 
 
 class LinearSchedule(RecipePart):
@@ -70,6 +71,9 @@ class LossTerm(RecipePart):
     """A number, or a schedule: `{kind: linear, start: 1.0, end: 0.1}`."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """What metrics call the term: `loss/NAME`. Default: its kind."""
+    part: Part | None = None
+    """What of each row the term is of, under `data.rationale: {kind: step_by_step}`; it is a mean over
+    the tokens of that part alone."""
 
 
 class CrossEntropyTerm(LossTerm):

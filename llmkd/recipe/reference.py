@@ -43,7 +43,7 @@ SECTIONS = {
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
@@ -55,7 +55,7 @@ SECTIONS = {
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
     "Curation": [
-        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "CuratedRows", "Concatenation", "RowsMixture", "WeightedRows", "VerifyStep", "VerifyCommandStep", "VoteStep",
         "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
         "ExtractStep",
     ],

@@ -55,8 +55,8 @@ class TeacherDataStage(RecipePart):
 class GenerateStage(TeacherDataStage):
     """A teacher answers prompts. Product: a store, and a data set.
 
-    The data set has rows of `prompt` and `completion`, or of `messages` where the teacher was asked
-    in its chat template.
+    The data set has rows of `prompt` and `completion`, or of `messages` and `completion` where the
+    teacher was asked in its chat template. `number` is the prompt's own, from 0; its samples share it.
     """
 
     kind: Literal["generate"]

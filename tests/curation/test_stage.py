@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from llmkd.build_objective import build_objective
+from llmkd.check.deep import try_stages
 from llmkd.check.report import report
 from llmkd.errors import InputError
 from llmkd.pipeline import generate_teacher_data, run
@@ -202,6 +203,79 @@ def test_steps_that_do_not_fit_are_refused_with_what_to_write(recipe, steps, sta
     with pytest.raises(InputError) as caught:
         load(recipe(*steps, **stages))
     assert message in str(caught.value)
+
+
+CURATE = {"kind": "curate", "data": {"dataset_name": "stage:asked"}}
+ASKED_SUMS = {"kind": "task", "num_examples": 9, "keep_columns": ["answer"]}
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps", "message"),
+    [
+        (["answer"], [VERIFY], None),
+        ([], [VERIFY], "steps.0.reference: the rows have no column `answer`, but prompt, messages, "
+         "completion, number; write one of these, or keep_columns: [answer] in the data of the"),
+        (["answer"], [VERIFY | {"reference": "gold"}], "no column `gold`, but prompt, messages"),
+        (["answer"], [{"kind": "select", "pass_rate": [0.0, 0.5]}], "no column `is_right`"),
+        (["answer"], [VERIFY | {"keep": "all"}, {"kind": "select", "pass_rate": [0.0, 0.5]}], None),
+        ([], [VERIFY | {"grader": "multiple_choice", "reference": "prompt"}], "no column `choices`"),
+        ([], [VOTE | {"answer_column": "voted"}, VERIFY | {"reference": "voted"}], None),
+    ],
+)  # fmt: skip
+def test_columns_that_no_row_will_have_are_refused_before_a_teacher_is_asked(
+    recipe, keep, steps, message
+):
+    asked = {"kind": "generate", "teacher": TEACHER, "data": ASKED_SUMS | {"keep_columns": keep}}
+    first = {"kind": "curate", "data": ["stage:asked"]}
+    second = {"kind": "curate", "data": "stage:first", "steps": steps}
+    path = recipe(asked=asked, first=first, second=second)
+    if message is None:
+        load(path)
+        return
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert message in str(caught.value)
+
+
+def test_what_is_undecided_is_asked_again(recipe, tiny_llama, tokenizer, tmp_path):
+    tiny_llama(tokenizer).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    asking = {
+        "kind": "generate",
+        "teacher": {"model_name_or_path": str(tmp_path / "teacher")},
+        "engine": {"kind": "transformers", "batch_size": 8},
+        "generation": {"max_completion_length": 80, "num_samples": 2},
+    }
+    vote = {"kind": "vote", "grader": "exact_match", "min_votes": 2, "undecided": "keep"}
+    stages = {
+        "asked": asking | {"data": ASKED_SUMS},
+        "voted": CURATE | {"steps": [vote]},
+        "again": asking | {"data": {**UNDECIDED, "dataset_name": "stage:voted", "keep_columns": ["answer"]}},
+        "all": {
+            "kind": "curate",
+            "data": {
+                "kind": "concatenation",
+                "sources": [{"dataset_name": "stage:voted"}, {"dataset_name": "stage:again"}],
+            },
+        },
+        "student": student(str(tmp_path / "teacher"), 1.0) | {"data": {"dataset_name": "stage:all", "max_length": 32}},
+    }  # fmt: skip
+    job = Run(load(recipe(**stages)))
+    tried = list(try_stages(job, told=lambda name: None))
+    assert tried[-1].stand_ins == ["all"]
+    assert tried[-1].batch is not None
+    for name in ("asked", "voted", "again", "all"):
+        run_stage(job, name)
+    rows, prompts = (
+        [json.loads(line) for line in (job.stage_folder(name) / file).read_text().splitlines()]
+        for name, file in (("all", "data.jsonl"), ("voted", "undecided.jsonl"))
+    )
+    # A random teacher never says the same twice.
+    assert len(prompts) > 4
+    assert {row["prompt"] for row in rows} <= {row["prompt"] for row in prompts}
+    assert all(
+        sum(map(int, row["prompt"].strip("=").split("+"))) == int(row["answer"]) for row in rows
+    )
 
 
 def test_a_vote_that_keeps_the_undecided_may_be_asked_for_them(recipe):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.check.stand_ins import write_curated
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
@@ -37,7 +38,14 @@ from llmkd.recipe.evaluation import EvaluationTask, Suite
 from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.ood import OODTask
 from llmkd.recipe.references import expanded, resolved
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    ScoreStage,
+    Stage,
+    TrainStage,
+)
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
@@ -164,6 +172,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             _try_generate(stage, folder, seed)
         case ScoreStage():
             _try_score(stage, folder, seed)
+        case CurateStage():
+            write_curated(stage, folder)
         case EvaluateStage():
             _try_evaluate(stage, seed)
     return None

@@ -6,10 +6,19 @@ from llmkd.recipe.adapter_checks import adapter_problems
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
+from llmkd.recipe.curation_checks import curation_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
-from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
+from llmkd.recipe.losses import (
+    BatchTerm,
+    CosineSchedule,
+    KeptFraction,
+    LinearSchedule,
+    Loss,
+    LossTerm,
+    TeacherTerm,
+)
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.prompt_checks import prompt_problems
@@ -20,14 +29,17 @@ from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainSta
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
-MODEL, DATA, STORE = "a model", "a data set", "a teacher store"
+MODEL, DATA, STORE, CURATED = "a model", "a data set", "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL,),
     "generate": (DATA, STORE),
     "score": (STORE,),
+    "curate": (DATA, CURATED),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""
+WANTED = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE, "stage": CURATED}
+"""What a field that names a stage wants of it; others want a model."""
 
 
 def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> list[Problem]:
@@ -49,6 +61,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
             problems += captured_teacher_problems(stage, key, stages)
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
+        problems += curation_problems(stage, key, stages)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems
@@ -121,7 +134,7 @@ def reference_problems(
     problems: list[Problem] = []
     for place, field, value in _references(part, key):
         target = referenced_stage(value)
-        wanted = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE}.get(field, MODEL)
+        wanted = WANTED.get(field, MODEL)
         message = None if target is None else _wrong_reference(target, wanted, stage, kinds)
         if message:
             problems.append(Problem(place, message))
@@ -261,8 +274,13 @@ def _pairing_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
 
 
 def _is_zero(term: LossTerm) -> bool:
-    weight = term.weight
-    return weight == 0 if isinstance(weight, int | float) else weight.start == weight.end == 0
+    match term.weight:
+        case LinearSchedule(start=first, end=last) | CosineSchedule(start=first, end=last):
+            return first == last == 0
+        case KeptFraction(at_none=first, at_all=last):
+            return first == last == 0
+        case weight:
+            return weight == 0
 
 
 def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> Iterator[Problem]:

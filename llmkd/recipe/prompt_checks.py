@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import DatasetRows, Mixture, PromptRows, PromptTask
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, Stage
@@ -55,7 +55,7 @@ def _columns_of_task(task: PromptTask) -> list[str]:
     return ["answer", "rationale"] if task.steps == "rationale" else ["answer"]
 
 
-def _data_sets(data: RecipePart, key: Key) -> Iterator[tuple[Key, DatasetRows]]:
+def _data_sets(data: object, key: Key) -> Iterator[tuple[Key, DatasetRows]]:
     if isinstance(data, DatasetRows):
         yield key, data
     for index, source in enumerate(data.sources if isinstance(data, Mixture) else []):

@@ -38,7 +38,7 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "EvaluateStage"],
+    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
@@ -49,9 +49,15 @@ SECTIONS = {
         "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
+        "KeptFraction",
     ],
     "Teacher data": [
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
+    ],
+    "Curation": [
+        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
+        "ExtractStep",
     ],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",

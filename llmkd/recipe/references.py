@@ -21,6 +21,8 @@ REFERENCE_FIELDS = frozenset(
         "models",
         "deepspeed",
         "path",
+        "stage",
+        "suites",
     }
 )
 """The fields, anywhere in a stage, that name something outside it."""

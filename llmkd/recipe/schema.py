@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
@@ -98,7 +99,8 @@ class EvaluateStage(RecipePart):
 
 
 Stage = Annotated[
-    TrainStage | GenerateStage | ScoreStage | EvaluateStage, Field(discriminator="kind")
+    TrainStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
+    Field(discriminator="kind"),
 ]
 
 

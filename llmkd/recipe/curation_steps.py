@@ -5,17 +5,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.data import Column, DatasetFiles
 from llmkd.recipe.reasoning import Grader, QuestionRows
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class CuratedRows(DatasetRows):
-    """Rows of prompts with answers, or of plain text; all their columns come along.
+class CuratedRows(DatasetFiles):
+    """Rows of prompts with answers, or of plain text; all their columns come along."""
 
-    `columns` renames: `{prompt: question, completion: solution}`.
-    """
+    kind: Literal["dataset"] = "dataset"
+    columns: dict[Column, str] = Field(default_factory=dict)
+    """What the data set calls its columns: `{prompt: question, completion: answer}`. They get the names
+    on the left."""
 
 
 class AnswerStep(RecipePart):

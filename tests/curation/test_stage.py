@@ -105,7 +105,7 @@ def test_check_says_so_and_how_many_rows_there_can_be(recipe, machine):
     ]
     facts = found.stages["curated"].facts
     assert (facts["rows"].value, facts["rows"].exactness) == (9, "at most")
-    assert facts["memory"].value == 9 * 2500
+    assert facts["memory"].value == 9 * 3000
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from llmkd.recipe.data import (
     Mixture,
     SequenceLengths,
     StoreRows,
+    is_regression,
 )
 from llmkd.recipe.evaluation import EvaluationTask, Suite
 from llmkd.recipe.models import StoreTeacher
@@ -197,7 +198,9 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
         num_tokens=int(counts.max()),
         loss=means["loss"],
         losses={
-            k: v for k, v in means.items() if k.startswith("loss/") or k in ("kl", "teacher_nll")
+            k: v
+            for k, v in means.items()
+            if k.startswith("loss/") or k in ("kl", "teacher_nll", "teacher_mse")
         },
         grad_norm=trainer.gradient_norm(trainer.objective, batches, counts),
         grad_norms=trainer.term_gradient_norms(batches, counts),
@@ -208,7 +211,7 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
 
 def _with_labels(stage: TrainStage, seed: int) -> TrainStage:
     """With the labels of all rows written out, as a few rows do not have them all."""
-    if not isinstance(stage.data, LabelledRows):
+    if not isinstance(stage.data, LabelledRows) or is_regression(stage.data):
         return stage
     labels = stage_labels(stage, labelled_rows(stage.data, seed=seed))
     return stage.model_copy(update={"data": stage.data.model_copy(update={"labels": labels})})
@@ -331,6 +334,9 @@ def _in_miniature(task: EvaluationTask) -> EvaluationTask:
     if isinstance(task, OODTask):
         # Of the first rows, none may be marked.
         few |= {"out_data": few["data"], "out_labels": None}
+    if is_regression(data):
+        # Of a few rows, all labels may be equal, and have no correlation.
+        few["metrics"] = ["mse"]
     if generation is not None:
         most = min(FEW_TOKENS, generation.max_completion_length)
         few["generation"] = generation.model_copy(update={"max_completion_length": most})

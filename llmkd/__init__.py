@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def run(recipe: "Recipe", *, overwrite: bool = False) -> "list[Record]":
+def run(recipe: "Recipe", *, overwrite: bool = False, allow_code: bool = False) -> "list[Record]":
     """Runs what is not finished of a recipe; see `llmkd.pipeline.run`."""
     from llmkd import pipeline
 
-    return pipeline.run(recipe, overwrite=overwrite)
+    return pipeline.run(recipe, overwrite=overwrite, allow_code=allow_code)

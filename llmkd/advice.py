@@ -7,7 +7,14 @@ from llmkd.recipe.data import Task
 from llmkd.recipe.evaluation import PerplexityTask, Suite
 from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    ScoreStage,
+    Stage,
+    TrainStage,
+)
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine, VLLMEngine
 from llmkd.training.checkpoints import newest_checkpoint
 
@@ -26,6 +33,8 @@ def goes_on(stage: Stage, folder: Path) -> str:
             return f"goes on from {resume}"
         case GenerateStage() | ScoreStage() if any((folder / "store" / "shards").glob("*.arrow")):
             return "goes on after the last whole shard"
+        case CurateStage() if any(folder.glob("journal/*.jsonl")):
+            return "goes on with the verdicts that are left"
         case EvaluateStage() if any(folder.rglob("answers.jsonl")):
             return "goes on with the answers that are left"
     return "begins the stage again"
@@ -73,6 +82,8 @@ def smaller(stage: Stage) -> list[str]:
             return _of_capture(
                 stage, *([] if is_task else [f"data.max_length below {data.max_length}"])
             )
+        case CurateStage():
+            return ["fewer rows: num_examples in data"]
         case EvaluateStage():
             return _of_evaluation(stage)
 

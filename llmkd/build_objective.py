@@ -1,12 +1,15 @@
 """From a train stage's losses to its objective: with `llmkd.build`, what knows every kind."""
 
 from functools import partial
+from pathlib import Path
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from llmkd import schedules
+from llmkd.curation.manifest import kept_fraction
+from llmkd.data.rationale import PARTS
 from llmkd.losses import closed_form
 from llmkd.losses.sinkhorn import (
     PAPER_TEMPERATURE,
@@ -24,6 +27,7 @@ from llmkd.recipe.losses import (
     DivergenceTerm,
     ForwardKLTerm,
     JSDTerm,
+    KeptFraction,
     LabelMSETerm,
     LinearSchedule,
     LogitMSETerm,
@@ -60,9 +64,10 @@ def _build_term(loss: Loss, max_steps: int) -> Term:
         scale = temperature**2 if loss.temperature_scaling == "squared" else 1.0
     weight = _build_schedule(loss.weight, max_steps)
     name = loss.name or loss.kind
+    part = None if loss.part is None else PARTS.index(loss.part)
     if isinstance(loss, SinkhornTerm | SinkhornPaperTerm):
-        return Term(_build_sinkhorn(loss, name), weight)
-    return Term(HeadTerm(name, _build_divergence(loss), temperature), weight, scale)
+        return Term(_build_sinkhorn(loss, name), weight, part=part)
+    return Term(HeadTerm(name, _build_divergence(loss), temperature), weight, scale, part)
 
 
 def _build_sinkhorn(loss: SinkhornTerm | SinkhornPaperTerm, name: str) -> BatchTerm:
@@ -126,12 +131,15 @@ def _build_divergence(loss: PointwiseLoss) -> Divergence:
 
 
 def _build_schedule(
-    weight: float | LinearSchedule | CosineSchedule, max_steps: int
+    weight: float | LinearSchedule | CosineSchedule | KeptFraction, max_steps: int
 ) -> schedules.WeightSchedule:
     match weight:
         case LinearSchedule(start=start, end=end, num_steps=num_steps):
             return schedules.linear(start, end, num_steps or max_steps)
         case CosineSchedule(start=start, end=end, num_steps=num_steps):
             return schedules.cosine(start, end, num_steps or max_steps)
+        case KeptFraction(stage=stage, at_none=at_none, at_all=at_all):
+            fraction = kept_fraction(Path(stage))
+            return schedules.constant(at_none + (at_all - at_none) * fraction)
         case value:
             return schedules.constant(value)

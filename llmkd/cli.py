@@ -33,6 +33,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the programs that the recipe's steps name.")
+]
 
 
 @app.command()
@@ -42,6 +45,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
     ] = False,
+    allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -58,7 +62,7 @@ def train(
             from llmkd.check import check as look_over
 
             look_over(recipe, overrides or [])
-        records = pipeline.run(job.recipe, overwrite=overwrite)
+        records = pipeline.run(job.recipe, overwrite=overwrite, allow_code=allow_code)
         if pipeline.is_launched():
             return
         print_records(records, json, {"output_dir": str(job.folder)})
@@ -80,6 +84,7 @@ def generate_teacher_data(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
     ] = False,
+    allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -96,7 +101,9 @@ def generate_teacher_data(
             own = folder.with_name(f"{folder.name}-{share[0] + 1}-of-{share[1]}")
             loaded = loaded.model_copy(update={"output_dir": str(own)})
         job = Run(loaded)
-        names = pipeline.generate_teacher_data(loaded, overwrite=overwrite, share=share)
+        names = pipeline.generate_teacher_data(
+            loaded, overwrite=overwrite, allow_code=allow_code, share=share
+        )
         folders = {name: str(job.stage_folder(name)) for name in names}
         show(dumped(folders) if json else "\n".join(f"{n}: {f}" for n, f in folders.items()))
 

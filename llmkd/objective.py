@@ -3,7 +3,7 @@ r"""The objective: the one place for masks, weights, temperature squared and the
 .. math:: L = \sum_i w_i(\mathrm{step}) \sum_t m_{i,t}\, \ell_{i,t} / N_i
 
 over all positions t of the global batch, where N_i counts the positions that mask m_i keeps over
-all ranks and accumulation steps. Because N_i is global, cutting a batch into micro-batches or ranks
+all ranks and accumulation steps: the trained ones, or those of them in one part of the data. Because N_i is global, cutting a batch into micro-batches or ranks
 changes neither loss nor gradient.
 
 Shapes: B batch, T time, K terms, D diagnostics, N kept positions.
@@ -33,11 +33,13 @@ class Term:
         loss: What is computed; its name is the metric's.
         weight: The schedule w_i.
         scale: A constant factor: temperature squared, or 1.
+        part: Which of a batch's `part_ids` the mask m_i keeps; None keeps every trained position.
     """
 
     loss: HeadTerm | BatchTerm
     weight: WeightSchedule
     scale: float = 1.0
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,23 @@ class Objective:
         """The objective of one term, without diagnostics."""
         return Objective([self.terms[index]], has_teacher=False, compute_dtype=self.compute_dtype)
 
-    def count_positions(self, target_ids: Tensor) -> Tensor:
-        """N_i of one micro-batch: the positions that each term's mask keeps, [K]."""
-        return trained(target_ids).sum().expand(len(self.terms))
+    def count_positions(self, target_ids: Tensor, part_ids: Tensor | None = None) -> Tensor:
+        """N_i of one micro-batch: the positions that each term's mask keeps, then all, [K + 1].
+
+        Args:
+            target_ids: As `llmkd.data.collate` makes them, [B, T], or [B] of a classifier.
+            part_ids: Which part of the data each is of, same shape; None where it has no parts.
+        """
+        kept = trained(target_ids)
+        return torch.stack([*(m.sum() for m in self._masks(kept, part_ids)), kept.sum()])
+
+    def _masks(self, kept: Tensor, part_ids: Tensor | None) -> list[Tensor]:
+        """Which of the kept positions each term is of."""
+        masks = list[Tensor]()
+        for term in self.terms:
+            assert term.part is None or part_ids is not None, "refused by the recipe"
+            masks.append(kept if term.part is None else kept & (part_ids == term.part))
+        return masks
 
     def __call__(
         self,
@@ -95,6 +111,7 @@ class Objective:
         *,
         num_positions: Tensor,
         step: int,
+        part_ids: Tensor | None = None,
     ) -> ObjectiveOutput:
         """One micro-batch's share of the loss and of the metrics.
 
@@ -102,37 +119,45 @@ class Objective:
             student: Of the N kept positions; gradients flow to logits, or hidden states and weights.
             teacher: Of the same positions.
             target_ids: The tokens that follow, or the labels, [N]; of a regression numbers.
-            num_positions: N_i summed over all micro-batches and ranks of the step, [K].
+            num_positions: Of `count_positions`, summed over all micro-batches and ranks of the step,
+                [K + 1].
             step: Optimizer step, for the schedules, and for what is drawn of a micro-batch.
+            part_ids: Which part of the data each position is of, [N]; None where it has no parts.
         """
         share = num_positions.clamp(min=1).reciprocal().float()
-        weights = share.new_tensor([term.weight(step) * term.scale for term in self.terms]) * share
+        shares = share[:-1]
+        factors = shares.new_tensor([term.weight(step) * term.scale for term in self.terms])
+        weights, masks = factors * shares, self._masks(trained(target_ids), part_ids)
         losses, metrics = list[Tensor](), dict[str, Tensor]()
         is_pointwise = [isinstance(term.loss, HeadTerm) for term in self.terms]
         if any(is_pointwise):
-            of_positions = weights[is_pointwise, None].expand(-1, len(target_ids))
+            of_terms = torch.stack(masks)[is_pointwise]
             # A stored teacher may not be able to give all diagnostics.
             diagnostics = [x for x in self.diagnostics if refusal(x, teacher) is None]
-            output = self._pointwise(student, teacher, target_ids, of_positions, diagnostics)
+            output = self._pointwise(
+                student, teacher, target_ids, weights[is_pointwise, None] * of_terms, diagnostics
+            )
             losses.append(output.loss)
-            metrics = self._metrics(output, share[is_pointwise], diagnostics)
-        for term, weight, part in zip(self.terms, weights, share, strict=True):
+            metrics = self._metrics(output, shares[is_pointwise], of_terms)
+            for diagnostic, values in zip(diagnostics, output.diagnostics, strict=True):
+                metrics[diagnostic.name] = values.sum() * share[-1]
+        for term, weight, part, mask in zip(self.terms, weights, shares, masks, strict=True):
             if isinstance(term.loss, BatchTerm):
+                rows = mask.nonzero().flatten()
                 with torch.set_grad_enabled(torch.is_grad_enabled() and bool(term.weight(step))):
-                    value, found = self._of_batch(term.loss, student, teacher, target_ids, step)
-                losses.append(weight * len(target_ids) * value)
+                    value, found = self._of_batch(
+                        term.loss, student, teacher, target_ids, rows, step
+                    )
+                losses.append(weight * len(rows) * value)
                 found = {f"loss/{term.loss.name}": value.detach(), **found}
-                metrics |= {name: x * len(target_ids) * part for name, x in found.items()}
+                metrics |= {name: x * len(rows) * part for name, x in found.items()}
         return ObjectiveOutput(torch.stack(losses).sum(), metrics)
 
-    def _metrics(
-        self, output: HeadOutput, share: Tensor, diagnostics: Sequence[HeadTerm]
-    ) -> dict[str, Tensor]:
+    def _metrics(self, output: HeadOutput, shares: Tensor, masks: Tensor) -> dict[str, Tensor]:
         names = [f"loss/{term.loss.name}" for term in self.terms if isinstance(term.loss, HeadTerm)]
-        metrics = dict(zip(names, output.values.sum(-1) * share, strict=True))
-        for diagnostic, values in zip(diagnostics, output.diagnostics, strict=True):
-            metrics[diagnostic.name] = values.sum() * share[0]
-        return metrics
+        # Not a plain product with the mask: a value left out may be inf.
+        values = torch.where(masks, output.values, 0).sum(-1) * shares
+        return dict(zip(names, values, strict=True))
 
     def _pointwise(
         self,
@@ -165,10 +190,11 @@ class Objective:
         student: LinearHead | DenseLogits,
         teacher: Signals | None,
         target_ids: Tensor,
+        rows: Tensor,
         step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(teacher, LinearHead | DenseLogits), "refused by the recipe"
-        rows = _drawn(len(target_ids), term.max_rows, step).to(target_ids.device)
+        rows = rows[_drawn(len(rows), term.max_rows, step).to(rows.device)]
         student_logits = logits_of(student, rows, self.compute_dtype)
         with torch.no_grad():
             teacher_logits = logits_of(teacher, rows, self.compute_dtype)

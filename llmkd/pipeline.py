@@ -5,6 +5,7 @@ Imports no torch. A stage's memory goes back to the system with its process.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,8 +23,14 @@ from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.references import needed_for, referenced_stages
-from llmkd.recipe.schema import EvaluateStage, Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.references import needed_for
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    Recipe,
+    TeacherDataStage,
+    TrainStage,
+)
 from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
@@ -48,6 +55,7 @@ def generate_teacher_data(
     *,
     names: list[str] | None = None,
     overwrite: bool = False,
+    allow_code: bool = False,
     share: Share = ALONE,
 ) -> list[str]:
     """Runs the stages that a teacher is asked in, and the earlier ones that these need.
@@ -56,6 +64,7 @@ def generate_teacher_data(
         recipe: From `llmkd.recipe.load`.
         names: Of those stages; None takes all.
         overwrite: As of `run`.
+        allow_code: As of `run`.
         share: Which of how many processes this is. Each needs a run folder of its own, and
             `llmkd cache merge` joins their stores.
 
@@ -78,7 +87,8 @@ def generate_teacher_data(
     try:
         os.environ[SHARE] = f"{share[0]}/{share[1]}"
         with explained(job.folder), held(job.folder) as lock:
-            _run_unfinished(job, needed_for(recipe, asked), lock, overwrite=overwrite)
+            needed = needed_for(recipe, asked)
+            _run_unfinished(job, needed, lock, overwrite=overwrite, allow_code=allow_code)
     finally:
         del os.environ[SHARE]
     return asked
@@ -86,15 +96,15 @@ def generate_teacher_data(
 
 def _refuse_to_share(recipe: Recipe, asked: list[str]) -> None:
     for name in asked:
-        for other in referenced_stages(recipe.stages[name]):
-            if other in asked:
+        for other in needed_for(recipe, [name]):
+            if other in asked and other != name:
                 raise InputError(
                     f"--shard: stage {name} takes what stage {other} makes, of which a share has a "
                     "part; put them in two recipes, and merge the first one's shares before the second"
                 )
 
 
-def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
+def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) -> list[Record]:
     """Runs what is not finished yet; returns the results of all evaluate stages.
 
     Under an external launcher (torchrun, accelerate, deepspeed) the first unfinished stage, which
@@ -103,6 +113,7 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
     Args:
         recipe: From `llmkd.recipe.load`.
         overwrite: Do stages anew whose inputs changed since the folder was written.
+        allow_code: Run the programs that the recipe names.
 
     Raises:
         InputError: The folder is in use, or was made from something else.
@@ -117,7 +128,8 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
         return []
     with explained(job.folder), held(job.folder) as lock:
         try:
-            _run_unfinished(job, list(recipe.stages), lock, overwrite=overwrite)
+            names = list(recipe.stages)
+            _run_unfinished(job, names, lock, overwrite=overwrite, allow_code=allow_code)
         except StageFailedError as error:
             if error.exit_status == FAILED:  # Not where time is short, or nothing has begun.
                 error.records = _gather_results(job)
@@ -128,8 +140,12 @@ def run(recipe: Recipe, *, overwrite: bool = False) -> list[Record]:
         return records
 
 
-def _run_unfinished(job: Run, names: list[str], lock: int, *, overwrite: bool) -> None:
+def _run_unfinished(
+    job: Run, names: list[str], lock: int, *, overwrite: bool, allow_code: bool
+) -> None:
     unfinished = unfinished_stages(job, overwrite=overwrite)
+    if not allow_code:
+        _refuse_code(job, [name for name in names if name in unfinished])
     if set(unfinished) & set(names):
         _set_results_aside(job)
         _describe(job)
@@ -144,6 +160,19 @@ def _run_unfinished(job: Run, names: list[str], lock: int, *, overwrite: bool) -
         started = time.monotonic()
         _run_in_child(job, name, lock)
         say(f"{position}: done in {time.monotonic() - started:.0f} s")
+
+
+def _refuse_code(job: Run, names: list[str]) -> None:
+    """Refuses stages that run programs of the recipe's, which may do whatever the user may."""
+    problems = [
+        f"stages.{name}.steps.{index}.command: runs `{shlex.join(command)}`; read what it does, and "
+        "write --allow-code (allow_code=True in Python), or leave the step out"
+        for name in names
+        if isinstance(stage := job.recipe.stages[name], CurateStage)
+        for index, command in stage.commands.items()
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _has_same_stages(job: Run) -> bool:

@@ -65,6 +65,7 @@ class Run:
             "train": ["model/config.json"],
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
+            "curate": ["curation.json", "data.jsonl"],
             "evaluate": [RESULTS],
         }
         paths = made[self.recipe.stages[name].kind]

@@ -11,7 +11,14 @@ from llmkd.evaluation.results import write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.faults import explained
 from llmkd.recipe.base import STAGE_REFERENCE
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    ScoreStage,
+    Stage,
+    TrainStage,
+)
 from llmkd.run_folder import (
     STAGE_FILE,
     StageState,
@@ -110,6 +117,12 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
                 run_capture(
                     stage, folder, seed=seed, progress=moved, teacher=teacher, share=_share()
                 )
+        case CurateStage():
+            from llmkd.curation.run import run_curation
+            from llmkd.progress import progress
+
+            with progress(name) as moved:
+                run_curation(stage, folder, seed=seed, progress=moved)
         case EvaluateStage():
             assert isinstance(written, EvaluateStage)
             _evaluate(stage, written, folder, name, seed)

@@ -42,7 +42,7 @@ def loss_and_gradient(term: dict) -> tuple[torch.Tensor, ...]:
         LinearHead(student, identity),
         LinearHead(teacher, identity),
         ids,
-        num_positions=torch.tensor([6]),
+        num_positions=torch.tensor([6, 6]),
         step=0,
     )
     (gradient,) = torch.autograd.grad(output.loss, student)

@@ -52,7 +52,11 @@ def run(objective, batch, rows_per_micro_batch, step=3):
     hidden = batch["student"].clone().requires_grad_()
     weight = batch["weight"].clone().requires_grad_()
     micro_batches = torch.arange(6).split(rows_per_micro_batch)
-    counts = sum(objective.count_positions(batch["target_ids"][rows]) for rows in micro_batches)
+    part_ids = batch.get("part_ids")
+    of = lambda rows: None if part_ids is None else part_ids[rows]  # noqa: E731
+    counts = sum(
+        objective.count_positions(batch["target_ids"][rows], of(rows)) for rows in micro_batches
+    )
     loss, metrics = torch.zeros((), dtype=torch.float64), {}
     for rows in micro_batches:
         kept = trained(batch["target_ids"][rows])
@@ -62,6 +66,7 @@ def run(objective, batch, rows_per_micro_batch, step=3):
             batch["target_ids"][rows][kept],
             num_positions=counts,
             step=step,
+            part_ids=None if part_ids is None else part_ids[rows][kept],
         )
         output.loss.backward()
         loss += output.loss.detach()
@@ -115,6 +120,71 @@ def test_a_batch_without_a_trained_position_gives_zero_with_a_gradient(batch):
     assert not hidden_grad.any()
     assert not weight_grad.any()
     assert all(value == 0 for value in metrics.values())
+
+
+# Terms of a part of the data.
+
+
+def parts_objective():
+    loss = lambda name: HeadTerm(name, closed_form.CROSS_ENTROPY)  # noqa: E731
+    return Objective(
+        [
+            Term(loss("completion"), schedules.constant(1.0), part=0),
+            Term(loss("rationale"), schedules.constant(0.3), part=1),
+            Term(loss("all"), schedules.constant(0.2)),
+        ],
+        has_teacher=True,
+    )
+
+
+@pytest.fixture
+def batch_of_parts(batch):
+    # By rows, and of very different sizes.
+    return {**batch, "part_ids": torch.tensor([0, 1, 0, 0, 0, 1])[:, None].expand(6, 5)}
+
+
+def test_each_part_is_a_mean_over_its_own_tokens(batch_of_parts):
+    loss, metrics, *_ = run(parts_objective(), batch_of_parts, 6)
+    kept = trained(batch_of_parts["target_ids"])
+    logits = (batch_of_parts["student"] @ batch_of_parts["weight"].T)[kept]
+    labels, parts = batch_of_parts["target_ids"][kept], batch_of_parts["part_ids"][kept]
+    mean = lambda mask: torch.nn.functional.cross_entropy(logits[mask], labels[mask]).item()  # noqa: E731
+    completion, rationale, whole = mean(parts == 0), mean(parts == 1), mean(parts >= 0)
+    assert loss.item() == pytest.approx(completion + 0.3 * rationale + 0.2 * whole, rel=1e-6)
+    assert metrics["loss/completion"].item() == pytest.approx(completion, rel=1e-6)
+    assert metrics["loss/rationale"].item() == pytest.approx(rationale, rel=1e-6)
+    # What is measured beside the terms is a mean over all positions.
+    z_t = (batch_of_parts["teacher"] @ batch_of_parts["teacher_weight"].T)[kept]
+    teacher_nll = torch.nn.functional.cross_entropy(z_t, labels).item()
+    assert metrics["teacher_nll"].item() == pytest.approx(teacher_nll, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_a_micro_batch_may_have_one_part_alone(batch_of_parts, rows):
+    whole, split = (run(parts_objective(), batch_of_parts, size) for size in (6, rows))
+    for ours, theirs in zip(split[2:], whole[2:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    for name, value in whole[1].items():
+        torch.testing.assert_close(split[1][name], value, rtol=1e-6, atol=0)
+
+
+def test_a_term_by_itself_has_the_denominator_of_its_part(batch_of_parts):
+    objective = parts_objective()
+    whole, *alone = (
+        run(part, batch_of_parts, 6)
+        for part in (objective, *(objective.only(index) for index in range(3)))
+    )
+    torch.testing.assert_close(sum(part[2] for part in alone), whole[2], rtol=1e-6, atol=1e-9)
+
+
+def test_a_batch_term_compares_the_positions_of_its_part(batch_of_parts):
+    of_part = BatchTerm("spread", batch_objective(100).terms[1].loss.loss, 100)
+    objective = Objective([Term(of_part, schedules.constant(1.0), part=1)], has_teacher=False)
+    loss, *_ = run(objective, batch_of_parts, 6)
+    mask = trained(batch_of_parts["target_ids"]) & (batch_of_parts["part_ids"] == 1)
+    z_s = (batch_of_parts["student"] @ batch_of_parts["weight"].T)[mask]
+    z_t = (batch_of_parts["teacher"] @ batch_of_parts["teacher_weight"].T)[mask]
+    assert loss.item() == pytest.approx(spread(z_s, z_t, z_s)[0].item(), rel=1e-5)
 
 
 # Terms between the positions of a micro-batch.

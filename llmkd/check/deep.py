@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
+from llmkd.check.stand_ins import write_curated
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
@@ -32,13 +34,18 @@ from llmkd.recipe.data import (
     Mixture,
     SequenceLengths,
     StoreRows,
-    is_regression,
 )
-from llmkd.recipe.evaluation import EvaluationTask, Suite
+from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.models import StoreTeacher
-from llmkd.recipe.ood import OODTask
 from llmkd.recipe.references import expanded, resolved
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, ScoreStage, Stage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    ScoreStage,
+    Stage,
+    TrainStage,
+)
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
 from llmkd.run_folder import read_stage
 from llmkd.run_plan import Run
@@ -51,10 +58,6 @@ from llmkd.training.train import build_trainer
 
 BATCHES_READ = 4
 """Batches' worth of rows that are read of the data."""
-FEW_ROWS = 4
-FEW_TOKENS = 8
-LENGTHS = frozenset(["max_completion_length", "completion_length", "prompt_length"])
-"""Fields of evaluation tasks that count tokens."""
 STAND_IN_ROWS = 256
 """Rows of a stand-in for a teacher store."""
 
@@ -165,6 +168,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             _try_generate(stage, folder, seed)
         case ScoreStage():
             _try_score(stage, folder, seed)
+        case CurateStage():
+            write_curated(stage, folder)
         case EvaluateStage():
             _try_evaluate(stage, seed)
     return None
@@ -234,25 +239,21 @@ def _with_few_rows(stage: TrainStage) -> TrainStage:
     most = BATCHES_READ * batch * stage.trainer.get("gradient_accumulation_steps", 1)
     data = stage.data
     if isinstance(data, Mixture):
-        sources = [source.model_copy(update=_at_most(source, most)) for source in data.sources]
+        sources = [source.model_copy(update=at_most(source, most)) for source in data.sources]
         data = data.model_copy(update={"sources": sources, "num_examples": None})
     else:
-        data = data.model_copy(update=_at_most(data, most))
+        data = data.model_copy(update=at_most(data, most))
     # Nothing is tracked, uploaded or measured now and then.
     trainer = {**stage.trainer, "report_to": "none", "push_to_hub": False}
     update = {"data": data, "trainer": trainer, "term_gradient_steps": None}
     return stage.model_copy(update=update)
 
 
-def _at_most(source: Any, num_rows: int) -> dict[str, int]:
-    return {"num_examples": min(source.num_examples or num_rows, num_rows)}
-
-
 def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     """Lets the teacher write a few tokens; the stand-in's rows have answers of other tokens."""
     model, _ = load_for_inference(stage.teacher)
     tokenizer, config = tokenizer_and_config(stage)
-    many = stage.data.model_copy(update=_at_most(stage.data, 1024))
+    many = stage.data.model_copy(update=at_most(stage.data, 1024))
     tokenize = PromptTokenize(tokenizer, config, many)
     found, _ = tokenized(many, tokenize, seed=seed, progress=_silent)
     prompts = found.to_list()
@@ -260,10 +261,11 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     generation = stage.generation.model_copy(update={"max_completion_length": few})
     ids = [prompt["input_ids"] for prompt in prompts[:FEW_ROWS]]
     generate_from_ids(model, tokenizer, ids, generation, seed=seed)
+    answers = [prompt["text"] for prompt in prompts]
     if isinstance(many, AdditionTask):
-        rows = load_rows(many, seed=seed).to_list()
-    else:
-        rows = [answered(prompt, prompt["text"]) for prompt in prompts]
+        answers = load_rows(many, seed=seed)["completion"]
+    both = zip(prompts, answers, strict=True)
+    rows = [answered(prompt, answer, number) for number, (prompt, answer) in enumerate(both)]
     _write_rows(folder / "data.jsonl", rows)
     if stage.capture is not None:
         if prompts[0]["messages"] is not None:
@@ -287,7 +289,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _try_score(stage: ScoreStage, folder: Path, seed: int) -> None:
     """Scores as many rows as a few batches take."""
-    few = stage.data.model_copy(update=_at_most(stage.data, STAND_IN_ROWS))
+    few = stage.data.model_copy(update=at_most(stage.data, STAND_IN_ROWS))
     _score(stage, few, stage.capture, folder, seed)
 
 
@@ -314,7 +316,7 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
     assert isinstance(suite, Suite)
     found = evaluate(
         [(model, model) for model in stage.models],
-        suite.model_copy(update={"tasks": list(map(_in_miniature, suite.tasks))}),
+        suite.model_copy(update={"tasks": list(map(in_miniature, suite.tasks))}),
         batch_size=stage.batch_size,
         seed=seed,
         progress=_silent,
@@ -323,23 +325,3 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
     )
     if found.failures:
         raise LlmkdError("; ".join(map(str, found.failures)))
-
-
-def _in_miniature(task: EvaluationTask) -> EvaluationTask:
-    """A task with few rows and few tokens."""
-    few: dict[str, Any] = {}
-    data, generation = getattr(task, "data", None), getattr(task, "generation", None)
-    if data is not None:
-        few["data"] = data.model_copy(update=_at_most(data, FEW_ROWS))
-    if isinstance(task, OODTask):
-        # Of the first rows, none may be marked.
-        few |= {"out_data": few["data"], "out_labels": None}
-    if is_regression(data):
-        # Of a few rows, all labels may be equal, and have no correlation.
-        few["metrics"] = ["mse"]
-    if generation is not None:
-        most = min(FEW_TOKENS, generation.max_completion_length)
-        few["generation"] = generation.model_copy(update={"max_completion_length": most})
-    for name in LENGTHS & type(task).model_fields.keys():
-        few[name] = min(FEW_TOKENS, getattr(task, name))
-    return task.model_copy(update=few)

@@ -38,7 +38,7 @@ def prompt_length(source: AdditionTask | PromptRows, tokenizer: Tokenizer | str)
     """
     if isinstance(source, AdditionTask):
         return _of_sums(source, tokenizer)
-    rows = read_rows(source, "prompt").sample[: source.num_examples]
+    rows = read_rows(source, "prompt").sample
     refuse_unused(rows[0], source)
     found = [conversation(row, number, source) for number, row in enumerate(rows, 1)]
     conversations = [messages for messages in found if messages is not None]
@@ -60,7 +60,7 @@ def prompt_length(source: AdditionTask | PromptRows, tokenizer: Tokenizer | str)
 def _of_sums(task: AdditionTask, tokenizer: Tokenizer | str) -> Fact:
     if isinstance(tokenizer, str):
         raise NotKnownError(tokenizer)
-    length = _num_tokens(example_of(task.digits)[0], tokenizer)
+    length = _num_tokens(example_of(task)[0], tokenizer)
     if tokenizer.name == ADDITION.name:
         return Fact(length, "exact", "every sum has as many")
     return Fact(length, "estimate", "by one sum; others may differ")

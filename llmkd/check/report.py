@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.check.capture import generate_facts, score_facts
+from llmkd.check.curation import curate_facts
 from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
@@ -13,7 +14,14 @@ from llmkd.check.stages import Checker, shown_bytes
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
 from llmkd.recipe.places import Source
-from llmkd.recipe.schema import EvaluateStage, GenerateStage, Recipe, ScoreStage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    Recipe,
+    ScoreStage,
+    TrainStage,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
                 stages[name] = generate_facts(checker, name, stage)
             case ScoreStage():
                 stages[name] = score_facts(checker, name, stage)
+            case CurateStage():
+                stages[name] = curate_facts(checker, name, stage)
             case EvaluateStage():
                 stages[name] = evaluate_facts(checker, name, stage)
     problems = [problem for found in stages.values() for problem in found.problems]

@@ -14,7 +14,8 @@ class RowLength:
     whole: int
     cut: int
     side: int = 0
-    """Of an encoder and a decoder, what the one that reads more reads."""
+    """What is read at once, where that is not the whole row: of an encoder and a decoder, what the one
+    that reads more reads; of two sequences, the longer one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class DataFacts:
     dropped: Fact = NOT_LOOKED_AT
     """The share of rows left out: cut, they would have no token to train on."""
     longest_side: Fact = NOT_LOOKED_AT
-    """Tokens of the longest prompt or completion, where an encoder and a decoder read one each."""
+    """Tokens of the longest prompt or completion, where an encoder and a decoder read one each, or of
+    the longest sequence, where a row has two; 0 where rows are read whole."""
 
 
 def kept_facts(lengths: list[RowLength], num_read: int, rows: Fact, known: Fact) -> DataFacts:

@@ -13,9 +13,11 @@ from typing import Any
 from llmkd.check.facts import Exactness, Fact, NotKnownError
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.folders import SUFFIXES, local_files, suffixes
+from llmkd.data.kept_columns import kept_columns
 from llmkd.data.labels import wanted_label
+from llmkd.data.prompt_files import with_prompts
 from llmkd.errors import DataError
-from llmkd.recipe.data import DatasetFiles, DatasetRows, LabelledRows
+from llmkd.recipe.data import DatasetFiles, DatasetRows, LabelledRows, PromptRows
 
 MOST_SAMPLED_ROWS = 200
 MOST_BYTES = 4 * 2**20
@@ -53,11 +55,15 @@ def read_rows(
         DataError: It is, and it is empty, lacks columns, or is of a type that is not read.
     """
     num_rows, sample = read_raw_rows(source, written_names(source, need), most=most)
+    sample = sample[: source.num_examples]
+    if isinstance(source, PromptRows) and source.prompt_file is not None:
+        sample = list(with_prompts(sample, source))
     chosen = choose(sample[0], source, need)
-    for number, row in enumerate(sample[: source.num_examples], 1):
+    for number, row in enumerate(sample, 1):
         refuse_late_pair(row, number, source, chosen)
+        kept_columns(row, number, source)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
-    _refuse_bad_values(source, kept[: source.num_examples])
+    _refuse_bad_values(source, kept)
     return LocalRows(num_rows, kept)
 
 
@@ -133,6 +139,7 @@ def _is_message(value: Any) -> bool:
 
 _CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "messages": ("a list of {role: ..., content: text}", _is_conversation),
+    "rationale": ("text, or left out", lambda value: value is None or _is_text(value)),
 }
 
 

@@ -212,7 +212,8 @@ def _position_problems(
     for role, model in (("student", student), ("teacher", teacher)):
         if model is None:
             continue
-        longest = data.longest_side if model.is_seq2seq else data.longest
+        is_of_sides = model.is_seq2seq or data.longest_side.value
+        longest = data.longest_side if is_of_sides else data.longest
         limit = _num_positions(model)
         if longest.value is None or limit is None or longest.exactness == "at most":
             continue

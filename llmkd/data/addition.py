@@ -8,6 +8,11 @@ A three-digit example is 42 tokens with the begin and end tokens, one token per 
 Each column is `digit+digit+carry in=carry out, digit`, the last digit first, so that a carry is
 always written before it is needed; the answer follows `#`. All widths are fixed by the number of
 digits, which keeps the task within reach of a model with a hundred thousand parameters.
+
+With `steps: rationale` the columns are a column of the row's own, and the answer stands alone:
+
+    rationale   8+7+0=15;5+6+1=12;3+4+1=08;
+    completion  0825
 """
 
 import itertools
@@ -60,7 +65,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_rows(task: AdditionTask, seed: int) -> list[dict[str, str]]:
-    """Makes `num_examples` different sums of the task's split, as `prompt` and `completion`.
+    """Makes `num_examples` different sums of the task's split: `prompt`, `completion` and `answer`.
+
+    With `steps: rationale`, a row has its `rationale` too.
 
     Which split a pair of numbers belongs to is fixed for good: it depends neither on the seed nor
     on the number of digits. A smaller `num_examples` gives the first rows of a larger one.
@@ -81,7 +88,7 @@ def make_rows(task: AdditionTask, seed: int) -> list[dict[str, str]]:
             f"digits, {task.num_examples} were asked for; write num_examples: {len(firsts)} or less"
         )
     pairs = zip(firsts.tolist(), seconds.tolist(), strict=True)
-    return [_example(first, second, task.digits) for first, second in pairs]
+    return [_example(first, second, task) for first, second in pairs]
 
 
 def answer_of(text: str) -> str | None:
@@ -95,7 +102,8 @@ def answer_of(text: str) -> str | None:
     return answer if marker else None
 
 
-def _example(first: int, second: int, digits: int) -> dict[str, str]:
+def _example(first: int, second: int, task: AdditionTask) -> dict[str, str]:
+    digits = task.digits
     prompt = f"{first:0{digits}d}+{second:0{digits}d}="
     columns, carry = [], 0
     for place in range(digits):
@@ -103,7 +111,10 @@ def _example(first: int, second: int, digits: int) -> dict[str, str]:
         columns.append(f"{a}+{b}+{carry}={a + b + carry:02d};")
         carry = (a + b + carry) // 10
     answer = f"{first + second:0{digits + 1}d}"
-    return {"prompt": prompt, "completion": "".join(columns) + ANSWER_MARKER + answer}
+    rationale = "".join(columns)
+    if task.steps == "rationale":
+        return {"prompt": prompt, "rationale": rationale, "completion": answer, "answer": answer}
+    return {"prompt": prompt, "completion": rationale + ANSWER_MARKER + answer, "answer": answer}
 
 
 def _choose_of_all(task: AdditionTask, seed: int) -> tuple[Numbers, Numbers]:

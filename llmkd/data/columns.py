@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from llmkd.data.kept_columns import names_to_keep
+from llmkd.data.prompt_files import read_prompt_file
 from llmkd.errors import DataError
-from llmkd.recipe.data import DatasetRows, LabelledRows
+from llmkd.recipe.data import DatasetRows, LabelledRows, PromptRows
 
 Source = DatasetRows | LabelledRows
 
-Need = Literal["example", "prompt", "scored", "labelled", "texts"]
+Need = Literal["example", "rationale", "prompt", "scored", "labelled", "texts"]
 
 COLUMNS: dict[Need, list[tuple[str, ...]]] = {
     "example": [("messages",), ("prompt", "completion"), ("text",)],
+    "rationale": [("prompt", "completion", "rationale")],
     "prompt": [("messages",), ("prompt",)],
     "scored": [("text",), ("messages",), ("prompt", "completion")],
     "labelled": [("text", "text_pair", "label"), ("text", "label")],
@@ -21,9 +24,16 @@ COLUMNS: dict[Need, list[tuple[str, ...]]] = {
 
 
 def written_names(source: Source, need: Need) -> set[str]:
-    """What the data set may call the columns that are needed."""
+    """What the data set may call the columns that are needed.
+
+    Raises:
+        DataError: The source's `prompt_file` cannot be read.
+    """
+    kept = set(names_to_keep(source))
+    if isinstance(source, PromptRows) and source.prompt_file is not None:
+        return kept | set(read_prompt_file(source.prompt_file).columns)
     renamed = _renamed(source)
-    return {renamed.get(name, name) for choice in COLUMNS[need] for name in choice}
+    return kept | {renamed.get(name, name) for choice in COLUMNS[need] for name in choice}
 
 
 def choose(row: Mapping[str, Any], source: Source, need: Need) -> dict[str, str]:

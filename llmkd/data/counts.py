@@ -39,6 +39,8 @@ class DataCounts:
     """Tokens that were left out by that."""
     num_dropped: int = 0
     """Rows left out: cut to `max_length`, they had no token to train on."""
+    num_without_rationale: int = 0
+    """Rows that teach their completion alone, where others have a rationale too."""
     lengths: Counter[int] = field(default_factory=Counter)
     """Rows by length before cutting; the key is the upper end of a bin in tokens."""
     sources: list[SourceCount] = field(default_factory=list)

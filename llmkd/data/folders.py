@@ -9,7 +9,7 @@ from llmkd.recipe.local_paths import expanded
 
 SUFFIXES = (".jsonl", ".parquet", ".txt")
 STAGE_DATA = "data.jsonl"
-"""What a generate stage writes."""
+"""What a stage writes for split `train`; split X is `X.jsonl`."""
 KNOWN_SPLITS = ("train", "validation", "valid", "val", "dev", "eval", "test")
 
 
@@ -35,12 +35,15 @@ def local_files(source: DatasetFiles) -> list[Path] | None:
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files named after the split; for `train`, all files where none is named after a split."""
+    """The files named after the split, whose names may go on after it.
+
+    For `train`, all files where none is named after a split.
+    """
     if (folder / STAGE_DATA).is_file() and split == "train":
         return [folder / STAGE_DATA]
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
     named = {path: re.split(r"[-_.]", path.stem)[0] for path in files}
-    chosen = [path for path in files if named[path] == split]
+    chosen = [path for path in files if split in (named[path], path.stem)]
     if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
         chosen = files
     if not chosen:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from llmkd.data.cache import tokenized
 from llmkd.data.counts import DataCounts, SourceCount
 from llmkd.data.packing import PackedExamples
+from llmkd.data.rationale import refuse_no_rationale, with_rationales
 from llmkd.data.sources import iter_rows
 from llmkd.data.stream import ExampleStream
 from llmkd.data.tokenize import Example, Tokenize
@@ -26,7 +27,9 @@ from llmkd.recipe.data import (
     SequenceLengths,
     Sequences,
     StoreRows,
+    TrainedAddition,
 )
+from llmkd.recipe.rationale import StepByStep
 
 Part = AdditionTask | DatasetRows | StoreRows
 RowNumbers = list[np.ndarray]
@@ -77,21 +80,26 @@ def prepare(
     """
     sequences = _sequences(source)
     parts: list[Part] = [*source.sources] if isinstance(source, Mixture) else [source]
+    rationale = sequences.rationale
+
+    def begin() -> Tokenize:
+        return with_rationales(tokenizing(tokenizer, sequences), rationale)
+
     if sequences.streaming:
-        return _streamed(parts, partial(tokenizing, tokenizer, sequences), sequences, seed)
+        return _streamed(parts, begin, sequences, seed)
     counts = DataCounts()
     found: list[datasets.Dataset] = []
     for part in parts:
-        examples, num_dropped = tokenized(
-            part, tokenizing(tokenizer, sequences), seed=seed, progress=progress
-        )
+        examples, num_dropped = tokenized(part, begin(), seed=seed, progress=progress)
         counts.num_dropped += num_dropped
         found.append(examples)
     chosen = _chosen(source, found, seed, counts) if isinstance(source, Mixture) else None
-    length, num_trained, num_cut = (
-        _numbers(found, chosen, name) for name in ("length", "num_trained", "num_cut")
-    )
-    counts.add(length, num_trained, num_cut)
+    column = partial(_numbers, found, chosen)
+    length = column("length")
+    counts.add(length, column("num_trained"), column("num_cut"))
+    if isinstance(rationale, StepByStep):
+        counts.num_without_rationale = int((column("rationale_start") == length).sum())
+        refuse_no_rationale(counts.num_without_rationale, len(length))
     examples = found[0] if chosen is None else _selected(found, chosen)
     dataset: datasets.Dataset | Dataset = examples
     lengths: list[int] = length.tolist()
@@ -99,14 +107,15 @@ def prepare(
         dataset = PackedExamples(examples, lengths, sequences.max_length)
         lengths = dataset.lengths
     counts.num_sequences = len(lengths)
-    longest = int(tokenizing(tokenizer, sequences).num_read(length, num_trained).max(initial=0))
+    longest = int(begin().num_read(column).max(initial=0))
     return TrainingData(dataset, lengths, counts, sequences, longest)
 
 
 def _sequences(source: AdditionTask | DatasetSource | Mixture | StoreRows) -> Sequences:
     match source:
         case AdditionTask():
-            return UNCUT
+            rationale = source.rationale if isinstance(source, TrainedAddition) else None
+            return UNCUT.model_copy(update={"rationale": rationale})
         case StoreRows():
             # They have been tokenized, ended and masked before.
             return Sequences(**source.model_dump(include={*SequenceLengths.model_fields}))
@@ -121,11 +130,11 @@ def _streamed(
 
     for part in parts:
         # What cannot be read at all is found before the first step.
-        next(begin()(iter_rows(part, seed=seed, is_stream=True)), None)
+        next(_read(part, begin(), seed), None)
 
     def examples(part: Part) -> Iterator[Example]:
         tokenize, num_dropped = begin(), 0
-        for example in tokenize(iter_rows(part, seed=seed, is_stream=True)):
+        for example in _read(part, tokenize, seed):
             counts.num_dropped += tokenize.num_dropped - num_dropped
             num_dropped = tokenize.num_dropped
             yield example
@@ -139,6 +148,10 @@ def _streamed(
         counts=counts,
     )
     return TrainingData(stream, None, counts, sequences, sequences.max_length)
+
+
+def _read(part: Part, tokenize: Tokenize, seed: int) -> Iterator[Example]:
+    return tokenize(iter_rows(part, seed=seed, need=tokenize.need, is_stream=True))
 
 
 def _numbers(

@@ -17,7 +17,9 @@ from llmkd.data.conversations import (
     no_conversations,
     refuse_unused,
 )
+from llmkd.data.kept_columns import KEPT, names_to_keep
 from llmkd.data.prepare import UNCUT
+from llmkd.data.prompt_files import read_prompt_file
 from llmkd.data.seq2seq import encode_sources
 from llmkd.data.sources import Row
 from llmkd.data.tokenize import SCHEMA, Example, Tokenize, encode_prompts
@@ -25,6 +27,9 @@ from llmkd.errors import DataError, InputError
 from llmkd.models.kinds import is_seq2seq
 from llmkd.recipe.data import AdditionTask, PromptRows
 from llmkd.teacher_data.store.rows import tokens_key
+
+READ_BACK = ("text", "messages", KEPT)
+"""The columns of the cache's file that `answered` reads."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,19 @@ class Prompt(Example):
     """What these stand for; of a conversation, with the template's special tokens."""
     messages: str | None = None
     """The conversation as JSON; None of plain text."""
+    kept: str | None = None
+    """The columns that go along, as JSON; None where there are none."""
 
     @classmethod
-    def of(cls, input_ids: list[int], text: str, messages: str | None = None) -> "Prompt":
+    def of(
+        cls,
+        input_ids: list[int],
+        text: str,
+        messages: str | None = None,
+        kept: str | None = None,
+    ) -> "Prompt":
         """With what follows from the tokens."""
-        return cls(input_ids, [], len(input_ids), 0, 0, tokens_key(input_ids), text, messages)
+        return cls(input_ids, [], len(input_ids), 0, 0, tokens_key(input_ids), text, messages, kept)
 
 
 class PromptTokenize(Tokenize):
@@ -56,7 +69,7 @@ class PromptTokenize(Tokenize):
     """
 
     need: Need = "prompt"
-    schema = SCHEMA.append(pa.field("text", pa.string())).append(pa.field("messages", pa.string()))
+    schema = pa.schema([*SCHEMA, *(pa.field(name, pa.string()) for name in READ_BACK)])
 
     def __init__(
         self,
@@ -67,14 +80,16 @@ class PromptTokenize(Tokenize):
         super().__init__(tokenizer, UNCUT)
         self.config = config
         self.chats = source if isinstance(source, PromptRows) else None
-        self.form = f"prompts{', seq2seq' * is_seq2seq(config)}{_chat_form(self.chats)}"
+        self.form = f"prompts{', seq2seq' * is_seq2seq(config)}, {_form(source)}"
 
-    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Prompt]:
+    def examples_of(self, rows: list[dict[str, Any]]) -> Iterable[Prompt]:
+        """Of each row, in order."""
         conversations = self._conversations(rows)
+        kept = [row.get(KEPT) for row in rows]
         if not conversations:
             texts = [row["prompt"] for row in rows]
             encoded = encoded_prompts(self.config, texts, self.tokenizer)
-            return map(Prompt.of, encoded, texts)
+            return map(Prompt.of, encoded, texts, [None] * len(rows), kept)
         texts = [
             _rendered(turns, number, self.tokenizer)
             for number, turns in enumerate(conversations, self.num_rows + 1)
@@ -82,7 +97,7 @@ class PromptTokenize(Tokenize):
         # The template has written all special tokens: another begin-of-text token would be one too
         # many.
         encoded: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return map(Prompt.of, encoded, texts, map(json.dumps, conversations))
+        return map(Prompt.of, encoded, texts, map(json.dumps, conversations), kept)
 
     def _conversations(self, rows: list[dict[str, Any]]) -> list[Messages]:
         """What each row asks; nothing where they are plain text."""
@@ -99,17 +114,20 @@ class PromptTokenize(Tokenize):
         return conversations
 
 
-def answered(prompt: Mapping[str, Any], completion: str) -> Row:
+def answered(prompt: Mapping[str, Any], completion: str, number: int) -> Row:
     """The row of a data set that has the answer too, whatever tokenizer reads it.
 
     Args:
-        prompt: A row of the cache's file, of which `text` and `messages` are read.
+        prompt: A row of the cache's file, of which `READ_BACK` is read.
         completion: The answer.
+        number: The prompt's own, from 0.
     """
+    kept: Row = json.loads(prompt[KEPT] or "{}")
+    answer: Row = {"completion": completion, "number": number, **kept}
     if prompt["messages"] is None:
-        return {"prompt": prompt["text"], "completion": completion}
+        return {"prompt": prompt["text"], **answer}
     turns: Messages = json.loads(prompt["messages"])
-    return {"messages": [*turns, {"role": "assistant", "content": completion}]}
+    return {"messages": [*turns, {"role": "assistant", "content": completion}], **answer}
 
 
 def encoded_prompts(
@@ -120,17 +138,19 @@ def encoded_prompts(
     return encode(prompts, tokenizer)
 
 
-def _chat_form(source: PromptRows | None) -> str:
-    """What the source says of conversations; the tokenizer has the chat template itself."""
-    if source is None:
-        return ""
-    form = {
+def _form(source: AdditionTask | PromptRows) -> dict[str, Any]:
+    """What the source says of its prompts; the tokenizer has the chat template itself."""
+    form: dict[str, Any] = {"keep_columns": names_to_keep(source)}
+    if not isinstance(source, PromptRows):
+        return form
+    file = source.prompt_file
+    return form | {
+        "prompt_file": None if file is None else read_prompt_file(file).text,
         "apply_chat_template": source.apply_chat_template,
         "system_prompt": source.system_prompt,
         # Of plain text, one that is named is refused.
         "has_own_template": source.chat_template is not None,
     }
-    return f", {form}"
 
 
 def _rendered(messages: Messages, number: int, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -19,13 +19,13 @@ belongs to the prediction of `target_ids[:, t]`, as everywhere; nobody else shif
 Padding is on the right: the encoder's is masked, and after the decoder's nothing is predicted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
@@ -66,13 +66,13 @@ class Seq2SeqTokenize(Tokenize):
         self.decoder_start_token_id = decoder_start_token_id
         self.form = f"seq2seq, begun by {decoder_start_token_id}"
 
-    def num_read(
-        self, length: Int[np.ndarray, " rows"], num_trained: Int[np.ndarray, " rows"]
-    ) -> Int[np.ndarray, " rows"]:
+    def num_read(self, column: Callable[[str], Any]) -> Any:
         """Tokens on the longer side, of encoder and decoder."""
-        return np.maximum(length - num_trained, num_trained)
+        num_trained = column("num_trained")
+        return np.maximum(column("length") - num_trained, num_trained)
 
-    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
+    def examples_of(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
+        """Of each row, in order; None where one of its sides has no token."""
         if "token_ids" in rows[0]:
             return (self._stored(row) for row in rows)
         if "completion" not in rows[0]:

@@ -13,17 +13,28 @@ import datasets
 
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.files import raw_rows
+from llmkd.data.kept_columns import kept_columns
 from llmkd.data.labels import wanted_label
+from llmkd.data.prompt_files import with_prompts
 from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
-from llmkd.recipe.data import AdditionTask, DatasetRows, LabelledRows, StoreRows, Task
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetRows,
+    IntentTask,
+    LabelledRows,
+    PromptRows,
+    StoreRows,
+    Task,
+)
 
 Row = dict[str, Any]
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 _OF_TASK: dict[Need, dict[str, str]] = {
     "example": {"prompt": "prompt", "completion": "completion"},
+    "rationale": {"prompt": "prompt", "completion": "completion", "rationale": "rationale"},
     "scored": {"prompt": "prompt", "completion": "completion"},
     "prompt": {"prompt": "prompt"},
     "labelled": {"text": "text", "label": "label"},
@@ -50,11 +61,14 @@ def iter_rows(
         seed: Decides which sums a procedural task makes; a data set is read as it is.
         need: `example` is `messages`, or `prompt` and `completion`, or else `text`; `scored` is the
             same with `text` first; `prompt` is `messages`, or else the prompt alone; `labelled` is
-            `text`, `text_pair` where it is there, and `label`; `texts` is the same without the label.
+            `text`, `text_pair` where it is there, and `label`; `texts` is the same without the label;
+            `rationale` is `prompt` and `completion`, `rationale` which may be None, and `bare_prompt`
+            without `prompt_prefix`.
         is_stream: Reads a hub data set as it goes, and raises at the first bad row, not at the end.
 
     Yields:
-        At least one row; text is never empty, and `messages` are role and content.
+        At least one row; text is never empty, and `messages` are role and content. Of a generate
+        stage's data that has `keep_columns`, also `kept`: these columns as JSON.
 
     Raises:
         InputError: Nothing there, a file that cannot be read, or rows that cannot be used: when
@@ -69,17 +83,28 @@ def iter_rows(
     else:
         columns, name = written_names(source, need), source.dataset_name
         rows = islice(raw_rows(source, columns, is_stream=is_stream), source.num_examples)
+        if isinstance(source, PromptRows) and source.prompt_file is not None:
+            rows = with_prompts(rows, source)
         first = next(rows, None)
         if first is None:
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
         rows, chosen = chain([first], rows), choose(first, source, need)
+    prefix = "" if isinstance(source, IntentTask | LabelledRows) else source.prompt_prefix
+    if prefix and "prompt" not in chosen:
+        raise DataError(
+            "prompt_prefix", f"the rows of {name} have no `prompt` that it could stand before"
+        )
     problems = _BadValues(name, is_stream, *wanted_label(source))
     for number, row in enumerate(rows, 1):
         if not isinstance(source, Task):
             refuse_late_pair(row, number, source, chosen)
-        kept = {name: row.get(written) for name, written in chosen.items()}
+        kept: Row = {name: row.get(written) for name, written in chosen.items()}
         if problems.accepts(kept):
-            yield kept
+            if need == "rationale":
+                kept["bare_prompt"] = kept["prompt"]
+            if prefix:
+                kept["prompt"] = prefix + kept["prompt"]
+            yield kept | kept_columns(row, number, source)
     problems.raise_any()
 
 
@@ -159,4 +184,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "completion": _is_text,
     "messages": _is_conversation,
     "text_pair": _is_text,
+    "rationale": lambda value: value is None or _is_text(value),
 }

@@ -73,6 +73,7 @@ class ExampleStream(IterableDataset):
         for row in rows:
             length, num_trained, num_cut = row["length"], row["num_trained"], row["num_cut"]
             self.counts.add(np.array([length]), np.array([num_trained]), np.array([num_cut]))
+            self.counts.num_without_rationale += row.get("rationale_start") == length
             if self.packed_length is None:
                 self.counts.num_sequences += 1
             yield row

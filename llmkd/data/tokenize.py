@@ -15,14 +15,12 @@ What begins and ends a sequence:
 Models with an encoder and a decoder read rows otherwise; see `llmkd.data.seq2seq`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data.chat import ChatEncoder, Span
@@ -91,7 +89,7 @@ class Tokenize:
         """Examples in the order of their rows, which all have the same columns."""
         rows = iter(rows)
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            examples = self._examples(chunk)
+            examples = self.examples_of(chunk)
             self.num_rows += len(chunk)
             for example in examples:
                 if example is None:
@@ -99,11 +97,13 @@ class Tokenize:
                 else:
                     yield example
 
-    def num_read(
-        self, length: Int[np.ndarray, " rows"], num_trained: Int[np.ndarray, " rows"]
-    ) -> Int[np.ndarray, " rows"]:
-        """Tokens that a model reads at once: here all that an example has."""
-        return length
+    def num_read(self, column: Callable[[str], Any]) -> Any:
+        """Tokens that a model reads at once: here all that an example has.
+
+        Args:
+            column: From the name of a field to its value, or to those of many examples.
+        """
+        return column("length")
 
     def refuse_nothing(self) -> None:
         """Raises InputError where every row was dropped."""
@@ -114,8 +114,8 @@ class Tokenize:
                 f"{limit} tokens; write a larger max_length"
             )
 
-    def _examples(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
-        """Of each row, or None where, cut, it has no token to be trained on."""
+    def examples_of(self, rows: list[dict[str, Any]]) -> Iterable[Example | None]:
+        """Of each row, in order; None where, cut, it has no token to be trained on."""
         max_length = self.sequences.max_length
         if "token_ids" in rows[0]:
             return (stored_example(row, max_length) for row in rows)

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.addition import answer_of, make_rows
+from llmkd.data.addition import ANSWER_MARKER, answer_of
+from llmkd.data.sources import iter_rows
 from llmkd.evaluation.details import Sample
 from llmkd.evaluation.kept import Kept
 from llmkd.progress import Progress
@@ -42,7 +43,8 @@ def score_answers(
 ) -> ScoredAnswers:
     """Asks for every example's answer and compares it with the reference.
 
-    Only the part after the answer marker counts, not the reasoning before it. A completion that was
+    Only the part after the answer marker counts, not the reasoning before it; of sums with `steps:
+    rationale`, the whole completion. One that was
     cut by length is wrong, whatever it says.
 
     Args:
@@ -54,7 +56,7 @@ def score_answers(
         progress: Called with (done, total) examples.
         kept: The answers that are there already; the others are added to it.
     """
-    rows = make_rows(task.data, seed)
+    rows = list(iter_rows(task.data, seed=seed))
     kept = Kept(None, {}) if kept is None else kept
     for start in range(0, len(rows), batch_size):
         batch = range(start, min(start + batch_size, len(rows)))
@@ -80,6 +82,13 @@ def score_answers(
 
 
 def is_right(completion: Written, reference: str) -> bool:
-    """Whether a finished completion has the reference's answer."""
-    is_whole = completion.finish_reason == "stop"
-    return is_whole and answer_of(completion.text) == answer_of(reference)
+    """Whether a finished completion has the reference's answer.
+
+    Where the reference has no answer marker (`steps: rationale`), all of the completion is the
+    answer.
+    """
+    if completion.finish_reason != "stop":
+        return False
+    if ANSWER_MARKER not in reference:
+        return completion.text == reference
+    return answer_of(completion.text) == answer_of(reference)

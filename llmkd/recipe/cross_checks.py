@@ -6,25 +6,40 @@ from llmkd.recipe.adapter_checks import adapter_problems
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
+from llmkd.recipe.curation_checks import curation_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task, is_regression
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
-from llmkd.recipe.losses import BatchTerm, Loss, LossTerm, TeacherTerm
+from llmkd.recipe.losses import (
+    BatchTerm,
+    CosineSchedule,
+    KeptFraction,
+    LinearSchedule,
+    Loss,
+    LossTerm,
+    TeacherTerm,
+)
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.prompt_checks import prompt_problems
+from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
-MODEL, DATA, STORE = "a model", "a data set", "a teacher store"
+MODEL, DATA, STORE, CURATED = "a model", "a data set", "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL,),
     "generate": (DATA, STORE),
     "score": (STORE,),
+    "curate": (DATA, CURATED),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""
+WANTED = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE, "stage": CURATED}
+"""What a field that names a stage wants of it; others want a model."""
 
 
 def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> list[Problem]:
@@ -40,11 +55,13 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += reference_problems(stage, key, name, kinds)
         problems += part_problems(stage, key)
         problems += adapter_problems(stage, key)
+        problems += prompt_problems(stage, key, stages)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
+        problems += curation_problems(stage, key, stages)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems
@@ -80,10 +97,10 @@ def results_problems(suites: Mapping[str, tuple[list[str], Suite]]) -> Iterator[
 def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
     """Paths in a part of a recipe that lead nowhere, and tasks of one name."""
     found = [
-        (place, missing_path(value))
-        for place, _, value in _references(part, key)
+        (place, _missing_prompt(value) if field == "prompt_file" else missing_path(value))
+        for place, field, value in _references(part, key)
         if referenced_stage(value) is None
-        and (looks_like_path(value) or place[-1:] in (("deepspeed",), ("path",)))
+        and (looks_like_path(value) or field in ("deepspeed", "path", "prompt_file"))
     ]
     problems = [Problem(place, message) for place, message in found if message]
     suite = part.suite if isinstance(part, EvaluateStage) else part
@@ -93,6 +110,11 @@ def part_problems(part: RecipePart, key: Key = ()) -> list[Problem]:
         problems += suite_problems(suite, place)
         problems += reasoning_problems(suite, place)
     return problems
+
+
+def _missing_prompt(value: str) -> str | None:
+    message = missing_path(beside_recipes(value))
+    return message and f"{message}; llmkd's own are {', '.join(shipped_prompts())}"
 
 
 def _repeated(names: Iterable[str], key: Key, what: str) -> Iterator[Problem]:
@@ -112,7 +134,7 @@ def reference_problems(
     problems: list[Problem] = []
     for place, field, value in _references(part, key):
         target = referenced_stage(value)
-        wanted = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE}.get(field, MODEL)
+        wanted = WANTED.get(field, MODEL)
         message = None if target is None else _wrong_reference(target, wanted, stage, kinds)
         if message:
             problems.append(Problem(place, message))
@@ -162,6 +184,7 @@ def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     yield from _teacher_problems(stage, key)
     yield from _name_problems(stage.losses, key)
     yield from _pairing_problems(stage.losses, key)
+    yield from rationale_problems(stage, key)
     if all(_is_zero(term) for term in stage.losses):
         message = "every term has weight 0, so nothing would be learned; give one a weight"
         yield Problem((*key, "losses"), message)
@@ -253,8 +276,13 @@ def _pairing_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
 
 
 def _is_zero(term: LossTerm) -> bool:
-    weight = term.weight
-    return weight == 0 if isinstance(weight, int | float) else weight.start == weight.end == 0
+    match term.weight:
+        case LinearSchedule(start=first, end=last) | CosineSchedule(start=first, end=last):
+            return first == last == 0
+        case KeptFraction(at_none=first, at_all=last):
+            return first == last == 0
+        case weight:
+            return weight == 0
 
 
 def _scratch_problems(stage: TrainStage, student: ScratchStudent, key: Key) -> Iterator[Problem]:

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.rationale import Rationale
 
-Column = Literal["text", "prompt", "completion", "messages"]
+Column = Literal["text", "prompt", "completion", "messages", "rationale"]
 LabelledColumn = Literal["text", "text_pair", "label"]
+Steps = Literal["completion", "rationale"]
 Split = Literal["train", "unlabelled", "validation", "test"]
 
 
@@ -35,6 +37,9 @@ class Sequences(SequenceLengths):
     """Of `messages`, train on what the assistant says; false trains on every token."""
     chat_template: str | None = None
     """A Jinja file for `messages`, also saved with the student; null takes the tokenizer's own."""
+    rationale: Rationale | None = None
+    """Learn from a `rationale` that each row has beside `prompt` and `completion`: as a second task,
+    or before the completion; null reads none."""
 
 
 class DatasetFiles(RecipePart):
@@ -45,7 +50,8 @@ class DatasetFiles(RecipePart):
     dataset_config: str | None = None
     """The hub data set's configuration, where it has several."""
     dataset_split: str = "train"
-    """The split to read. A single file is its own `train` split."""
+    """The split to read. A single file is its own `train` split. Of what a stage wrote, split X is
+    `X.jsonl`, and `train` is `data.jsonl`."""
     num_examples: int | None = Field(default=None, gt=0)
     """Read only the first so many rows; null reads all."""
 
@@ -61,6 +67,8 @@ class DatasetRows(DatasetFiles):
     kind: Literal["dataset"] = "dataset"
     columns: dict[Column, str] = Field(default_factory=dict)
     """What the data set calls its columns: `{prompt: question, completion: answer}`."""
+    prompt_prefix: str = ""
+    """Stands before every `prompt`, to name the task: `"predict: "`."""
 
 
 class DatasetSource(Sequences, DatasetRows):
@@ -77,6 +85,11 @@ class PromptRows(DatasetRows):
     """Put each `prompt` in the teacher's chat template, as a user's turn; `messages` always are."""
     system_prompt: str | None = Field(default=None, min_length=1)
     """A system message before each conversation that does not begin with one of its own."""
+    prompt_file: str | None = Field(default=None, min_length=1)
+    """A text file with the prompt, in which `{column}` stands for the row's column of that name; the
+    rows then need no `prompt`. A path, or one of the shipped `prompts/NAME.txt`."""
+    keep_columns: list[str] = Field(default_factory=list)
+    """Columns of the data set that go along into `data.jsonl` as they are: gold answers, labels."""
     chat_template: str | None = None
     """A Jinja file in place of the teacher's own chat template, also saved with students that train
     on the store's rows."""
@@ -110,7 +123,7 @@ class TextSource(DatasetRows):
 class AdditionTask(RecipePart):
     """Sums of two numbers with the carries written out, from the last digit to the first.
 
-    Generated from the seed: the splits `train`, `unlabelled`, `validation` and `test` never share
+    A row's `answer` is the sum alone. Generated from the seed: the splits `train`, `unlabelled`, `validation` and `test` never share
     a sum.
     """
 
@@ -119,10 +132,32 @@ class AdditionTask(RecipePart):
     """Which task."""
     digits: int = Field(default=3, ge=1, le=9)
     """Digits of each summand; shorter numbers are padded with leading zeros."""
+    steps: Steps = "completion"
+    """Where the carries are written out: `completion` has them before the answer; `rationale` makes
+    the answer alone the completion, and keeps them in a column of that name."""
     num_examples: int = Field(gt=0)
     """How many different sums to make; refused where the split has fewer."""
     split: Split = "train"
     """`unlabelled` has other sums than `train`: prompts for a teacher to answer."""
+    prompt_prefix: str = ""
+    """Stands before every prompt, to name the task; in characters that sums are written in, such as
+    `;`."""
+
+
+class TrainedAddition(AdditionTask):
+    """Sums to be trained on."""
+
+    rationale: Rationale | None = None
+    """Learn from the sums' carries as rationales: as a second task, or before the completion; null
+    reads none. Needs `steps: rationale`."""
+
+
+class PromptTask(AdditionTask):
+    """A procedural task that a teacher answers."""
+
+    keep_columns: list[str] = Field(default_factory=list)
+    """Columns of the task that go along into `data.jsonl` as they are: `answer`, and `rationale` with
+    `steps: rationale`."""
 
 
 class IntentTask(RecipePart):
@@ -195,7 +230,7 @@ class Mixture(Sequences):
 
 
 Prompts = Annotated[
-    Annotated[AdditionTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
+    Annotated[PromptTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
     kind_or("dataset"),
 ]
 Task = AdditionTask | IntentTask
@@ -209,7 +244,7 @@ def is_regression(source: object) -> bool:
 
 
 AnyTask = Annotated[
-    Annotated[AdditionTask, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
+    Annotated[TrainedAddition, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
     kind_or("addition", "task"),
 ]
 DataSource = Annotated[

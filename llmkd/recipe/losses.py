@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.rationale import Part
 
 
 class LinearSchedule(RecipePart):
@@ -32,10 +33,33 @@ class CosineSchedule(RecipePart):
 
 
 Schedule = LinearSchedule | CosineSchedule
+
+
+class KeptFraction(RecipePart):
+    """A constant weight between two, by the fraction of its rows that a curate stage kept.
+
+    A straight line from `at_none` to `at_all`. Ben-Baruch et al. find that the fewer rows are kept, the
+    more weight belongs to the teacher; they give no formula, and the line is ours.
+
+    References:
+        Ben-Baruch et al. 2024, "Distilling the Knowledge in Data Pruning",
+        https://arxiv.org/abs/2403.07854.
+    """
+
+    kind: Literal["kept_fraction"]
+    stage: str = Field(min_length=1)
+    """The curate stage, as `stage:NAME`."""
+    at_none: float = Field(default=1.0, ge=0)
+    """The weight where hardly a row is kept."""
+    at_all: float = Field(default=0.5, ge=0)
+    """The weight where all rows are kept."""
+
+
 Weight = Annotated[
     Annotated[float, Field(ge=0), Tag("constant")]
     | Annotated[LinearSchedule, Tag("linear")]
-    | Annotated[CosineSchedule, Tag("cosine")],
+    | Annotated[CosineSchedule, Tag("cosine")]
+    | Annotated[KeptFraction, Tag("kept_fraction")],
     kind_or("constant"),
 ]
 
@@ -47,6 +71,9 @@ class LossTerm(RecipePart):
     """A number, or a schedule: `{kind: linear, start: 1.0, end: 0.1}`."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """What metrics call the term: `loss/NAME`. Default: its kind."""
+    part: Part | None = None
+    """What of each row the term is of, under `data.rationale: {kind: step_by_step}`; it is a mean over
+    the tokens of that part alone."""
 
 
 class CrossEntropyTerm(LossTerm):

@@ -103,6 +103,8 @@ class Source:
 def _is_in(value: Any, key: Key) -> bool:
     if not key:
         return True
+    if isinstance(value, str):  # A bare name stands for the data set of that name.
+        return key == ("dataset_name",)
     inside: Any = dict(enumerate(value)) if isinstance(value, list) else value
     return isinstance(inside, dict) and key[0] in inside and _is_in(inside[key[0]], key[1:])
 

@@ -38,20 +38,26 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "EvaluateStage"],
+    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "LabelMSETerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
+        "KeptFraction",
     ],
     "Teacher data": [
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
+    ],
+    "Curation": [
+        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
+        "ExtractStep",
     ],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from llmkd.recipe import local_paths
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.schema import Recipe, Stage
+from llmkd.recipe.shipped import beside_recipes
 
 REFERENCE_FIELDS = frozenset(
     {
@@ -16,9 +17,12 @@ REFERENCE_FIELDS = frozenset(
         "fewshot_name",
         "definition",
         "chat_template",
+        "prompt_file",
         "models",
         "deepspeed",
         "path",
+        "stage",
+        "suites",
     }
 )
 """The fields, anywhere in a stage, that name something outside it."""
@@ -61,8 +65,8 @@ def resolved(stage: AnyStage, rewrite: Callable[[str], str]) -> AnyStage:
 
 
 def expanded(value: str) -> str:
-    """A path with `~` replaced by the home folder; anything else as it is."""
-    return str(local_paths.expanded(value)) if value.startswith("~") else value
+    """A path with `~` replaced by the home folder, or that of a shipped prompt; else as it is."""
+    return str(local_paths.expanded(value)) if value.startswith("~") else beside_recipes(value)
 
 
 def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:

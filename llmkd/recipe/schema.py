@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
+from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
@@ -54,8 +55,8 @@ class TeacherDataStage(RecipePart):
 class GenerateStage(TeacherDataStage):
     """A teacher answers prompts. Product: a store, and a data set.
 
-    The data set has rows of `prompt` and `completion`, or of `messages` where the teacher was asked
-    in its chat template.
+    The data set has rows of `prompt` and `completion`, or of `messages` and `completion` where the
+    teacher was asked in its chat template. `number` is the prompt's own, from 0; its samples share it.
     """
 
     kind: Literal["generate"]
@@ -98,7 +99,8 @@ class EvaluateStage(RecipePart):
 
 
 Stage = Annotated[
-    TrainStage | GenerateStage | ScoreStage | EvaluateStage, Field(discriminator="kind")
+    TrainStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
+    Field(discriminator="kind"),
 ]
 
 

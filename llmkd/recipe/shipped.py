@@ -29,6 +29,18 @@ def shipped_recipes() -> list[Path]:
     return _files("recipes")
 
 
+def beside_recipes(value: str) -> str:
+    """A shipped `prompts/NAME.txt` where the path itself leads nowhere; anything else as it is."""
+    shipped = shipped_folder("recipes") / value
+    is_prompt = Path(value).parent == Path("prompts")
+    return str(shipped) if is_prompt and shipped.is_file() and not is_there(Path(value)) else value
+
+
+def shipped_prompts() -> list[str]:
+    """The prompts that `beside_recipes` finds from any folder."""
+    return [f"prompts/{name}" for name in names_in(shipped_folder("recipes") / "prompts")]
+
+
 def find_recipe(name_or_path: str | Path) -> Path:
     """A recipe's file: a path, or a shipped name (`quickstart`, `recipes/quickstart.yaml`).
 

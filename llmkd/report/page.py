@@ -14,6 +14,7 @@ from markupsafe import Markup
 from llmkd import __version__
 from llmkd.evaluation.references import published
 from llmkd.report import formats
+from llmkd.report.curation import curation_sections
 from llmkd.report.curves import curves, group_size
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
@@ -112,6 +113,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "figure_models": _models(details),
         "published": published(),
         "trade_offs": trade_offs(groups, details, colors),
+        "curation": curation_sections(first),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),
         "ended": ended(first),

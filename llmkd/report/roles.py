@@ -6,7 +6,13 @@ from typing import Literal
 from llmkd.recipe.base import STAGE_REFERENCE, referenced_stage
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.references import references
-from llmkd.recipe.schema import EvaluateStage, Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    Recipe,
+    TeacherDataStage,
+    TrainStage,
+)
 
 Role = Literal["student", "twin", "teacher", "other"]
 
@@ -58,10 +64,21 @@ def _own_teachers(recipe: Recipe, name: str) -> list[str]:
         return []
     found = list(references(stage.teacher)) if stage.teacher else []
     for value in [*found, *references(stage.data)]:
-        source = recipe.stages.get(referenced_stage(value) or "")
-        if isinstance(source, TeacherDataStage):
-            found += references(source.teacher)
+        found += _writers(recipe, value)
     return [_label(value) for value in found if not _is_store(recipe, value)]
+
+
+def _writers(recipe: Recipe, value: str) -> Iterator[str]:
+    """The teachers of a stage that asks one, and of those whose rows a curate stage reads."""
+    left, seen = [value], set[str]()
+    while left:
+        name = referenced_stage(left.pop(0)) or ""
+        source = None if name in seen else recipe.stages.get(name)
+        seen.add(name)
+        if isinstance(source, TeacherDataStage):
+            yield from references(source.teacher)
+        elif isinstance(source, CurateStage):
+            left += references(source)
 
 
 def _is_store(recipe: Recipe, value: str) -> bool:

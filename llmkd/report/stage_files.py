@@ -1,4 +1,4 @@
-"""What stages write for the report: `details.json` of evaluate stages, `data.json` of train stages.
+"""What stages write for the report: details of evaluate stages, counts of all others.
 
 Every field may be missing, so that the report reads what older and newer versions wrote.
 """
@@ -140,3 +140,23 @@ class Generation(Part):
     num_prompts: Count | None = None
     num_completions: Count | None = None
     num_kept: Count | None = None
+
+
+class StepCounts(Part):
+    """One step of a curate stage."""
+
+    kind: str = ""
+    num_in: Count = 0
+    num_out: Count = 0
+    dropped: dict[str, Count] = {}
+    """Rows, by the reason why they did not stay."""
+    counted: dict[str, Count] = {}
+    """What else the step did."""
+
+
+class Curation(Part):
+    """`curation.json`: what became of a curate stage's rows."""
+
+    num_in: Count = 0
+    num_out: Count = 0
+    steps: list[StepCounts] = []

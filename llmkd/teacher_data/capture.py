@@ -23,7 +23,7 @@ from llmkd.data.cache import tokenized
 from llmkd.data.chat import read_chat_template
 from llmkd.data.kinds import tokenizing_for
 from llmkd.data.prepare import UNCUT
-from llmkd.data.prompts import PromptTokenize, answered
+from llmkd.data.prompts import READ_BACK, PromptTokenize, answered
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import LlmkdError
 from llmkd.models.kinds import is_seq2seq
@@ -251,7 +251,7 @@ def _scored(number: int, row: dict[str, Any], positions: Positions) -> StoreRow:
 
 
 def _write_text(stage: GenerateStage, folder: Path, examples: datasets.Dataset) -> dict[str, int]:
-    prompts = examples.select_columns(["text", "messages"])
+    prompts = examples.select_columns([*READ_BACK])
     summary: dict[str, int] = dict.fromkeys(
         ("num_prompts", "num_completions", "num_kept", "num_truncated", "num_empty", "num_tokens"),
         0,
@@ -266,7 +266,7 @@ def _write_text(stage: GenerateStage, folder: Path, examples: datasets.Dataset) 
             summary["num_empty"] += not is_cut and not is_kept
             summary["num_tokens"] += row.spans[1] - row.spans[0]
             if is_kept:
-                content = answered(prompts[row.number], str(row.completion))
+                content = answered(prompts[row.number], str(row.completion), row.number)
                 file.write(json.dumps(content, ensure_ascii=False) + "\n")
         if not summary["num_kept"]:
             raise LlmkdError(_nothing_left(stage, summary))

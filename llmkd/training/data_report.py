@@ -41,6 +41,9 @@ class DataReport(TrainerCallback):
         counts = self.data.counts
         if lost := counts.losses(self.data.sequences.max_length):
             say(lost)
+        if counts.num_without_rationale:
+            missing = f"{counts.num_without_rationale} of {counts.num_rows}"
+            say(f"data: {missing} rows have no rationale and teach their completion alone")
         for source in counts.sources:
             times = source.num_rows / source.num_available
             more = f", each {times:.2g} times" if times > 1 else ""

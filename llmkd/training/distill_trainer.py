@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from llmkd.data.rationale import PART_IDS
 from llmkd.models.signals import signals
 from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.teachers.protocol import Teacher
@@ -81,9 +82,12 @@ class DistillTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor]:
-        """The micro-batches of one step, and what the objective divides by: [num_terms]."""
+        """The micro-batches of one step, and what the objective divides by: [num_terms + 1]."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = sum(self.objective.count_positions(batch["target_ids"]) for batch in batches)
+        counts = sum(
+            self.objective.count_positions(batch["target_ids"], batch.get(PART_IDS))
+            for batch in batches
+        )
         assert isinstance(counts, Tensor)
         counts = self.accelerator.reduce(counts.to(device), reduction="sum")
         assert isinstance(counts, Tensor)
@@ -115,12 +119,14 @@ class DistillTrainer(Trainer):
     ) -> ObjectiveOutput:
         student: Any = self.accelerator.unwrap_model(model)
         kept = trained(inputs["target_ids"])
+        part_ids = inputs.get(PART_IDS)
         return objective(
             signals(student, model, inputs, kept, self.vocab_size),
             None if self.teacher is None else self.teacher.signals(inputs, kept),
             inputs["target_ids"][kept],
             num_positions=counts,
             step=self.state.global_step,
+            part_ids=None if part_ids is None else part_ids[kept],
         )
 
     def term_gradient_norms(
@@ -130,11 +136,11 @@ class DistillTrainer(Trainer):
 
         Args:
             batches: The micro-batches of a step.
-            counts: What each term is divided by, [num_terms].
+            counts: Of `get_batch_samples`, [num_terms + 1].
         """
         return {
             f"grad_norm/{term.loss.name}": self.gradient_norm(
-                self.objective.only(index), batches, counts[index, None]
+                self.objective.only(index), batches, counts[[index, -1]]
             )
             for index, term in enumerate(self.objective.terms)
         }

@@ -36,11 +36,11 @@ class StepMetrics:
         self._since: tuple[float, int] | None = None
 
     def begin_step(self, num_positions: Tensor) -> None:
-        """Begins a step with each term's trained positions over all ranks, [num_terms]."""
+        """Begins a step with its trained positions over all ranks, [num_terms + 1]: the last are all."""
         if self._since is None:
             self._since = (time.perf_counter(), self.tokens)
         self.num_steps += 1
-        self._pending_tokens.append(num_positions.max())
+        self._pending_tokens.append(num_positions[-1])
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Adds one micro-batch's share of the step's means."""

@@ -19,6 +19,7 @@ from llmkd.build import build_student, build_tokenizer_for
 from llmkd.build_objective import build_objective
 from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.data.prepare import prepare
+from llmkd.data.rationale import WithParts
 from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
@@ -26,6 +27,7 @@ from llmkd.models.kinds import auto_class
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress, say
 from llmkd.recipe.data import Classification, StoreRows
+from llmkd.recipe.rationale import StepByStep
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.captured import WithTeacher
 from llmkd.teachers.store import StoreSource
@@ -147,6 +149,8 @@ def _build_language_models(
         if isinstance(built.source, StoreSource):
             built.source.check_has_all(data)
         collate = WithTeacher(collate, built.source)
+    if isinstance(data.sequences.rationale, StepByStep):
+        collate = WithParts(collate)
     parts = Parts(models, built and built.teacher, vocab_size, data, collate)
     parts.check_lengths(stage)
     return parts

@@ -75,9 +75,9 @@ def train(stage: TrainStage, folder: Path) -> dict[str, Any]:
     num_positions = list[int]()
     count = trainer.objective.count_positions
 
-    def counted(target_ids: Tensor) -> Tensor:
+    def counted(target_ids: Tensor, part_ids: Tensor | None) -> Tensor:
         num_positions.append(int(trained(target_ids).sum()))
-        return count(target_ids)
+        return count(target_ids, part_ids)
 
     trainer.objective.count_positions = counted
     trainer.train()

@@ -150,7 +150,7 @@ def test_the_stand_in_of_a_lora_student_is_whole(whole, tmp_path, monkeypatch):
     assert seen[-1].endswith("tuned/model")
 
 
-@pytest.mark.parametrize("student_data", ["dataset", "store"])
+@pytest.mark.parametrize("student_data", ["dataset", "store", "kept"])
 def test_conversations_are_answered_and_stood_in_for(
     tmp_path, chat_tokenizer, tiny_llama, student_data
 ):
@@ -162,16 +162,21 @@ def test_conversations_are_answered_and_stood_in_for(
     tiny_llama(chat_tokenizer).save_pretrained(tmp_path / "teacher")
     chat_tokenizer.save_pretrained(tmp_path / "teacher")
     turns = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
-    (tmp_path / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 20)
+    row = {"messages": turns, "question": "a"}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 20)
     generate = {
         "kind": "generate",
         "teacher": {"model_name_or_path": str(tmp_path / "teacher")},
-        "data": {"dataset_name": str(tmp_path / "rows.jsonl")},
+        "data": {"dataset_name": str(tmp_path / "rows.jsonl"), "keep_columns": ["question"]},
         "capture": {"top_k": 4},
     }
     data = {"kind": "store", "path": "stage:answers"}
     if student_data == "dataset":
         data = {"dataset_name": "stage:answers", "assistant_only_loss": False}
+    if student_data == "kept":
+        # The tokenizer has no end-of-text token.
+        columns = {"prompt": "question"}
+        data = {"dataset_name": "stage:answers", "columns": columns, "append_eos": False}
     student = train(
         student={"model_name_or_path": str(tmp_path / "teacher")},
         teacher={"kind": "store", "path": "stage:answers"} if student_data == "store" else None,

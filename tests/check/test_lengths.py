@@ -2,22 +2,31 @@ import json
 
 import pytest
 
+from llmkd.check.facts import Fact
 from llmkd.check.lengths import data_facts
+from llmkd.check.row_facts import DataFacts
 from llmkd.check.vocabulary import ADDITION, read_tokenizer
 from llmkd.data import addition
-from llmkd.data.prepare import UNCUT, rows_of_parts
+from llmkd.data.prepare import UNCUT, prepare, rows_of_parts
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import DataError
-from llmkd.recipe.data import AdditionTask, DatasetSource, MixedDataset, MixedTask, Mixture
+from llmkd.recipe.data import (
+    AdditionTask,
+    DatasetSource,
+    MixedDataset,
+    MixedTask,
+    Mixture,
+    TrainedAddition,
+)
 
 
 def none_generated(name):
     raise AssertionError(name)
 
 
-def facts(source, tokenizer=ADDITION):
-    return data_facts(source, tokenizer, none_generated)
+def facts(source, tokenizer=ADDITION, generated=none_generated):
+    return data_facts(source, tokenizer, generated)
 
 
 @pytest.fixture
@@ -29,9 +38,10 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("steps", ["completion", "rationale"])
 @pytest.mark.parametrize("digits", range(1, 10))
-def test_a_sum_has_as_many_tokens_as_when_training(digits, tokenizer):
-    task = AdditionTask(kind="task", digits=digits, num_examples=5)
+def test_a_sum_has_as_many_tokens_as_when_training(digits, steps, tokenizer):
+    task = AdditionTask(kind="task", digits=digits, num_examples=5, steps=steps)
     lengths = {example.length for example in Tokenize(tokenizer, UNCUT)(iter_rows(task, seed=1))}
 
     assert lengths == {facts(task).tokens_per_row.value}
@@ -56,6 +66,45 @@ def test_rows_are_as_long_as_when_training(
     assert found.tokens_per_row.value == round(sum(e.length for e in examples) / 19, 4)
     assert found.longest.value == max(example.length for example in examples)
     assert found.truncated.value == round(sum(e.num_cut > 0 for e in examples) / 19, 4)
+
+
+@pytest.mark.parametrize(
+    "rationale",
+    [{"kind": "step_by_step", "prefix": ";"}, {"kind": "chain_of_thought", "separator": "#"}],
+)
+@pytest.mark.parametrize("max_length", [9, 40])
+def test_rows_with_rationales_are_as_long_as_when_training(
+    rationale, max_length, write, tokenizer, tmp_path
+):
+    tokenizer.save_pretrained(tmp_path)
+    rows = [
+        {"prompt": "1+2=", "completion": "3" * n, "rationale": "7" * (20 - n)} for n in range(1, 20)
+    ]
+    source = DatasetSource.model_validate(
+        {"dataset_name": write(rows), "max_length": max_length, "prompt_prefix": "#"}
+        | {"rationale": rationale}
+    )
+    data = prepare(source, tokenizer, seed=0, progress=lambda *_, **__: None)
+
+    found = facts(source, read_tokenizer(tmp_path))
+
+    assert found.tokens_per_row.value == round(data.counts.num_tokens / 19, 4)
+    assert (found.longest_side.value or found.longest.value) == data.longest
+    assert found.truncated.value == round(data.counts.num_truncated / 19, 4)
+
+
+@pytest.mark.parametrize("rationale", ["step_by_step", "chain_of_thought"])
+def test_a_sum_with_its_rationale_has_as_many_tokens_as_when_training(rationale, tokenizer):
+    task = TrainedAddition.model_validate(
+        {"kind": "task", "digits": 2, "num_examples": 5, "steps": "rationale"}
+        | {"prompt_prefix": "#", "rationale": {"kind": rationale}}
+    )
+    data = prepare(task, tokenizer, seed=0, progress=lambda *_, **__: None)
+
+    found = facts(task)
+
+    assert set(data.lengths or []) == {found.tokens_per_row.value}
+    assert (found.longest_side.value or found.longest.value) == data.longest
 
 
 def test_rows_whose_prompt_leaves_no_room_are_dropped_as_when_training(write, tokenizer, tmp_path):
@@ -132,10 +181,25 @@ def test_weights_of_any_size_make_shares(write):
     assert facts(Mixture(kind="mixture", sources=sources)).rows.value == 6
 
 
+def test_of_a_split_or_a_column_that_a_stage_keeps_no_length_is_known():
+    source = DatasetSource(dataset_name="stage:ask", max_length=64)
+    own = DataFacts(*[Fact(n, "at most", "") for n in (10, 30, 30)], Fact(0, "exact", ""))
+
+    def found(**fields):
+        made = facts(source.model_copy(update=fields), generated=lambda name: own)
+        return made.rows.value, made.longest.value
+
+    assert found() == (10, 30)
+    assert found(columns={"prompt": "question"}) == (10, 64)
+    assert found(dataset_split="undecided") == (None, 64)
+    assert found(dataset_split="undecided", num_examples=5) == (None, 64)
+
+
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):
     from llmkd.check.lengths import example_of
 
-    row = addition.make_rows(AdditionTask(kind="task", digits=4, num_examples=1), seed=0)[0]
-    prompt, completion = example_of(4)
+    task = AdditionTask(kind="task", digits=4, num_examples=1)
+    row = addition.make_rows(task, seed=0)[0]
+    prompt, completion = example_of(task)
 
     assert (len(prompt), len(completion)) == (len(row["prompt"]), len(row["completion"]))

@@ -57,6 +57,24 @@ def test_a_plain_prompt_is_measured_as_it_is_read(asked):
     assert chat["longest prompt"].value == 31
 
 
+def test_a_prompt_from_a_file_is_measured_as_it_is_filled(asked, local):
+    (local / "p.txt").write_text("{a}+{b}=\n")
+    file = f"data.prompt_file={local}/p.txt"
+    found = asked([{"a": 1, "b": 2}, {"a": 10, "b": 20}], file)["longest prompt"]
+    # `10+20=` and the begin-of-text token.
+    assert found.value == 7
+    said = refused(asked, [{"a": 1, "c": 2}], file)
+    assert "has a place {b}, and row 1 of" in said
+    assert "its columns are a, c;" in said
+
+
+def test_a_column_to_keep_that_is_not_there_is_found_before_anything_runs(asked):
+    rows = [{"prompt": "1+1=", "id": 1}, {"prompt": "1+1="}]
+    said = refused(asked, rows, "data.keep_columns=[id]")
+    assert "row 2 has no `id`; its columns are prompt;" in said
+    assert asked(rows, "data.keep_columns=[id]", "data.num_examples=1")["prompts"].value == 1
+
+
 @pytest.mark.parametrize("rows", [[{"messages": [USER]}], [{"prompt": [USER]}]])
 def test_a_teacher_without_a_chat_template_is_refused(asked, rows, local):
     message = "asked.yaml:4 data.chat_template: the teacher's tokenizer has no chat template; write"

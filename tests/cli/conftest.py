@@ -1,6 +1,7 @@
 """The command line as a user runs it, on a recipe with every kind of stage."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -44,45 +45,66 @@ stages:
 """
 
 
+class CommandLine:
+    """Runs `llmkd` in a folder; `start` gives the process, `run` waits for it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "llmkd", *arguments],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_until(self, path, *arguments):
+        """Starts a command and returns its process once a file with content, or a folder, is there."""
+        process = self.start(*arguments)
+        deadline = time.monotonic() + 120
+        while not ((self.folder / path).exists() and (self.folder / path).stat().st_size):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"{path} is not there"
+            time.sleep(0.01)
+        return process
+
+    def run(self, *arguments, status=0):
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
+        return out, err
+
+
 @pytest.fixture
 def llmkd(tmp_path):
-    """Runs `llmkd` in an empty folder; `start` gives the process, `run` waits for it."""
-
-    class CommandLine:
-        folder = tmp_path
-
-        def start(self, *arguments):
-            return subprocess.Popen(
-                [sys.executable, "-m", "llmkd", *arguments],
-                cwd=tmp_path,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-
-        def start_until(self, path, *arguments):
-            """Starts a command and returns its process once a file with content, or a folder, is there."""
-            process = self.start(*arguments)
-            deadline = time.monotonic() + 120
-            while not ((tmp_path / path).exists() and (tmp_path / path).stat().st_size):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline, f"{path} is not there"
-                time.sleep(0.01)
-            return process
-
-        def run(self, *arguments, status=0):
-            process = self.start(*arguments)
-            out, err = process.communicate(timeout=300)
-            assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
-            return out, err
-
-    return CommandLine()
+    """The command line in an empty folder."""
+    return CommandLine(tmp_path)
 
 
 @pytest.fixture
 def recipe(tmp_path):
     """The recipe's file name in that folder."""
-    (tmp_path / "text.jsonl").write_text('{"text": "1+2=3"}\n{"text": "4+4=8"}\n')
-    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("TEXT", "text.jsonl"))
+    return write_recipe(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A finished run of the recipe, made once; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    CommandLine(folder).run("train", write_recipe(folder))
+    return folder / "runs" / "tiny"
+
+
+@pytest.fixture
+def finished(llmkd, recipe, finished_run):
+    """The finished run as `runs/tiny` in the test's folder, as if the command had run there."""
+    return shutil.copytree(finished_run, llmkd.folder / "runs" / "tiny")
+
+
+def write_recipe(folder):
+    (folder / "text.jsonl").write_text('{"text": "1+2=3"}\n{"text": "4+4=8"}\n')
+    (folder / "tiny.yaml").write_text(RECIPE.replace("TEXT", "text.jsonl"))
     return "tiny.yaml"

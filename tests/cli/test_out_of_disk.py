@@ -86,19 +86,25 @@ def faulty(llmkd, recipe, tmp_path_factory, monkeypatch):
 # All in one folder, one after the other: each run goes on to the next fault.
 FAULTS = [
     ("checkpoint-4's weights", "teacher/.*staging/checkpoint-4$", 5000, "ulimit -f", "goes on from checkpoint-2"),
-    ("metrics.jsonl", "teacher/metrics.jsonl$", 800, "ulimit -f", "goes on from checkpoint-2"),
     ("checkpoint-6's optimizer", "teacher/.*staging/checkpoint-6$", 20_000, "the disk is full", "goes on from checkpoint-4"),
-    ("the final model", "teacher/checkpoints/.final$", 300, "ulimit -f", "goes on from checkpoint-8"),
     ("a shard of the store", "teacher_data/store/shards/.000002.*tmp$", 600, "ulimit -f", "goes on after the last whole shard"),
-    ("a stage's state", "student/.stage.json", 10, "ulimit -f", "begins the stage again"),
     ("results", "evaluation/.results.json", 10, "ulimit -f", "goes on with the answers that are left"),
+]  # fmt: skip
+MORE_FAULTS = [
+    ("metrics.jsonl", "teacher/metrics.jsonl$", 800, "ulimit -f", "goes on from checkpoint-2"),
+    ("the final model", "teacher/checkpoints/.final$", 300, "ulimit -f", "goes on from checkpoint-8"),
+    ("a stage's state", "student/.stage.json", 10, "ulimit -f", "begins the stage again"),
 ]  # fmt: skip
 
 
-def test_wherever_a_file_cannot_grow_the_run_says_so_and_goes_on(llmkd, recipe, faulty):
-    llmkd.run("train", recipe, "output_dir=whole")
+@pytest.mark.parametrize(
+    "faults", [FAULTS, pytest.param(MORE_FAULTS, marks=pytest.mark.slow, id="more")]
+)
+def test_wherever_a_file_cannot_grow_the_run_says_so_and_goes_on(
+    llmkd, recipe, faulty, finished_run, faults
+):
     cut = llmkd.folder / "cut"
-    for name, at, limit, reason, go_on in FAULTS:
+    for name, at, limit, reason, go_on in faults:
         err = faulty(at, limit, "cut")
         stage = at.split("/")[0]
         (line,) = [line for line in err.splitlines() if line.startswith(f"cut/stages/{stage}")]
@@ -107,7 +113,7 @@ def test_wherever_a_file_cannot_grow_the_run_says_so_and_goes_on(llmkd, recipe, 
         assert f"stage {stage} failed with exit status 1; the same command again {go_on}" in err
         assert leftovers(cut) == [], name
     llmkd.run("train", recipe, "output_dir=cut")
-    assert_same_products(cut, llmkd.folder / "whole")
+    assert_same_products(cut, finished_run)
 
 
 @pytest.fixture

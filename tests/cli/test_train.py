@@ -69,8 +69,7 @@ def test_a_recipe_becomes_models_and_a_measured_table(llmkd, recipe):
     assert err == ""
 
 
-def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe):
-    llmkd.run("train", recipe, "output_dir=whole")
+def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe, finished_run):
     # Killed when these have appeared: inside a stage, between two, and at a checkpoint.
     moments = [
         "stages/teacher/metrics.jsonl",
@@ -84,12 +83,11 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(llmkd, recipe):
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     llmkd.run("train", recipe, "output_dir=cut")
-    assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
+    assert_same_products(llmkd.folder / "cut", finished_run)
 
 
 @pytest.mark.slow
-def test_killed_at_fifty_random_moments_it_ends_in_the_same_bits(llmkd, recipe):
-    llmkd.run("train", recipe, "output_dir=whole")
+def test_killed_at_fifty_random_moments_it_ends_in_the_same_bits(llmkd, recipe, finished_run):
     moments, num_kills, num_runs = random.Random(0), 0, 0
     while num_kills < 50:
         process = llmkd.start("train", recipe, f"output_dir=cut-{num_runs}")
@@ -101,49 +99,49 @@ def test_killed_at_fifty_random_moments_it_ends_in_the_same_bits(llmkd, recipe):
             num_kills += 1
             continue
         assert process.returncode == 0, err
-        assert_same_products(llmkd.folder / f"cut-{num_runs}", llmkd.folder / "whole")
+        assert_same_products(llmkd.folder / f"cut-{num_runs}", finished_run)
         num_runs += 1
     llmkd.run("train", recipe, f"output_dir=cut-{num_runs}")
-    assert_same_products(llmkd.folder / f"cut-{num_runs}", llmkd.folder / "whole")
+    assert_same_products(llmkd.folder / f"cut-{num_runs}", finished_run)
 
 
-def test_a_product_that_was_deleted_is_made_again(llmkd, recipe):
-    llmkd.run("train", recipe)
-    run = llmkd.folder / "runs" / "tiny"
-    before = weights(run, "student")
-    shutil.rmtree(run / "stages/student/model")
+def test_a_product_that_was_deleted_is_made_again(llmkd, recipe, finished):
+    before = weights(finished, "student")
+    shutil.rmtree(finished / "stages/student/model")
     _, err = llmkd.run("train", recipe)
     assert "student: train" in err
     assert "teacher: finished before" in err
-    after = weights(run, "student")
+    after = weights(finished, "student")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_sigterm_while_generating_exits_143_and_goes_on(llmkd, recipe):
-    llmkd.run("train", recipe, "output_dir=whole")
-    begun = "cut/stages/teacher_data/stage.json"
-    process = llmkd.start_until(begun, "train", recipe, "output_dir=cut")
+def test_sigterm_while_generating_exits_143_and_goes_on(llmkd, recipe, finished, finished_run):
+    for stage in ("teacher_data", "student", "evaluation"):
+        shutil.rmtree(finished / "stages" / stage)
+    begun = "runs/tiny/stages/teacher_data/stage.json"
+    process = llmkd.start_until(begun, "train", recipe)
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert "ended by SIGTERM in stage" in err
-    llmkd.run("train", recipe, "output_dir=cut")
-    assert_same_products(llmkd.folder / "cut", llmkd.folder / "whole")
-
-
-def test_what_does_not_change_the_model_may_change_on_the_way(llmkd, recipe):
     llmkd.run("train", recipe)
+    assert_same_products(finished, finished_run)
+
+
+@pytest.mark.usefixtures("finished")
+def test_what_does_not_change_the_model_may_change_on_the_way(llmkd, recipe):
     _, err = llmkd.run("train", recipe, "stages.student.trainer.save_steps=3")
     assert "student: finished before" in err
 
 
+@pytest.mark.usefixtures("finished")
 def test_data_that_a_suites_file_names_is_part_of_the_stages_inputs(llmkd, recipe):
     suite = (
         "name: texts\ntasks:\n"
         "- {kind: perplexity, name: written, data: {dataset_name: text.jsonl, max_length: 32}}\n"
     )
     (llmkd.folder / "texts.yaml").write_text(suite)
-    llmkd.run("train", recipe, "stages.evaluation.suite=texts.yaml")
+    llmkd.run("train", recipe, "stages.evaluation.suite=texts.yaml", "--overwrite")
     (llmkd.folder / "text.jsonl").write_text('{"text": "9+9=8"}\n')
     _, err = llmkd.run("train", recipe, "stages.evaluation.suite=texts.yaml", status=2)
     assert "files.text.jsonl changed" in err
@@ -163,17 +161,16 @@ def test_sigterm_saves_and_exits_143(llmkd, recipe):
     assert len(list((llmkd.folder / stage).glob("checkpoints/checkpoint-*"))) == 1
 
 
-def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recipe):
-    llmkd.run("train", recipe)
+def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recipe, finished):
     change = "stages.student.trainer.learning_rate=5e-3"
-    before = weights(llmkd.folder / "runs/tiny", "student")
+    before = weights(finished, "student")
     _, err = llmkd.run("train", recipe, change, status=2)
     assert "stages.student: trainer.learning_rate changed since" in err
     assert "--overwrite" in err
     _, err = llmkd.run("train", recipe, change, "--overwrite")
     assert "teacher: finished before" in err
     assert "teacher_data: finished before" in err
-    after = weights(llmkd.folder / "runs/tiny", "student")
+    after = weights(finished, "student")
     assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -181,23 +178,24 @@ def test_two_runs_in_one_folder_are_refused(llmkd, recipe):
     first = llmkd.start_until("runs/tiny/stages/teacher/stage.json", "train", recipe)
     _, err = llmkd.run("train", recipe, status=2)
     assert "in use by another run" in err
+    # The first goes on until it is ended, and not by the second.
+    first.terminate()
     _, err = first.communicate(timeout=120)
-    assert first.returncode == 0, err
+    assert first.returncode == 143, err
 
 
-def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe):
+def test_a_failed_stage_names_its_traceback_and_keeps_the_others(llmkd, recipe, finished):
     # Too far down to be seen before the run.
     (llmkd.folder / "broken.jsonl").write_text('{"text": "1+1=2"}\n' * 300 + '{"text": 5}\n')
     text = "stages.evaluation.suite.tasks.1.data.dataset_name=broken.jsonl"
-    _, err = llmkd.run("train", recipe, text, status=1)
+    _, err = llmkd.run("train", recipe, text, "--overwrite", status=1)
     assert "Traceback" not in err
     assert "failed: " in err
     assert "broken.jsonl" in err
     # The task that could be measured was.
-    stages = llmkd.folder / "runs" / "tiny" / "stages"
-    records = json.loads((llmkd.folder / "runs" / "tiny" / "results.json").read_text())
+    records = json.loads((finished / "results.json").read_text())
     assert {record["task"] for record in records} == {"sums"}
-    assert (stages / "student/model/model.safetensors").exists()
+    assert (finished / "stages/student/model/model.safetensors").exists()
 
 
 def test_an_unforeseen_error_is_one_line_with_the_traceback_in_a_file(llmkd, recipe):

@@ -47,6 +47,10 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(tmp_path):
     assert {path.name for path in (tmp_path / "site" / assets).iterdir()} == {
         path.name for path in (ROOT / assets).iterdir()
     }
+    prompts = tmp_path / "site" / "llmkd" / "shipped" / "recipes" / "prompts"
+    assert {path.name for path in prompts.iterdir()} == {
+        path.name for path in (ROOT / "recipes" / "prompts").iterdir()
+    }
     shipped = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
     assert json.loads(llmkd("recipes", "--json")).keys() == shipped
     # Its evaluate stage names a shipped suite, which check resolves.

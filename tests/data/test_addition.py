@@ -41,6 +41,30 @@ def test_every_line_of_the_reasoning_and_the_answer_are_right(digits):
             carry = total[0]
 
 
+def test_a_sum_with_its_steps_apart_worked_by_hand():
+    # 12 + 34: 2+4 = 06, no carry; 1+3+0 = 04; 046.
+    rows = make_rows(task(3900, digits=2, split="unlabelled", steps="rationale"), 0)
+    (row,) = [row for row in rows if row["prompt"] == "12+34="]
+    assert row == {
+        "prompt": "12+34=",
+        "rationale": "2+4+0=06;1+3+0=04;",
+        "completion": "046",
+        "answer": "046",
+    }
+
+
+@pytest.mark.parametrize("digits", [1, 3, 9])
+def test_the_steps_are_the_same_sums_wherever_they_stand(digits):
+    together = make_rows(task(20, digits=digits), 5)
+    apart = make_rows(task(20, digits=digits, steps="rationale"), 5)
+    for whole, row in zip(together, apart, strict=True):
+        assert whole == {
+            "prompt": row["prompt"],
+            "completion": f"{row['rationale']}#{row['completion']}",
+            "answer": row["completion"],
+        }
+
+
 @pytest.mark.parametrize("digits", [3, 4])
 def test_the_seed_alone_decides_the_rows(digits):
     assert prompts(100, 3, digits=digits) == prompts(100, 3, digits=digits)

@@ -105,9 +105,33 @@ def test_the_begin_of_text_token_is_there_once(asked, chat_tokenizer, apply_chat
 
 def test_an_answer_makes_a_row_to_train_on(asked):
     (plain,), (chat,) = asked([{"prompt": "Hé?"}]), asked([{"messages": [SYSTEM, USER, ANSWER]}])
-    assert answered(plain, "No.") == {"prompt": "Hé?", "completion": "No."}
+    more = {"completion": "No.", "number": 7}
+    assert answered(plain, "No.", 7) == {"prompt": "Hé?", **more}
     said = {"role": "assistant", "content": "No."}
-    assert answered(chat, "No.") == {"messages": [SYSTEM, USER, said]}
+    assert answered(chat, "No.", 7) == {"messages": [SYSTEM, USER, said], **more}
+
+
+@pytest.mark.parametrize("apply_chat_template", [False, True])
+def test_kept_columns_come_back_with_the_answer(asked, apply_chat_template):
+    rows = [{"prompt": "Hé?", "id": i, "gold": {"é": [i, None]}, "x": 1} for i in range(2)]
+    found = asked(rows, keep_columns=["gold", "id"], apply_chat_template=apply_chat_template)
+    bare = asked(rows, apply_chat_template=apply_chat_template)
+    for number, (row, plain) in enumerate(zip(found, bare, strict=True)):
+        kept = {name: rows[number][name] for name in ("gold", "id")}
+        assert answered(row, "No.", number) == answered(plain, "No.", number) | kept
+        assert row["tokens_key"] == plain["tokens_key"]
+
+
+def test_a_prompt_from_a_file_is_asked_in_the_chat_template(asked, tmp_path):
+    (tmp_path / "p.txt").write_text("Say {word}!\n")
+    rows = [{"word": "a", "messages": [ANSWER]}]
+    fields = {"prompt_file": str(tmp_path / "p.txt"), "keep_columns": ["word"]}
+    (plain,) = asked(rows, **fields)
+    assert answered(plain, "b", 0) == {
+        "prompt": "Say a!", "completion": "b", "number": 0, "word": "a"
+    }  # fmt: skip
+    found = asked(rows, apply_chat_template=True, system_prompt="Be kind.", **fields)
+    assert conversations(found) == [[SYSTEM, {"role": "user", "content": "Say a!"}]]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +209,16 @@ def test_whatever_a_conversation_depends_on_makes_a_new_entry(asked, chat_tokeni
     texts.append(asked(rows, apply_chat_template=True)[0]["text"])
     assert len(set(texts)) == 5
     assert texts[-1] == "Q: Hé? A:"
+
+
+def test_an_edited_prompt_file_and_other_kept_columns_make_a_new_entry(asked, tmp_path):
+    rows, file = [{"a": "1", "b": "2"}], tmp_path / "p.txt"
+    found = []
+    for text, names in [("{a}", ["a"]), ("{b}", ["a"]), ("{b}", ["b"]), ("{b}", [])]:
+        file.write_text(text)
+        (row,) = asked(rows, prompt_file=str(file), keep_columns=names)
+        found.append((row["text"], row["kept"]))
+    assert found == [("1", '{"a": "1"}'), ("2", '{"a": "1"}'), ("2", '{"b": "2"}'), ("2", None)]
 
 
 def test_what_plain_text_has_no_use_for_is_refused_whatever_was_read_before(asked):

@@ -83,7 +83,7 @@ def test_max_length_bounds_each_side_and_what_is_cut_is_counted(framed):
 def test_a_model_reads_the_longer_side_at_once(framed):
     made = Seq2SeqTokenize(framed(T5), Sequences(), decoder_start_token_id=PAD)
     length, num_trained = torch.tensor([10, 10]).numpy(), torch.tensor([3, 6]).numpy()
-    assert made.num_read(length, num_trained).tolist() == [7, 6]
+    assert made.num_read({"length": length, "num_trained": num_trained}.get).tolist() == [7, 6]
 
 
 @pytest.mark.parametrize("row", [{"text": "1+2=3"}, {"messages": [{"role": "user", "content": "1"}]}])  # fmt: skip

@@ -68,6 +68,29 @@ def test_a_stage_folder_gives_its_data(tmp_path):
     assert load(tmp_path).to_list() == EXAMPLES
 
 
+def test_a_split_of_a_stages_data_is_the_file_of_its_name(tmp_path):
+    write_jsonl(tmp_path / "data.jsonl", EXAMPLES)
+    write_jsonl(tmp_path / "undecided.jsonl", EXAMPLES[:2])
+    write_jsonl(tmp_path / "no_answer.jsonl", EXAMPLES[2:])
+    write_jsonl(tmp_path / "progress.jsonl", [{"batch": 0}])
+    assert load(tmp_path).to_list() == EXAMPLES
+    assert load(tmp_path, dataset_split="undecided").to_list() == EXAMPLES[:2]
+    assert load(tmp_path, dataset_split="no_answer").to_list() == EXAMPLES[2:]
+    with pytest.raises(InputError, match=r"no file of split other, but data\.jsonl, no_answer"):
+        load(tmp_path, dataset_split="other")
+
+
+def test_what_a_stage_wrote_trains_on_the_kept_question_or_on_what_was_asked(tmp_path):
+    turns = [{"role": "user", "content": "Q: q?"}, {"role": "assistant", "content": "a"}]
+    more = {"completion": "a", "number": 0, "question": "q?"}
+    for asked in ({"prompt": "Q: q?"}, {"messages": turns}):
+        path = write_jsonl(tmp_path / "data.jsonl", [asked | more])
+        written = {"completion": "a"} | asked if "prompt" in asked else asked
+        assert load(path).to_list() == [written]
+        renamed = load(path, columns={"prompt": "question"}).to_list()
+        assert renamed == [{"prompt": "q?", "completion": "a"}]
+
+
 def test_num_examples_takes_the_first_rows_and_reads_no_further(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
     path.write_text(path.read_text() + "{broken", encoding="utf-8")

@@ -35,6 +35,20 @@ def test_only_the_answer_counts_to_the_character(text, finish_reason, expected):
     assert is_right(Written([0], text, finish_reason), REFERENCE) is expected
 
 
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "expected"),
+    [
+        ("0825", "stop", True),
+        ("0825", "length", False),
+        ("825", "stop", False),
+        ("3+4+1=08;0825", "stop", False),
+        ("", "stop", False),
+    ],
+)
+def test_an_answer_without_steps_is_all_that_is_said(text, finish_reason, expected):
+    assert is_right(Written([0], text, finish_reason), "0825") is expected
+
+
 def test_each_example_gets_the_score_of_its_own_answer(tiny_llama, tokenizer, monkeypatch):
     rows = {row["prompt"]: row["completion"] for row in make_rows(TASK.data, 7)}
     wrong = list(rows)[2:5]

@@ -5,7 +5,8 @@ import pytest
 from llmkd.errors import InputError
 from llmkd.recipe.load import checked_recipe
 from llmkd.recipe.references import references
-from llmkd.run_folder import fingerprint
+from llmkd.recipe.shipped import shipped_folder
+from llmkd.run_folder import digest, fingerprint
 from llmkd.run_plan import Run
 
 HARNESS = {
@@ -60,6 +61,30 @@ def test_every_file_of_a_task_is_listed_and_an_edited_one_is_measured_again(kind
         before = fingerprint(run.inputs("measured"))
         (tmp_path / name).write_text('{"edited": 1}\n')
         assert fingerprint(run.inputs("measured")) != before
+
+
+def test_an_edited_prompt_file_is_asked_again(tmp_path):
+    (tmp_path / "mine.txt").write_text("{a}")
+    stage = {
+        "kind": "generate",
+        "teacher": {"model_name_or_path": "./model"},
+        "data": {"dataset_name": "rows.jsonl", "prompt_file": "~/mine.txt"},
+    }
+    run = Run(checked_recipe({"name": "run", "stages": {"asked": stage}}))
+    assert run.resolved_stage("asked").data.prompt_file == str(tmp_path / "mine.txt")
+    before = fingerprint(run.inputs("asked"))
+    assert fingerprint(run.inputs("asked")) == before
+    (tmp_path / "mine.txt").write_text("{a}!")
+    assert fingerprint(run.inputs("asked")) != before
+
+
+def test_a_shipped_prompt_is_part_of_what_a_stage_depends_on():
+    data = {"dataset_name": "rows.jsonl", "prompt_file": "prompts/explain.txt"}
+    stage = {"kind": "generate", "teacher": {"model_name_or_path": "./model"}, "data": data}
+    run = Run(checked_recipe({"name": "run", "stages": {"asked": stage}}))
+    shipped = shipped_folder("recipes") / "prompts" / "explain.txt"
+    assert run.inputs("asked")["files"]["prompts/explain.txt"] == digest(shipped)
+    assert run.resolved_stage("asked").data.prompt_file == str(shipped)
 
 
 def test_the_home_folder_is_found(tmp_path):

@@ -18,7 +18,7 @@ from llmkd.run_plan import Run
 from llmkd.teacher_data.captured import SampledPositions, TopKPositions
 from llmkd.teacher_data.places import open_store
 
-ADDITION = ("quickstart", "quickstart_table", "kl", "reverse_kl", "seq2seq_kl", "offline_kl")
+ADDITION = ("quickstart", "kl", "reverse_kl", "seq2seq_kl", "offline_kl", "rationale")
 TEACHER_DATA = ("text", "top_k", "sampled")
 LARGE = ("qwen_offline_kl", "qwen_teacher_data")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}
@@ -46,7 +46,9 @@ def records(recipe):
     return json.loads((Path(recipe.output_dir) / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ADDITION)
+@pytest.mark.parametrize(
+    "name", [*ADDITION, pytest.param("quickstart_table", marks=pytest.mark.slow)]
+)
 def test_the_addition_recipes_run_from_nothing(tmp_path, name, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = shrunk(name, tmp_path / "run")
@@ -189,5 +191,14 @@ def test_glue_of_pretrained_models_passes_the_check():
 
 
 def test_every_shipped_recipe_is_tested_here():
-    tested = {*ADDITION, *TEACHER_DATA, *LARGE, "glue", "glue_bert", "sinkhorn", "tinystories"}
+    tested = {
+        *ADDITION,
+        "quickstart_table",
+        *TEACHER_DATA,
+        *LARGE,
+        "glue",
+        "glue_bert",
+        "sinkhorn",
+        "tinystories",
+    }
     assert {path.stem for path in shipped_recipes()} == tested

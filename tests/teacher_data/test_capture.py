@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llmkd.data.addition import make_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import LlmkdError
+from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.run_folder import fingerprint
 from llmkd.teacher_data import capture
@@ -96,7 +98,8 @@ def test_cut_and_empty_completions_are_left_out_of_the_text_and_counted(teacher,
     assert summary["num_truncated"] > 0
     assert summary["num_kept"] + summary["num_truncated"] + summary["num_empty"] == 23
     assert summary["num_tokens"] >= 12 * summary["num_truncated"] + 2 * summary["num_kept"]
-    assert all(set(row) == {"prompt", "completion"} and row["completion"] for row in kept)
+    assert all(row.keys() == {"prompt", "completion", "number"} for row in kept)
+    assert all(row["completion"] for row in kept)
     store = open_store(tmp_path / "out")
     assert len(store) == 23
     assert [row.completion for row in store if row.finish_reason == "stop" and row.completion] == [
@@ -132,6 +135,36 @@ def test_every_prompt_is_answered_several_times_each_time_anew(teacher, tmp_path
     found = [(row.number, row.sample, row.completion) for row in open_store(tmp_path / "out")]
     assert [place[:2] for place in found] == [(n, s) for n in range(6) for s in range(3)]
     assert len({completion for *_, completion in found}) > 12
+
+
+def test_the_samples_of_a_prompt_have_its_number(teacher, tmp_path):
+    prompts = ["1+1=", "2+2=", "1+1="]
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
+    run(
+        stage(teacher, max_completion_length=60, num_samples=4, data={"dataset_name": str(source)}),
+        tmp_path / "out",
+    )
+    kept = [row for row in open_store(tmp_path / "out") if row.finish_reason == "stop"]
+    kept = [row for row in kept if row.completion]
+    assert {row.number for row in kept} == {0, 1, 2}
+    assert [(row["number"], row["prompt"]) for row in rows(tmp_path / "out")] == [
+        (row.number, prompts[row.number]) for row in kept
+    ]
+
+
+def test_columns_can_be_kept_later_without_asking_again(teacher, tmp_path, monkeypatch):
+    task = {"kind": "task", "num_examples": 12, "split": "unlabelled"}
+    run(stage(teacher, max_completion_length=60, data=task), tmp_path / "out")
+    before, without = contents(tmp_path / "out" / "store"), rows(tmp_path / "out")
+    monkeypatch.setattr(capture, "build_engine", None)
+    a_stage = stage(teacher, max_completion_length=60, data={**task, "keep_columns": ["answer"]})
+    run(a_stage, tmp_path / "out")
+    assert contents(tmp_path / "out" / "store") == before
+    answers = [row["answer"] for row in make_rows(AdditionTask(**task), SEED)]
+    found = rows(tmp_path / "out")
+    assert found == [row | {"answer": answers[row["number"]]} for row in without]
+    assert all(int(row["answer"]) == sum(map(int, row["prompt"][:-1].split("+"))) for row in found)
 
 
 def test_a_stop_string_ends_a_completion_and_is_no_part_of_it(teacher, tokenizer, tmp_path):

@@ -90,7 +90,11 @@ def test_the_teacher_reads_its_template_and_the_text_is_a_conversation(generate,
     assert len(written) == len(kept) > 3
     for content, row in zip(written, kept, strict=True):
         answer = {"role": "assistant", "content": row.completion}
-        assert content == {"messages": [*ASKED[row.number], answer]}
+        assert content == {
+            "messages": [*ASKED[row.number], answer],
+            "completion": row.completion,
+            "number": row.number,
+        }
 
 
 def test_a_server_gets_the_same_tokens(generate, teacher, vllm_server):

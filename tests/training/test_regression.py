@@ -200,4 +200,4 @@ def test_a_label_of_minus_100_is_a_label(stage_of, tmp_path):
     trainer = build_trainer(stage, tmp_path / "s", seed=0)
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["target_ids"].tolist() == [-100.0, -100.0]
-    assert trainer.objective.count_positions(batch["target_ids"]).tolist() == [2]
+    assert trainer.objective.count_positions(batch["target_ids"]).tolist() == [2, 2]

@@ -70,6 +70,9 @@ def test_multircs_em_is_the_share_of_questions_with_all_answers_right_by_hand(tm
     assert (em.metric, em.found.value, em.num_examples) == ("em", 0.5, 4)
     # Questions are resampled: a mean of four has no other values than quarters.
     assert set(em.found.resampled * 4) <= {0, 1, 2, 3, 4}
+    # What lm-eval says of a row itself goes first.
+    wrong = [{**one, "acc": 0.0} for one in logged]
+    assert em_of_questions(loaded, wrong, task.exact_match_by, seed=0).found.value == 0
     # By the number of the question alone there are two, neither all right.
     assert em_of_questions(loaded, logged, ["idx.question"], seed=0).found.value == 0
 

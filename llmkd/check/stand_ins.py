@@ -1,0 +1,57 @@
+"""A stand-in for what a curate stage would write: some of its rows, in their final shape."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+from llmkd.curation.manifest import MANIFEST
+from llmkd.curation.rows import line_of, without_completion
+from llmkd.curation.run import DATA
+from llmkd.curation.sources import named_rows
+from llmkd.curation.tally import Row
+from llmkd.curation.vote import UNDECIDED
+from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
+from llmkd.recipe.curation_steps import ExtractStep, RewriteStep, VoteStep
+from llmkd.recipe.data import DatasetRows
+
+MOST_ROWS = 256
+
+
+def write_curated(stage: CurateStage, folder: Path) -> None:
+    """Writes the first rows, with the columns that steps add; no step judges them.
+
+    A stand-in for a teacher answers nothing right, so that steps would leave none of its rows.
+    """
+    rows = [
+        row | _added(stage, number)
+        for number, row in enumerate(islice(named_rows(_first_source(stage)), MOST_ROWS))
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DATA).write_bytes(b"".join(map(line_of, rows)))
+    asked = map(line_of, map(without_completion, rows))
+    (folder / f"{UNDECIDED}.jsonl").write_bytes(b"".join(asked))
+    counts = {"num_in": len(rows), "num_out": len(rows), "steps": []}
+    (folder / MANIFEST).write_text(json.dumps(counts))
+
+
+def _first_source(stage: CurateStage) -> DatasetRows:
+    for step in stage.steps:
+        if isinstance(step, RewriteStep):
+            return step.originals
+    match stage.data:
+        case [source, *_] | Concatenation(sources=[source, *_]) | RowsMixture(sources=[source, *_]):
+            return source
+        case DatasetRows() as source:
+            return source
+    raise AssertionError(stage.data)
+
+
+def _added(stage: CurateStage, number: int) -> Row:
+    """What steps write into columns of their own."""
+    added: Row = {}
+    for step in stage.steps:
+        match step:
+            case ExtractStep(column=str(column)) | VoteStep(answer_column=str(column)):
+                labels = step.labels or ["0"]
+                added[column] = labels[number % len(labels)]
+    return added

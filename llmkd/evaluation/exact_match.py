@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkd.data.addition import ANSWER_MARKER, answer_of
+from llmkd.data.addition import answer_of
 from llmkd.data.sources import iter_rows
 from llmkd.evaluation.details import Sample
 from llmkd.evaluation.kept import Kept
@@ -43,9 +43,9 @@ def score_answers(
 ) -> ScoredAnswers:
     """Asks for every example's answer and compares it with the reference.
 
-    Only the part after the answer marker counts, not the reasoning before it; of sums with `steps:
-    rationale`, the whole completion. One that was
-    cut by length is wrong, whatever it says.
+    Only what follows the answer marker counts, not the reasoning before it; of sums with `steps:
+    rationale`, all of a completion without a marker. One that was cut by length is wrong, whatever
+    it says.
 
     Args:
         model: In evaluation mode.
@@ -84,11 +84,12 @@ def score_answers(
 def is_right(completion: Written, reference: str) -> bool:
     """Whether a finished completion has the reference's answer.
 
-    Where the reference has no answer marker (`steps: rationale`), all of the completion is the
-    answer.
+    The answer follows the last marker. Where the reference has none (`steps: rationale`), nor needs
+    the completion to have one: all of it is its answer then.
     """
     if completion.finish_reason != "stop":
         return False
-    if ANSWER_MARKER not in reference:
-        return completion.text == reference
-    return answer_of(completion.text) == answer_of(reference)
+    said, wanted = answer_of(completion.text), answer_of(reference)
+    if wanted is None:
+        return (completion.text if said is None else said) == reference
+    return said == wanted

@@ -69,6 +69,16 @@ def test_rows_bring_their_columns_along(tmp_path, suffix):
     assert [json.loads(row["kept"]) for row in found] == expected
 
 
+def test_columns_are_read_beside_those_that_a_prompt_file_has_places_for(tmp_path):
+    (tmp_path / "p.txt").write_text("{question}?")
+    # Of a Parquet file, no others are read.
+    table = pa.Table.from_pylist([{"question": "q", "gold": 1, "other": 2}])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    from_file = source("gold", path=tmp_path / "rows.parquet", prompt_file=str(tmp_path / "p.txt"))
+    (row,) = iter_rows(from_file, seed=0, need="prompt")
+    assert row == {"prompt": "q?", "kept": '{"gold": 1}'}
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "gold": 1}\n')

@@ -42,6 +42,8 @@ def test_only_the_answer_counts_to_the_character(text, finish_reason, expected):
         ("0825", "length", False),
         ("825", "stop", False),
         ("3+4+1=08;0825", "stop", False),
+        ("3+4+1=08;#0825", "stop", True),
+        ("0825;#1", "stop", False),
         ("", "stop", False),
     ],
 )

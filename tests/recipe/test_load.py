@@ -62,7 +62,7 @@ def test_a_single_stage_may_stand_at_the_top(tmp_path):
 
 
 KINDS = (
-    "cross_entropy, forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, "
+    "cross_entropy, label_mse, forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, "
     "total_variation, adaptive_kl, todi, nkd, logit_mse, sinkhorn, sinkhorn_paper"
 )
 

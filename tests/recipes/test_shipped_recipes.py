@@ -18,7 +18,7 @@ from llmkd.run_plan import Run
 from llmkd.teacher_data.captured import SampledPositions, TopKPositions
 from llmkd.teacher_data.places import open_store
 
-ADDITION = ("quickstart", "kl", "reverse_kl", "seq2seq_kl", "offline_kl", "rationale")
+ADDITION = ("quickstart", "kl", "reverse_kl", "seq2seq_kl", "offline_kl", "rationale", "cot")
 TEACHER_DATA = ("text", "top_k", "sampled")
 LARGE = ("qwen_offline_kl", "qwen_teacher_data")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}

@@ -293,19 +293,19 @@ def vllm_server(teacher, serve):
 def check_positions():
     """Holds what was captured of a sequence, at some places, against transformers' log-softmax."""
 
-    def check(positions, ids, places, model, top_k):
+    def check(positions, ids, places, model, top_k, atol=1e-5):
         with torch.no_grad():
             whole = model(torch.tensor([ids])).logits[0].log_softmax(-1).double().numpy()
         assert positions.token_ids.shape == (len(places), top_k)
         for row, place in enumerate(places):
             expected, kept = whole[place - 1], positions.token_ids[row]
             assert set(kept) == set(np.argsort(-expected)[:top_k])
-            np.testing.assert_allclose(positions.log_probs[row], expected[kept], atol=1e-5)
+            np.testing.assert_allclose(positions.log_probs[row], expected[kept], atol=atol)
             rest = np.delete(expected, kept)
             tail = np.logaddexp.reduce(rest) if len(rest) else -np.inf
-            np.testing.assert_allclose(positions.tail_log_prob[row], tail, atol=1e-5)
+            np.testing.assert_allclose(positions.tail_log_prob[row], tail, atol=atol)
             np.testing.assert_allclose(
-                positions.label_log_prob[row], expected[ids[place]], atol=1e-5
+                positions.label_log_prob[row], expected[ids[place]], atol=atol
             )
 
     return check

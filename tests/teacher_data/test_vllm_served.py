@@ -93,10 +93,12 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         generation,
         TopKCapture(top_k=18),
     )
-    both = lora(model, tmp_path / "again", **ADAPTED)
+    # In float64: merged in float32, the reference itself is up to 1.9e-5 off.
+    both = lora(model.double(), tmp_path / "again", **ADAPTED)
     for prompt, each in zip(prompts, with_adapter.generate(prompts, [1, 2, 3, 4]), strict=True):
         ids = [*prompt, *each.token_ids]
-        check_positions(each.positions, ids, range(len(prompt), len(ids)), both, 18)
+        places = range(len(prompt), len(ids))
+        check_positions(each.positions, ids, places, both, 18, atol=2e-5)
     with_adapter.close()
     # With the process of its engine, which would live on.
     os.killpg(process.pid, signal.SIGKILL)

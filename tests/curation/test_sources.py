@@ -120,3 +120,8 @@ def test_answers_to_one_prompt_stay_together_in_a_mixture(write_rows, group, wei
     prompts = [r["prompt"] for r in sources.curated_rows(made)]
     changes = sum(a != b for a, b in pairwise(prompts))
     assert changes + 1 == len(set(prompts))
+
+
+def test_so_many_rows_are_so_many_even_within_a_prompt(write_rows):
+    made = mixture(write_rows, (12, 12), (1, 1), 10, group=3)
+    assert len(list(sources.curated_rows(made))) == 10

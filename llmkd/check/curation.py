@@ -9,8 +9,7 @@ from llmkd.check.rows import count_rows
 from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
-from llmkd.recipe.curation_steps import DuplicatesStep
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.curation_steps import CuratedRows, DuplicatesStep
 from llmkd.recipe.places import Problem
 from llmkd.recipe.yaml_places import Key
 
@@ -39,7 +38,7 @@ def curate_facts(checker: "Checker", name: str, stage: CurateStage) -> StageFact
     return found
 
 
-def _sources(stage: CurateStage, key: Key) -> list[tuple[Key, DatasetRows]]:
+def _sources(stage: CurateStage, key: Key) -> list[tuple[Key, CuratedRows]]:
     """Each data set, and where in the recipe it stands."""
     match stage.data:
         case list() as sources:
@@ -50,7 +49,7 @@ def _sources(stage: CurateStage, key: Key) -> list[tuple[Key, DatasetRows]]:
             return [(key, source)]
 
 
-def _of_source(checker: "Checker", source: DatasetRows) -> DataFacts:
+def _of_source(checker: "Checker", source: CuratedRows) -> DataFacts:
     stage = referenced_stage(source.dataset_name)
     facts = None if stage is None else checker.generated_by(stage)
 

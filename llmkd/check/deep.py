@@ -6,7 +6,6 @@ training, or a few rows in the shape of what a teacher would write.
 """
 
 import gc
-import json
 import math
 import tempfile
 import time
@@ -19,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
-from llmkd.check.stand_ins import write_curated
+from llmkd.check.stand_ins import write_curated, write_rows
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
@@ -266,12 +265,12 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
         answers = load_rows(many, seed=seed)["completion"]
     both = zip(prompts, answers, strict=True)
     rows = [answered(prompt, answer, number) for number, (prompt, answer) in enumerate(both)]
-    _write_rows(folder / "data.jsonl", rows)
+    write_rows(folder / "data.jsonl", rows)
     if stage.capture is not None:
         if prompts[0]["messages"] is not None:
             # Scored as text: not every template shows which turns are the assistant's.
             rows = [{"prompt": text, "completion": text} for text in found["text"]]
-        _write_rows(folder / "scored.jsonl", rows)
+        write_rows(folder / "scored.jsonl", rows)
         source = DatasetSource(
             dataset_name=str(folder / "scored.jsonl"), num_examples=STAND_IN_ROWS
         )
@@ -280,11 +279,6 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
 
 def _silent(done: int, total: int | None, **figures: float) -> None:
     """Shows nothing."""
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _try_score(stage: ScoreStage, folder: Path, seed: int) -> None:

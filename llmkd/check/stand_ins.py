@@ -1,6 +1,7 @@
-"""A stand-in for what a curate stage would write: some of its rows, in their final shape."""
+"""Stand-ins for what stages would write: of a curate stage, some of its rows in their final shape."""
 
 import json
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from llmkd.curation.sources import named_rows
 from llmkd.curation.tally import Row
 from llmkd.curation.vote import UNDECIDED
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
-from llmkd.recipe.curation_steps import ExtractStep, RewriteStep, VoteStep
-from llmkd.recipe.data import DatasetRows
+from llmkd.recipe.curation_steps import CuratedRows, ExtractStep, RewriteStep, VoteStep
 
 MOST_ROWS = 256
 
@@ -26,22 +26,26 @@ def write_curated(stage: CurateStage, folder: Path) -> None:
         row | _added(stage, number)
         for number, row in enumerate(islice(named_rows(_first_source(stage)), MOST_ROWS))
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATA).write_bytes(b"".join(map(line_of, rows)))
-    asked = map(line_of, map(without_completion, rows))
-    (folder / f"{UNDECIDED}.jsonl").write_bytes(b"".join(asked))
+    write_rows(folder / DATA, rows)
+    write_rows(folder / f"{UNDECIDED}.jsonl", map(without_completion, rows))
     counts = {"num_in": len(rows), "num_out": len(rows), "steps": []}
     (folder / MANIFEST).write_text(json.dumps(counts))
 
 
-def _first_source(stage: CurateStage) -> DatasetRows:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(map(line_of, rows)))
+
+
+def _first_source(stage: CurateStage) -> CuratedRows:
     for step in stage.steps:
         if isinstance(step, RewriteStep):
             return step.originals
     match stage.data:
         case [source, *_] | Concatenation(sources=[source, *_]) | RowsMixture(sources=[source, *_]):
             return source
-        case DatasetRows() as source:
+        case CuratedRows() as source:
             return source
     raise AssertionError(stage.data)
 

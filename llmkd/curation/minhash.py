@@ -76,7 +76,7 @@ def rows_per_band(threshold: float) -> int:
 class NearDuplicates:
     """Texts that were seen, to be asked for nearly equal ones.
 
-    The index grows by about 2,500 bytes for each text that was new, at a threshold of 0.8: 512 for its
+    The index grows by about 3,000 bytes for each text that was new, at a threshold of 0.8: 512 for its
     signature, the rest for 16 buckets. Texts that had a duplicate are not in it.
 
     Args:

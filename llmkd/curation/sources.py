@@ -8,8 +8,8 @@ from llmkd.curation.rows import NUMBER, grouped, question_of
 from llmkd.curation.tally import Row, Stream
 from llmkd.data.files import raw_rows
 from llmkd.errors import DataError
-from llmkd.recipe.curation import Concatenation, CurationSource, RowsMixture
-from llmkd.recipe.data import DatasetRows, MixedDataset
+from llmkd.recipe.curation import Concatenation, CurationSource, RowsMixture, WeightedRows
+from llmkd.recipe.curation_steps import CuratedRows
 
 MERGE = "{kind: concatenation, sources: [...]}"
 
@@ -27,7 +27,7 @@ def curated_rows(source: CurationSource) -> Stream:
             rows = map(_without_number, chain.from_iterable(map(named_rows, sources)))
         case RowsMixture():
             rows = map(_without_number, chain.from_iterable(_mixed(source)))
-        case DatasetRows():
+        case CuratedRows():
             rows = named_rows(source)
     first = next(rows, None)
     if first is None:
@@ -35,7 +35,7 @@ def curated_rows(source: CurationSource) -> Stream:
     return chain([first], rows)
 
 
-def named_rows(source: DatasetRows) -> Stream:
+def named_rows(source: CuratedRows) -> Stream:
     """The rows of a data set with all their columns, some of them under llmkd's names."""
     for row in islice(raw_rows(source, None), source.num_examples):
         missing = [name for name in source.columns.values() if name not in row]
@@ -54,7 +54,7 @@ def _without_number(row: Row) -> Row:
     return {name: value for name, value in row.items() if name != NUMBER}
 
 
-def _of_teachers(sources: Sequence[DatasetRows]) -> Stream:
+def _of_teachers(sources: Sequence[CuratedRows]) -> Stream:
     """Answers of several teachers, those to one prompt together, in the order of the teachers."""
     streams, are_numbered = [], []
     for source in sources:
@@ -75,7 +75,7 @@ def _of_teachers(sources: Sequence[DatasetRows]) -> Stream:
     return _of_same_prompts(merged, sources)
 
 
-def _ascending(rows: Stream, source: DatasetRows) -> Stream:
+def _ascending(rows: Stream, source: CuratedRows) -> Stream:
     last = None
     for row in rows:
         if not isinstance(row.get(NUMBER), int) or (last is not None and row[NUMBER] < last):
@@ -89,7 +89,7 @@ def _ascending(rows: Stream, source: DatasetRows) -> Stream:
         yield row
 
 
-def _of_same_prompts(rows: Iterable[Row], sources: Sequence[DatasetRows]) -> Stream:
+def _of_same_prompts(rows: Iterable[Row], sources: Sequence[CuratedRows]) -> Stream:
     for group in grouped(rows):
         asked = list(dict.fromkeys(map(question_of, group)))
         if len(asked) > 1:
@@ -124,7 +124,7 @@ def _mixed(mixture: RowsMixture) -> Iterator[list[Row]]:
         yield group
 
 
-def _groups(source: MixedDataset, *, is_repeating: bool) -> Iterator[list[Row]]:
+def _groups(source: WeightedRows, *, is_repeating: bool) -> Iterator[list[Row]]:
     while True:
         is_empty = True
         for group in grouped(named_rows(source)):

@@ -6,7 +6,6 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.curation_steps import CuratedRows, CurationStep, VerifyCommandStep
-from llmkd.recipe.data import MixedDataset
 
 
 class Concatenation(RecipePart):
@@ -17,6 +16,13 @@ class Concatenation(RecipePart):
     """What is joined, in this order."""
 
 
+class WeightedRows(CuratedRows):
+    """A data set in a mixture."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the mixture's rows is its weight over the sum of all weights."""
+
+
 class RowsMixture(RecipePart):
     """Data sets in the shares that their weights say; answers to one prompt stay together.
 
@@ -24,7 +30,7 @@ class RowsMixture(RecipePart):
     """
 
     kind: Literal["mixture"]
-    sources: list[MixedDataset] = Field(min_length=2)
+    sources: list[WeightedRows] = Field(min_length=2)
     """What is mixed."""
     num_examples: int | None = Field(default=None, gt=0)
     """Rows in all; a source with too few is repeated, which is counted. Null takes as many as there

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
+from llmkd.recipe.curation_columns import column_problems
 from llmkd.recipe.curation_steps import (
     AnswerStep,
     ContaminationStep,
@@ -41,6 +42,8 @@ def curation_problems(
         if isinstance(part, KeptFraction) and referenced_stage(part.stage) is None:
             yield Problem((*place, "stage"), f"{part.stage} is no stage; write stage:NAME")
     if isinstance(stage, CurateStage):
+        for index, field, message in column_problems(stage, stages):
+            yield Problem((*key, "steps", index, field), message)
         for index, step in enumerate(stage.steps):
             for field, message in _step_problems(stage, index, step):
                 yield Problem((*key, "steps", index, field), message)

@@ -55,7 +55,7 @@ SECTIONS = {
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
     "Curation": [
-        "CuratedRows", "Concatenation", "RowsMixture", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "CuratedRows", "Concatenation", "RowsMixture", "WeightedRows", "VerifyStep", "VerifyCommandStep", "VoteStep",
         "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
         "ExtractStep",
     ],

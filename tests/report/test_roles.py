@@ -16,6 +16,18 @@ def test_a_student_of_the_teachers_text_alone_is_a_student(make_recipe, stages):
     assert teachers_of(recipe, "on_text") == ["teacher"]
 
 
+def test_a_student_of_text_that_was_curated_has_the_teachers_who_wrote_it(make_recipe, stages):
+    texts = {**stages["texts"], "teacher": {"model_name_or_path": "org/big"}}
+    curated = {"kind": "curate", "data": {"dataset_name": "stage:voted"}}
+    voted = {**curated, "data": [{"dataset_name": f"stage:{name}"} for name in ("texts", "others")]}
+    on_text = {**stages["twin"], "data": {"dataset_name": "stage:curated"}}
+    recipe = make_recipe(
+        {**stages, "others": texts, "voted": voted, "curated": curated, "on_text": on_text}
+    )
+    assert find_roles(recipe)["on_text"] == "student"
+    assert teachers_of(recipe, "on_text") == ["teacher", "org/big"]
+
+
 def test_a_teacher_by_path_is_one_and_a_measured_stranger_is_none(make_recipe, stages):
     student = {**stages["student"], "teacher": {"model_name_or_path": "org/big"}}
     student["data"] = {"dataset_name": "rows.jsonl"}

@@ -196,7 +196,7 @@ def test_of_a_split_or_a_column_that_a_stage_keeps_no_length_is_known():
 
 
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):
-    from llmkd.check.lengths import example_of
+    from llmkd.check.tasks import example_of
 
     task = AdditionTask(kind="task", digits=4, num_examples=1)
     row = addition.make_rows(task, seed=0)[0]

@@ -19,6 +19,7 @@ from llmkd.losses.sinkhorn import (
 )
 from llmkd.losses.terms import BatchTerm, Divergence, HeadTerm
 from llmkd.objective import Objective, Term
+from llmkd.recipe.data import is_regression
 from llmkd.recipe.losses import (
     AdaptiveKLTerm,
     CosineSchedule,
@@ -27,6 +28,7 @@ from llmkd.recipe.losses import (
     ForwardKLTerm,
     JSDTerm,
     KeptFraction,
+    LabelMSETerm,
     LinearSchedule,
     LogitMSETerm,
     Loss,
@@ -50,6 +52,7 @@ def build_objective(
     return Objective(
         [_build_term(loss, max_steps) for loss in stage.losses],
         has_teacher=stage.teacher is not None,
+        is_regression=is_regression(stage.data),
         compute_dtype=compute_dtype,
     )
 
@@ -101,6 +104,8 @@ def _build_divergence(loss: PointwiseLoss) -> Divergence:
     match loss:
         case CrossEntropyTerm():
             return closed_form.CROSS_ENTROPY
+        case LabelMSETerm():
+            return closed_form.LABEL_MSE
         case ForwardKLTerm():
             return closed_form.FORWARD_KL
         case ReverseKLTerm():

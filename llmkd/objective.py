@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmkd.losses.blocks import refusal
-from llmkd.losses.closed_form import FORWARD_KL, NUM_CLAMPED, TEACHER_NLL
+from llmkd.losses.closed_form import FORWARD_KL, NUM_CLAMPED, TEACHER_MSE, TEACHER_NLL
 from llmkd.losses.dense import divergence_from_logits
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.losses.linear_head import divergence_from_hidden
@@ -64,7 +64,8 @@ class Objective:
     Args:
         terms: At least one, with different names.
         has_teacher: Whether `__call__` gets a teacher; then `teacher_nll` and `kl` (forward KL at
-            temperature 1) are measured beside the terms.
+            temperature 1) are measured beside the terms, of a regression `teacher_mse`.
+        is_regression: Whether the targets are numbers, and each model has one output.
         compute_dtype: Type of the heads' matrix products; None takes the hidden states' own.
     """
 
@@ -73,11 +74,12 @@ class Objective:
         terms: Sequence[Term],
         *,
         has_teacher: bool,
+        is_regression: bool = False,
         compute_dtype: torch.dtype | None = None,
     ):
         self.terms = list(terms)
         self.compute_dtype = compute_dtype
-        self.diagnostics = _diagnostics(self.terms) if has_teacher else []
+        self.diagnostics = _diagnostics(self.terms, is_regression) if has_teacher else []
 
     def only(self, index: int) -> "Objective":
         """The objective of one term, without diagnostics."""
@@ -116,7 +118,7 @@ class Objective:
         Args:
             student: Of the N kept positions; gradients flow to logits, or hidden states and weights.
             teacher: Of the same positions.
-            target_ids: The tokens that follow, or the labels, [N].
+            target_ids: The tokens that follow, or the labels, [N]; of a regression numbers.
             num_positions: Of `count_positions`, summed over all micro-batches and ranks of the step,
                 [K + 1].
             step: Optimizer step, for the schedules, and for what is drawn of a micro-batch.
@@ -201,12 +203,14 @@ class Objective:
 
 
 def trained(target_ids: Tensor) -> Tensor:
-    """The mask of positions that have a target, same shape."""
-    return target_ids != IGNORED_ID
+    """The mask of positions that have a target, same shape; every number of a regression is one."""
+    return (target_ids != IGNORED_ID) | target_ids.is_floating_point()
 
 
-def _diagnostics(terms: Sequence[Term]) -> list[HeadTerm]:
+def _diagnostics(terms: Sequence[Term], is_regression: bool) -> list[HeadTerm]:
     """What is measured wherever there is a teacher, and what terms with a floor clamped."""
+    if is_regression:
+        return [HeadTerm("teacher_mse", TEACHER_MSE)]
     found = [HeadTerm("teacher_nll", TEACHER_NLL), HeadTerm("kl", FORWARD_KL)]
     losses = [term.loss for term in terms if isinstance(term.loss, HeadTerm)]
     return found + [

@@ -27,7 +27,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # The shapes in annotations are checked in tests only, from the first import of these on.
-SHAPED = ["losses", "objective", "data", "teachers", "teacher_data", "evaluation"]
+SHAPED = [
+    "losses",
+    "objective",
+    "data",
+    "teachers",
+    "teacher_data",
+    "evaluation",
+    "curation.minhash",
+    "curation.contamination",
+]
 jaxtyping.install_import_hook([f"llmkd.{name}" for name in SHAPED], "beartype.beartype")
 
 for cache in ("HF_DATASETS_CACHE", "LLMKD_CACHE"):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
 from llmkd.check.stand_ins import write_curated, write_rows
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
@@ -34,9 +35,8 @@ from llmkd.recipe.data import (
     SequenceLengths,
     StoreRows,
 )
-from llmkd.recipe.evaluation import EvaluationTask, Suite
+from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.models import StoreTeacher
-from llmkd.recipe.ood import OODTask
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import (
     CurateStage,
@@ -58,10 +58,6 @@ from llmkd.training.train import build_trainer
 
 BATCHES_READ = 4
 """Batches' worth of rows that are read of the data."""
-FEW_ROWS = 4
-FEW_TOKENS = 8
-LENGTHS = frozenset(["max_completion_length", "completion_length", "prompt_length"])
-"""Fields of evaluation tasks that count tokens."""
 STAND_IN_ROWS = 256
 """Rows of a stand-in for a teacher store."""
 
@@ -207,7 +203,9 @@ def _one_batch(trainer: DistillTrainer) -> Batch:
         num_tokens=int(counts.max()),
         loss=means["loss"],
         losses={
-            k: v for k, v in means.items() if k.startswith("loss/") or k in ("kl", "teacher_nll")
+            k: v
+            for k, v in means.items()
+            if k.startswith("loss/") or k in ("kl", "teacher_nll", "teacher_mse")
         },
         grad_norm=trainer.gradient_norm(trainer.objective, batches, counts),
         grad_norms=trainer.term_gradient_norms(batches, counts),
@@ -241,25 +239,21 @@ def _with_few_rows(stage: TrainStage) -> TrainStage:
     most = BATCHES_READ * batch * stage.trainer.get("gradient_accumulation_steps", 1)
     data = stage.data
     if isinstance(data, Mixture):
-        sources = [source.model_copy(update=_at_most(source, most)) for source in data.sources]
+        sources = [source.model_copy(update=at_most(source, most)) for source in data.sources]
         data = data.model_copy(update={"sources": sources, "num_examples": None})
     else:
-        data = data.model_copy(update=_at_most(data, most))
+        data = data.model_copy(update=at_most(data, most))
     # Nothing is tracked, uploaded or measured now and then.
     trainer = {**stage.trainer, "report_to": "none", "push_to_hub": False}
     update = {"data": data, "trainer": trainer, "term_gradient_steps": None}
     return stage.model_copy(update=update)
 
 
-def _at_most(source: Any, num_rows: int) -> dict[str, int]:
-    return {"num_examples": min(source.num_examples or num_rows, num_rows)}
-
-
 def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     """Lets the teacher write a few tokens; the stand-in's rows have answers of other tokens."""
     model, _ = load_for_inference(stage.teacher)
     tokenizer, config = tokenizer_and_config(stage)
-    many = stage.data.model_copy(update=_at_most(stage.data, 1024))
+    many = stage.data.model_copy(update=at_most(stage.data, 1024))
     tokenize = PromptTokenize(tokenizer, config, many)
     found, _ = tokenized(many, tokenize, seed=seed, progress=_silent)
     prompts = found.to_list()
@@ -290,7 +284,7 @@ def _silent(done: int, total: int | None, **figures: float) -> None:
 
 def _try_score(stage: ScoreStage, folder: Path, seed: int) -> None:
     """Scores as many rows as a few batches take."""
-    few = stage.data.model_copy(update=_at_most(stage.data, STAND_IN_ROWS))
+    few = stage.data.model_copy(update=at_most(stage.data, STAND_IN_ROWS))
     _score(stage, few, stage.capture, folder, seed)
 
 
@@ -317,7 +311,7 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
     assert isinstance(suite, Suite)
     found = evaluate(
         [(model, model) for model in stage.models],
-        suite.model_copy(update={"tasks": list(map(_in_miniature, suite.tasks))}),
+        suite.model_copy(update={"tasks": list(map(in_miniature, suite.tasks))}),
         batch_size=stage.batch_size,
         seed=seed,
         progress=_silent,
@@ -326,20 +320,3 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
     )
     if found.failures:
         raise LlmkdError("; ".join(map(str, found.failures)))
-
-
-def _in_miniature(task: EvaluationTask) -> EvaluationTask:
-    """A task with few rows and few tokens."""
-    few: dict[str, Any] = {}
-    data, generation = getattr(task, "data", None), getattr(task, "generation", None)
-    if data is not None:
-        few["data"] = data.model_copy(update=_at_most(data, FEW_ROWS))
-    if isinstance(task, OODTask):
-        # Of the first rows, none may be marked.
-        few |= {"out_data": few["data"], "out_labels": None}
-    if generation is not None:
-        most = min(FEW_TOKENS, generation.max_completion_length)
-        few["generation"] = generation.model_copy(update={"max_completion_length": most})
-    for name in LENGTHS & type(task).model_fields.keys():
-        few[name] = min(FEW_TOKENS, getattr(task, name))
-    return task.model_copy(update=few)

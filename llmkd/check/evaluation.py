@@ -16,11 +16,11 @@ from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.classification import ClassificationTask
-from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
+from llmkd.recipe.distillation_effects import CostTask, DraftTask
 from llmkd.recipe.evaluation import (
     EvaluationTask,
     ExactMatchTask,
-    PerplexityTask,
+    RowsTask,
     is_for_classifiers,
 )
 from llmkd.recipe.evaluation_base import TextTask
@@ -31,17 +31,6 @@ from llmkd.recipe.places import Problem
 from llmkd.recipe.reasoning import ReasoningTask
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.yaml_places import Key
-
-RowsTask = (
-    ExactMatchTask
-    | PerplexityTask
-    | ClassificationTask
-    | OODTask
-    | AgreementTask
-    | DraftTask
-    | LMEvalTask
-    | ReasoningTask
-)
 
 
 def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFacts:

@@ -12,8 +12,8 @@ from llmkd.check.tasks import NOT_CUT, num_requests
 from llmkd.check.vocabulary import INTENTS, Tokenizer
 from llmkd.data.columns import Need
 from llmkd.data.intents import LABELS, make_rows, most_words
-from llmkd.data.labels import chosen_labels, given_labels, label_text
-from llmkd.recipe.data import Classification, IntentTask, LabelledRows
+from llmkd.data.labels import chosen_labels, given_labels, label_text, one_output
+from llmkd.recipe.data import Classification, IntentTask, LabelledRows, is_regression
 
 MOST_ROWS = 200_000
 """Whose labels are looked at."""
@@ -52,8 +52,10 @@ def checked_labels(
 
     Raises:
         NotKnownError: It cannot be known yet.
-        DataError: Labels do not fit each other; see `chosen_labels`.
+        DataError: Labels do not fit each other; see `chosen_labels` and `one_output`.
     """
+    if is_regression(source):
+        return one_output(teacher)
     given = given_labels(source)
     try:
         found = labels_of_rows(source)
@@ -146,10 +148,14 @@ def refuse_unknown_rows(
     Raises:
         DataError: Names the first of them.
     """
+    known_labels = [labels for labels in models if not isinstance(labels, str | None)]
+    if is_regression(source):
+        for labels in known_labels:
+            one_output(labels)
+        return
     try:
         found = labels_of_rows(source).names
     except NotKnownError:
         found = ()
-    for labels in models:
-        if labels is not None and not isinstance(labels, str):
-            chosen_labels(given_labels(source), labels, None, found)
+    for labels in known_labels:
+        chosen_labels(given_labels(source), labels, None, found)

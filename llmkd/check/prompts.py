@@ -40,6 +40,8 @@ def prompt_length(source: CompletionTask | PromptRows, tokenizer: Tokenizer | st
     if isinstance(source, CompletionTask):
         return _of_task(source, tokenizer)
     rows = read_rows(source, "prompt").sample
+    if source.prompt_prefix and "prompt" in rows[0]:
+        rows = [{**row, "prompt": source.prompt_prefix + row["prompt"]} for row in rows]
     refuse_unused(rows[0], source)
     found = [conversation(row, number, source) for number, row in enumerate(rows, 1)]
     conversations = [messages for messages in found if messages is not None]

@@ -14,7 +14,7 @@ from llmkd.check.facts import Exactness, Fact, NotKnownError
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.folders import SUFFIXES, local_files, suffixes
 from llmkd.data.kept_columns import kept_columns
-from llmkd.data.labels import is_label
+from llmkd.data.labels import wanted_label
 from llmkd.data.prompt_files import with_prompts
 from llmkd.errors import DataError
 from llmkd.recipe.data import DatasetFiles, DatasetRows, LabelledRows, PromptRows
@@ -63,7 +63,7 @@ def read_rows(
         refuse_late_pair(row, number, source, chosen)
         kept_columns(row, number, source)
     kept = [{name: row.get(written) for name, written in chosen.items()} for row in sample]
-    _refuse_bad_values(source.dataset_name, kept)
+    _refuse_bad_values(source, kept)
     return LocalRows(num_rows, kept)
 
 
@@ -110,15 +110,16 @@ def read_raw_rows(
     return num_rows, sample
 
 
-def _refuse_bad_values(name: str, rows: Sequence[Row]) -> None:
+def _refuse_bad_values(source: DatasetFiles, rows: Sequence[Row]) -> None:
+    checks = {**_CHECKS, "label": wanted_label(source)}
     for number, row in enumerate(rows, 1):
         for column, value in row.items():
             # As llmkd.data.sources, whose import takes seconds; a test compares the two.
-            wanted, is_good = _CHECKS.get(column, ("text", _is_text))
+            wanted, is_good = checks.get(column, ("text", _is_text))
             if not is_good(value):
                 raise DataError(
                     "dataset_name",
-                    f"{name}: `{column}` of row {number} is not {wanted}; write it there, or leave "
+                    f"{source.dataset_name}: `{column}` of row {number} is not {wanted}; write it there, or leave "
                     "the row out",
                 )
 
@@ -138,7 +139,6 @@ def _is_message(value: Any) -> bool:
 
 _CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "messages": ("a list of {role: ..., content: text}", _is_conversation),
-    "label": ("text or an integer", is_label),
     "rationale": ("text, or left out", lambda value: value is None or _is_text(value)),
 }
 

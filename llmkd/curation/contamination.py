@@ -18,7 +18,8 @@ from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.curation_steps import ContaminationStep
 from llmkd.recipe.data import DatasetFiles
 
-Index = UInt64[np.ndarray, " ngrams"]
+Index = UInt64[np.ndarray, " known"]
+"""Hashes of n-grams, in order."""
 _WORD = re.compile(r"\w+")
 _QUESTIONS = (*USUAL_NAMES["question"], "text", "sentence")
 
@@ -60,7 +61,7 @@ def index_of(questions: Iterable[str], ngram: int, tally: Tally) -> Index:
     return np.unique(np.frombuffer(found, np.uint64))
 
 
-def has_any(index: Index, hashes: Index) -> bool:
+def has_any(index: Index, hashes: UInt64[np.ndarray, " ngrams"]) -> bool:
     """Whether one of some hashes is in the index."""
     places = np.minimum(np.searchsorted(index, hashes), len(index) - 1)
     return bool((index[places] == hashes).any())

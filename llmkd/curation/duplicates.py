@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from llmkd.curation.minhash import NearDuplicates, text_hash
-from llmkd.curation.rows import completion_of, grouped, prompt_key, question_of
+from llmkd.curation.rows import completion_of, grouped, prompt_key, whole_text
 from llmkd.curation.tally import Row, Stream, Tally
 from llmkd.recipe.curation_steps import DuplicatesStep
 
@@ -42,13 +42,8 @@ def duplicates(rows: Stream, step: DuplicatesStep, tally: Tally) -> Stream:
             yield from group
 
 
-def _row(row: Row) -> str:
-    # A mark between the two, as "a b" and "c" are not "a" and "b c".
-    return f"{question_of(row)}\0{completion_of(row)}"
-
-
 _TEXTS: dict[str, Callable[[Row], str]] = {
-    "row": _row,
+    "row": whole_text,
     "prompt": prompt_key,
     "completion": completion_of,
 }

@@ -25,7 +25,6 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._file: IO[bytes] | None = None
-        self._is_read = False
 
     def verdict(self, question: Any, judge: Callable[[], Any]) -> Any:
         """The verdict that is known, or else the judge's, which is kept before it is returned.
@@ -42,8 +41,6 @@ class Journal:
 
     def replayed(self, question: Any) -> Any:
         """The verdict that is known of the next question, or `UNKNOWN`."""
-        if self._is_read:
-            return UNKNOWN
         file = self._opened()
         start = file.tell()
         line = file.readline()
@@ -53,9 +50,9 @@ class Journal:
             key = verdict = None
         if key == _key(question):
             return verdict
+        # What is kept from now on goes here.
         file.truncate(start)
         file.seek(start)
-        self._is_read = True
         return UNKNOWN
 
     def keep(self, question: Any, verdict: Any) -> None:

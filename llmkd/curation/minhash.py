@@ -29,14 +29,9 @@ def ngrams(words: Sequence[str], length: int) -> UInt64[np.ndarray, " ngrams"]:
     return np.fromiter(hashes, np.uint64, len(starts))
 
 
-def _coefficients(name: str) -> UInt64[np.ndarray, "128"]:
-    # Not of numpy's generator, whose streams may change between versions.
-    hashes = (text_hash(f"{name} {i}") for i in range(NUM_HASHES))
-    return np.fromiter(hashes, np.uint64, NUM_HASHES)
-
-
-_FACTORS = _coefficients("factor") | np.uint64(1)
-_SUMMANDS = _coefficients("summand")
+# One hash function each: the upper half of the product. Not of numpy's generator, whose streams may
+# change between versions.
+_FACTORS = np.array([text_hash(f"factor {i}") | 1 for i in range(NUM_HASHES)], np.uint64)
 
 
 def signature(hashes: UInt64[np.ndarray, " ngrams"]) -> Signature:
@@ -49,7 +44,7 @@ def signature(hashes: UInt64[np.ndarray, " ngrams"]) -> Signature:
     """
     least = np.full(NUM_HASHES, 2**32 - 1, np.uint32)
     for start in range(0, len(hashes), AT_ONCE):
-        part = hashes[start : start + AT_ONCE, None] * _FACTORS + _SUMMANDS
+        part = hashes[start : start + AT_ONCE, None] * _FACTORS
         least = np.minimum(least, (part >> np.uint64(32)).astype(np.uint32).min(axis=0))
     return least
 
@@ -76,7 +71,7 @@ def rows_per_band(threshold: float) -> int:
 class NearDuplicates:
     """Texts that were seen, to be asked for nearly equal ones.
 
-    The index grows by about 2,500 bytes for each text that was new, at a threshold of 0.8: 512 for its
+    The index grows by about 3,000 bytes for each text that was new, at a threshold of 0.8: 512 for its
     signature, the rest for 16 buckets. Texts that had a duplicate are not in it.
 
     Args:
@@ -105,13 +100,9 @@ class NearDuplicates:
         return False
 
     def _keys(self, found: Signature) -> list[int]:
-        return [
-            # A band begins with its place, as equal minima elsewhere are no sign.
-            xxhash.xxh3_64_intdigest(
-                start.to_bytes(2) + found[start : start + self.width].tobytes()
-            )
-            for start in range(0, NUM_HASHES, self.width)
-        ]
+        starts = range(0, NUM_HASHES, self.width)
+        bands = (found[start : start + self.width] for start in starts)
+        return [xxhash.xxh3_64_intdigest(band.tobytes()) for band in bands]
 
     def _at(self, number: int) -> Signature:
         size = 4 * NUM_HASHES

@@ -18,17 +18,20 @@ def has_answer(row: Mapping[str, Any]) -> bool:
     return bool(messages) and messages[-1].get("role") == "assistant"
 
 
+def answer_of(row: Row) -> str | None:
+    """What was answered; of plain text, all of it. None of a row that only asks."""
+    if "messages" in row:
+        return row["messages"][-1].get("content") if has_answer(row) else None
+    return row.get("completion", row.get("text"))
+
+
 def completion_of(row: Row) -> str:
     """What was answered; of plain text, all of it.
 
     Raises:
         StepError: The row has no answer.
     """
-    text: Any = None
-    if "messages" in row:
-        text = row["messages"][-1].get("content") if has_answer(row) else None
-    else:
-        text = row.get("completion", row.get("text"))
+    text = answer_of(row)
     if isinstance(text, str):
         return text
     raise StepError(
@@ -64,8 +67,8 @@ def question_of(row: Mapping[str, Any]) -> str:
 
 
 def whole_text(row: Row) -> str:
-    """Question and answer."""
-    return f"{question_of(row)}\n{completion_of(row)}"
+    """Question and answer, with a mark between them that no text has; the answer may be missing."""
+    return f"{question_of(row)}\0{answer_of(row) or ''}"
 
 
 def prompt_key(row: Row) -> str:

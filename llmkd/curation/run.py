@@ -46,7 +46,7 @@ from llmkd.recipe.curation_steps import (
     VerifyStep,
     VoteStep,
 )
-from llmkd.run_folder import replacing, write_atomically
+from llmkd.run_folder import STAGED, replacing, write_atomically
 
 DATA, JOURNALS = "data.jsonl", "journal"
 
@@ -79,6 +79,8 @@ def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progr
     """
     started = time.monotonic()
     read, tallies = Tally("data"), [Tally(step.kind) for step in stage.steps]
+    for left in folder.glob(f".*{STAGED}"):  # By an attempt that was killed.
+        left.unlink()
     with ExitStack() as opened:
         keep = _undecided_of(stage, folder, opened)
         rows = read.leaving(curated_rows(stage.data))

@@ -22,19 +22,20 @@ from llmkd.data.prepare import TrainingData
 from llmkd.data.sources import Row, iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import DataError
-from llmkd.recipe.data import Classification, LabelledRows, Sequences, Task
+from llmkd.recipe.data import Classification, LabelledRows, Sequences, Task, is_regression
 
 PADDING = {"attention_mask": 0, "token_type_ids": 0}
 
 
 def labelled_rows(source: Classification, *, seed: int) -> list[Row]:
-    """All rows, with `text`, perhaps `text_pair`, and `label` as text.
+    """All rows, with `text`, perhaps `text_pair`, and `label` as text; of a regression as a number.
 
     Raises:
         InputError: Nothing there, or rows that cannot be used.
     """
     rows = iter_rows(source, seed=seed, need="labelled")
-    return [{**row, "label": label_text(row["label"])} for row in rows]
+    as_label = float if is_regression(source) else label_text
+    return [{**row, "label": as_label(row["label"])} for row in rows]
 
 
 def labels_of(source: Classification, rows: Sequence[Row]) -> set[str]:
@@ -107,7 +108,7 @@ def _tokens(
 
 def prepare_labelled(
     rows: Sequence[Row],
-    ids: Mapping[str, int],
+    ids: Mapping[str, int] | None,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -116,14 +117,14 @@ def prepare_labelled(
 
     Args:
         rows: From `labelled_rows`.
-        ids: From the rows' labels to the student's outputs; see `label_ids`.
+        ids: From the rows' labels to the student's outputs, see `label_ids`; None of a regression.
         tokenizer: The student's.
         max_length: Most tokens of a sequence.
     """
     encoded = encode(rows, tokenizer, max_length)
     dataset = datasets.Dataset.from_list(
         [
-            {**one.inputs, "label_id": ids[row["label"]]}
+            {**one.inputs, "target": row["label"] if ids is None else ids[row["label"]]}
             for one, row in zip(encoded, rows, strict=True)
         ]
     )
@@ -136,7 +137,7 @@ def prepare_labelled(
 
 @dataclass(frozen=True)
 class LabelCollator:
-    """Makes a right-padded batch from rows with `input_ids` and `label_id`.
+    """Makes a right-padded batch from rows with `input_ids` and `target`.
 
     Args:
         pad_token_id: Fills `input_ids`.
@@ -144,15 +145,18 @@ class LabelCollator:
 
     pad_token_id: int
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Int64[Tensor, "batch ..."]]:
-        """`input_ids`, `attention_mask`, perhaps `token_type_ids` [B, S], and `target_ids` [B]."""
-        names = [name for name in rows[0] if name != "label_id"]
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask`, perhaps `token_type_ids` [B, S], and `target_ids` [B].
+
+        Of a regression `target_ids` are the labels themselves, in float32.
+        """
+        names = [name for name in rows[0] if name != "target"]
         batch = {name: self._padded([row[name] for row in rows], name) for name in names}
         masks = [[1] * len(row["input_ids"]) for row in rows]
         return {
             **batch,
             "attention_mask": self._padded(masks, "attention_mask"),
-            "target_ids": torch.tensor([row["label_id"] for row in rows]),
+            "target_ids": torch.tensor([row["target"] for row in rows]),
         }
 
     def _padded(self, rows: Sequence[Sequence[int]], name: str) -> Int64[Tensor, "batch time"]:

@@ -1,19 +1,34 @@
 """What a classifier's outputs are called, and how rows name them. Imports no torch."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import Classification, LabelledRows
+from llmkd.recipe.data import Classification, LabelledRows, is_regression
 
 NUM_SHOWN = 5
 NUM_BY_DEFAULT = 2
 """Labels of a configuration that names none."""
+LARGEST = 1e18
+"""A label's largest amount: its square is a number in single precision."""
 
 
 def is_label(value: Any) -> bool:
     """Whether a row's value can be a label: text, an integer, true or false."""
     return value != "" if isinstance(value, str) else isinstance(value, int)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a row's value can be the label of a regression."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and abs(value) <= LARGEST
+
+
+def wanted_label(source: object) -> tuple[str, Callable[[Any], bool]]:
+    """What the rows' labels have to be, in words, and whether a value is."""
+    if is_regression(source):
+        return "a number", is_number
+    return "text or an integer (or, with problem_type: regression, a number)", is_label
 
 
 def label_text(value: str | int) -> str:
@@ -96,9 +111,27 @@ def chosen_labels(
         raise DataError(
             "labels",
             f"the model has only the output {_listed(labels)}, and a classifier chooses between "
-            "several; write another model",
+            "several; write another model, or problem_type: regression where labels are numbers",
         )
     return labels
+
+
+def one_output(model: Sequence[str] | None) -> list[str]:
+    """What a regression's only output is called, as transformers does.
+
+    Args:
+        model: The labels in the configuration of the teacher, or of a model that is measured.
+
+    Raises:
+        DataError: It has several.
+    """
+    if model is not None and len(model) != 1:
+        raise DataError(
+            "problem_type",
+            f"is regression, and the model has an output for each of {_listed(model)}; write a "
+            "model with one output, or leave problem_type out where labels are names",
+        )
+    return ["LABEL_0"]
 
 
 def _refuse_unknown(labels: Sequence[str], found: Iterable[str], *, is_given: bool) -> None:

@@ -14,7 +14,7 @@ import datasets
 from llmkd.data.columns import Need, choose, refuse_late_pair, written_names
 from llmkd.data.files import raw_rows
 from llmkd.data.kept_columns import kept_columns
-from llmkd.data.labels import is_label
+from llmkd.data.labels import wanted_label
 from llmkd.data.prompt_files import with_prompts
 from llmkd.data.stored import store_rows
 from llmkd.data.tasks import make_rows
@@ -94,7 +94,7 @@ def iter_rows(
         raise DataError(
             "prompt_prefix", f"the rows of {name} have no `prompt` that it could stand before"
         )
-    problems = _BadValues(name, is_stream)
+    problems = _BadValues(name, is_stream, *wanted_label(source))
     for number, row in enumerate(rows, 1):
         if not isinstance(source, Task):
             refuse_late_pair(row, number, source, chosen)
@@ -117,14 +117,15 @@ def _columns_of(task: Task, need: Need) -> dict[str, str]:
 class _BadValues:
     """Counts what cannot be used, column by column."""
 
-    def __init__(self, name: str, is_stream: bool):
+    def __init__(self, name: str, is_stream: bool, label: str, is_label: Callable[[Any], bool]):
         self.name, self.is_stream = name, is_stream
+        self.label, self.checks = label, _CHECKS | {"label": is_label}
         self.num_rows = 0
         self.found: dict[str, list[tuple[int, Any]]] = {}
 
     def accepts(self, row: Row) -> bool:
         self.num_rows += 1
-        bad = [column for column, value in row.items() if not _CHECKS[column](value)]
+        bad = [column for column, value in row.items() if not self.checks[column](value)]
         for column in bad:
             # Only the first is shown, the others are counted.
             seen = self.found.setdefault(column, [])
@@ -142,7 +143,7 @@ class _BadValues:
         number, value = bad[0]
         shape = {
             "messages": "no list of {role: ..., content: text}",
-            "label": "neither text nor an integer",
+            "label": f"not {self.label}",
         }.get(column, "no text")
         return (
             f"{self.name}: `{column}` is empty or {shape} in {len(bad)} of {self.num_rows} rows, "
@@ -183,6 +184,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "completion": _is_text,
     "messages": _is_conversation,
     "text_pair": _is_text,
-    "label": is_label,
     "rationale": lambda value: value is None or _is_text(value),
 }

@@ -1,14 +1,11 @@
 """How far a classifier's probabilities can be trusted, over many resamples at once."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from llmkd.evaluation.reliability import NUM_BINS, bins_of
 from llmkd.evaluation.scored_labels import ScoredLabels
-from llmkd.evaluation.statistics import ranked, totals
-
-Samples = Int[np.ndarray, "samples examples"]
-Found = Float[np.ndarray, " samples"]
+from llmkd.evaluation.statistics import Found, Samples, ranked, totals
 
 
 def brier_scores(scored: ScoredLabels) -> Float[np.ndarray, " examples"]:

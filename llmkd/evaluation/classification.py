@@ -19,11 +19,13 @@ from llmkd.evaluation.classifier_logits import encoded_for, logits_of_rows, show
 from llmkd.evaluation.details import Sample, TaskDetails
 from llmkd.evaluation.label_metrics import Found, LabelCounts, count_labels
 from llmkd.evaluation.measured import Estimate, Measured, Setting
+from llmkd.evaluation.regression import measure_regression
 from llmkd.evaluation.reliability import Reliability
 from llmkd.evaluation.scored_labels import ScoredLabels
 from llmkd.evaluation.statistics import Bootstrap, bootstrap, bootstrap_mean
 from llmkd.evaluation.subject import Subject
 from llmkd.recipe.classification import ClassificationTask, ClassifierMetric
+from llmkd.recipe.data import is_regression
 
 NUM_SAMPLES = 8
 """Texts that are kept to be read."""
@@ -32,11 +34,13 @@ NUM_SAMPLES = 8
 def measure_classification(
     subject: Subject, task: ClassificationTask, setting: Setting
 ) -> Measured:
-    """Asks a classifier for every row's label.
+    """Asks a classifier for every row's label; of a regression for its number.
 
     Raises:
         InputError: Rows that cannot be used, or whose labels the model does not have.
     """
+    if is_regression(task.data):
+        return measure_regression(subject, task, setting)
     rows = labelled_rows(task.data, seed=setting.seed)
     given = given_labels(task.data)
     own = names_in_config(subject.model.config.to_dict())
@@ -92,6 +96,8 @@ def estimated(
             return bootstrap_mean(brier_scores(scored), seed=seed)
         case "aurc":
             return bootstrap(partial(area_under_risk_coverage, scored), num_examples, seed=seed)
+        case "pearson" | "spearman" | "mse":
+            raise AssertionError(f"{metric} is of numbers: refused by the recipe")
         case unknown:
             assert_never(unknown)
 

@@ -17,7 +17,7 @@ from llmkd.models.positions import check_positions
 from llmkd.models.signals import classifier_inputs
 from llmkd.progress import say
 from llmkd.recipe.classification import ClassifierTask
-from llmkd.recipe.data import LabelledRows, Task
+from llmkd.recipe.data import LabelledRows, Task, is_regression
 from llmkd.run_folder import fingerprint
 
 
@@ -35,7 +35,12 @@ def encoded_for(
     Raises:
         InputError: A model that its tokenizer does not fit, or longer rows than it has positions for.
     """
-    fit_to(subject.model, subject.tokenizer, f"{place}: the model")
+    fit_to(
+        subject.model,
+        subject.tokenizer,
+        f"{place}: the model",
+        is_regression=is_regression(source),
+    )
     most = max_length_of(source)
     encoded = encode(rows, subject.tokenizer, most)
     if num_cut := sum(row.num_cut > 0 for row in encoded):
@@ -83,6 +88,6 @@ def _logits(
 ) -> list[list[float]]:
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
-    batch = LabelCollator(pad_token_id)([{**row.inputs, "label_id": 0} for row in rows])
+    batch = LabelCollator(pad_token_id)([{**row.inputs, "target": 0} for row in rows])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     return model(**classifier_inputs(model, batch)).logits.float().tolist()

@@ -11,12 +11,9 @@ References:
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from llmkd.evaluation.statistics import ranked, totals
-
-Counts = Float[np.ndarray, "samples steps"]
-Found = Float[np.ndarray, " samples"]
+from llmkd.evaluation.statistics import Counts, Found, Samples, ranked, totals
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Detection:
 def detection(
     confidences: Float[np.ndarray, " examples"],
     is_in: Bool[np.ndarray, " examples"],
-    samples: Int[np.ndarray, "samples examples"],
+    samples: Samples,
 ) -> Detection:
     """The counts of each sample of the examples."""
     places, num_places = ranked(-confidences)

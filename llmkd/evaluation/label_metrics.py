@@ -6,13 +6,9 @@ What is undefined (0 / 0) is 0, as scikit-learn has it.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from llmkd.evaluation.scored_labels import ScoredLabels
-from llmkd.evaluation.statistics import totals
-
-Counts = Float[np.ndarray, "samples labels"]
-Found = Float[np.ndarray, " samples"]
+from llmkd.evaluation.statistics import Counts, Found, Samples, totals
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class LabelCounts:
         return covariance / np.sqrt(np.where(spread > 0, spread, np.inf))
 
 
-def count_labels(scored: ScoredLabels, samples: Int[np.ndarray, "samples examples"]) -> LabelCounts:
+def count_labels(scored: ScoredLabels, samples: Samples) -> LabelCounts:
     """The counts of each sample of the examples."""
     num_labels = scored.logits.shape[1]
     return LabelCounts(

@@ -46,6 +46,7 @@ LOWER_IS_BETTER = frozenset(
         "ece",
         "brier",
         "brier_score",
+        "mse",
         "ter",
         "aurc",
         "fpr_at_95_recall",

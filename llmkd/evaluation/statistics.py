@@ -69,8 +69,12 @@ class Bootstrap:
         return Bootstrap(float(function(np.array(self.value))), function(self.resampled))
 
 
-Statistic = Callable[[Int[np.ndarray, "samples examples"]], Float[np.ndarray, " samples"]]
-"""From samples of the examples, each a row of their numbers, to what is measured of each sample."""
+Samples = Int[np.ndarray, "samples examples"]
+"""Samples of the examples, each a row of their numbers."""
+Counts = Float[np.ndarray, "samples ids"]
+Found = Float[np.ndarray, " samples"]
+Statistic = Callable[[Samples], Found]
+"""From samples of the examples to what is measured of each sample."""
 
 
 def bootstrap(statistic: Statistic, num_examples: int, *, seed: int) -> Bootstrap:
@@ -101,11 +105,11 @@ def one_by_one(statistic: Callable[[Int[np.ndarray, " examples"]], float]) -> St
 
 
 def totals(
-    samples: Int[np.ndarray, "samples examples"],
+    samples: Samples,
     ids: Int[np.ndarray, " examples"],
     num_ids: int,
     values: Float[np.ndarray, " examples"] | None = None,
-) -> Float[np.ndarray, "samples ids"]:
+) -> Counts:
     """How often each id occurs in each sample, or what the examples' values there sum to.
 
     Args:
@@ -159,7 +163,7 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, seed: int
     assert (bottoms >= 0).all()
     assert bottoms.sum() > 0
 
-    def ratio(chosen: Int[np.ndarray, "samples examples"]) -> Float[np.ndarray, " samples"]:
+    def ratio(chosen: Samples) -> Found:
         below = bottoms[chosen].sum(1)
         return tops[chosen].sum(1) / np.where(below > 0, below, math.nan)
 

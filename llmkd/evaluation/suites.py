@@ -53,7 +53,10 @@ def with_data(suite: Suite, files: Sequence[str], columns: Sequence[str] = ()) -
     named: dict[str, dict[str, str]] = {}
     for text in columns:
         place, column = _parted(text, "--columns", "TASK.COLUMN=NAME")
-        task, _, name = place.rpartition(".")
+        # A task's name and a column's may both hold a dot.
+        begun = [known for known in paths if place.startswith(f"{known}.")]
+        task = max(begun, key=len, default=place.rpartition(".")[0])
+        name = place.removeprefix(f"{task}.")
         if task not in paths:
             raise InputError(
                 f"--columns {text}: no --data for {task!r}; write --data {task}=FILE too"

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from llmkd.losses.scratch import Scratch
 from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogits
-from llmkd.losses.terms import Divergence, Gradient, HeadTerm, Pair, TeacherRows
+from llmkd.losses.terms import Divergence, Gradient, HeadTerm, Pair, Targets, TeacherRows
 
 
 @dataclass(frozen=True)
 class Rows:
     """What is to be computed at N positions, beside both models' predictions there."""
 
-    target_ids: Int[Tensor, " n"]
+    target_ids: Targets
     weights: Float[Tensor, "num_terms n"]
     terms: tuple[HeadTerm, ...]
     diagnostics: tuple[HeadTerm, ...]

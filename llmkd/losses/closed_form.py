@@ -45,6 +45,16 @@ def _teacher_nll(pair: Pair) -> tuple[Tensor, Gradient]:
     return log_p_label.neg().masked_fill(ignored, 0), lambda: torch.zeros_like(pair.student_logits)
 
 
+def _label_mse(pair: Pair) -> tuple[Tensor, Gradient]:
+    error = pair.student_logits - pair.target_ids.unsqueeze(-1)
+    return error.squeeze(-1).square(), lambda: 2 * error
+
+
+def _teacher_mse(pair: Pair) -> tuple[Tensor, Gradient]:
+    error = pair.teacher_logits.squeeze(-1) - pair.target_ids
+    return error.square(), lambda: torch.zeros_like(pair.student_logits)
+
+
 def _num_clamped(pair: Pair) -> tuple[Tensor, Gradient]:
     clamped = (pair.log_p <= LOG_PROB_FLOOR) & (pair.q > 0)
     counts = clamped.sum(-1).to(pair.student_logits.dtype)
@@ -199,6 +209,8 @@ def _of_labels(formula: Formula) -> Divergence:
 
 CROSS_ENTROPY = _of_labels(_cross_entropy)
 TEACHER_NLL = _of_labels(_teacher_nll)
+LABEL_MSE = Divergence(_label_mse, has_temperature=False)
+TEACHER_MSE = Divergence(_teacher_mse, has_temperature=False)
 NUM_CLAMPED = Divergence(_num_clamped, of_top_k=of_top_k(_num_clamped))
 FORWARD_KL = _f_divergence(_forward_kl, of_samples=forward_kl_of_samples)
 REVERSE_KL = replace(_f_divergence(_reverse_kl), has_floor=True)

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmkd.losses.blocks import Rows, take
 from llmkd.losses.scratch import block_scratch
 from llmkd.losses.signals import DenseLogits, wide
-from llmkd.losses.terms import HeadOutput, HeadTerm, weighted_sum
+from llmkd.losses.terms import HeadOutput, HeadTerm, Targets, weighted_sum
 
 
 def divergence_from_logits(
     student: DenseLogits,
     teacher: DenseLogits | None,
-    target_ids: Int[Tensor, " n"],
+    target_ids: Targets,
     terms: Sequence[HeadTerm],
     position_weights: Float[Tensor, "num_terms n"],
     *,

@@ -18,6 +18,8 @@ from llmkd.losses.signals import SampledLogits, Signals, SparseLogits, TopKLogit
 RULED_OUT = -1e30
 """A student's log-probability of what it rules out: not -inf, which times 0 is NaN."""
 
+Targets = Int[Tensor, " n"] | Float[Tensor, " n"]
+"""What is to be predicted: a token's or a label's number, or of a regression the label itself."""
 TeacherRows = Float[Tensor, "n vocab"] | SparseLogits
 Gradient = Callable[[], Tensor]
 """The derivative of n values by the logits that a `Pair` divides by its temperature, [n, V]: computed
@@ -41,7 +43,8 @@ class Pair:
     Args:
         student_logits: [n, V], float32 or float64.
         teacher: Its logits, [n, V], or a few of its log-probabilities; None where there is none.
-        target_ids: The token that each position predicts, [n], or -100 for none.
+        target_ids: The token that each position predicts, [n], or -100 for none; of a regression
+            the label itself.
         temperature: Divides both models' logits.
         scratch: Where its tensors are; None makes new ones.
     """
@@ -50,7 +53,7 @@ class Pair:
         self,
         student_logits: Float[Tensor, "n vocab"],
         teacher: TeacherRows | None,
-        target_ids: Int[Tensor, " n"],
+        target_ids: Targets,
         temperature: float = 1.0,
         scratch: Scratch | None = None,
     ):

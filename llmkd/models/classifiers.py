@@ -48,7 +48,7 @@ def load_classifier(source: PretrainedModel) -> PreTrainedModel:
 def load_student_classifier(
     source: PretrainedModel, labels: list[str]
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A classifier to be trained, with one output per label.
+    """A classifier to be trained, with one output per label; with a single one, a regression.
 
     A trained head is kept where its outputs have no names, or those of the labels: then it is put in
     their order. Another one, and what is missing, is made anew from torch's global random state,
@@ -72,7 +72,7 @@ def load_student_classifier(
             "says; write a folder that save_pretrained made"
         )
     own = names_in_config(config)
-    if has_classifier_head(config) and len(own) == len(labels) and not are_placeholders(own):
+    if has_classifier_head(config) and len(own) == len(labels) > 1 and not are_placeholders(own):
         new |= _name_outputs(model, own, labels)
     if new:
         say(f"{name}: new for these labels, and random: {', '.join(sorted(new))}")
@@ -131,13 +131,20 @@ def _name_outputs(model: PreTrainedModel, own: list[str], labels: list[str]) -> 
 
 
 def head_config(labels: list[str]) -> dict[str, Any]:
-    """The fields of a configuration that name a classifier's outputs."""
+    """The fields of a configuration that name a classifier's outputs; a single one is a number."""
     names = dict(enumerate(labels))
     ids = {name: i for i, name in names.items()}
-    return {"num_labels": len(labels), "id2label": names, "label2id": ids}
+    kind = "regression" if len(labels) == 1 else "single_label_classification"
+    return {"num_labels": len(labels), "id2label": names, "label2id": ids, "problem_type": kind}
 
 
-def fit_to(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def fit_to(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    *,
+    is_regression: bool = False,
+) -> None:
     """Refuses a classifier that its tokenizer or the objective does not fit.
 
     Args:
@@ -145,9 +152,11 @@ def fit_to(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
             it. RoBERTa and its kin keep their own, as they count positions from it.
         tokenizer: What makes its batches.
         name: What the message calls it: `student` or `teacher`.
+        is_regression: Whether it is to give a number, and not one of several labels.
 
     Raises:
-        InputError: Too few embeddings, several labels per text, or logits that are not finite.
+        InputError: Too few embeddings, several labels or numbers per text, a label where a number
+            is needed or the other way round, or logits that are not finite.
     """
     if not num_skipped(model):
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -155,13 +164,19 @@ def fit_to(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
     vocab_size = max(tokenizer.get_vocab().values()) + 1
     if problem := too_few_embeddings(int(num_rows), vocab_size, name):
         raise InputError(problem)
-    kind = model.config.problem_type
-    if kind not in (None, "single_label_classification"):
-        raise InputError(
-            f"{name}: its configuration says problem_type: {kind}, and llmkd distils classifiers "
-            "with one label per text; write another model"
-        )
+    _refuse_other_problem(model, name, is_regression=is_regression)
     _refuse_infinite(model, name)
+
+
+def _refuse_other_problem(model: PreTrainedModel, name: str, *, is_regression: bool) -> None:
+    num_outputs, kind = model.config.num_labels, model.config.problem_type
+    wanted = "regression" if is_regression else "single_label_classification"
+    if kind not in (None, wanted) or (num_outputs == 1) != is_regression:
+        raise InputError(
+            f"{name}: its configuration says problem_type: {kind or 'null'} and {num_outputs} "
+            f"outputs, and {wanted} with {'one' if is_regression else 'one per label'} is needed "
+            "here; write another model, or another data.problem_type"
+        )
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from llmkd.recipe.schema import (
 )
 from llmkd.recipe.yaml_places import Key
 
-HEAD_FIELDS = ("num_labels", "id2label", "label2id")
+HEAD_FIELDS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
 def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> Iterator[Problem]:
@@ -120,4 +120,7 @@ def _head_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
         for field in HEAD_FIELDS:
             if field in stage.student.config:
                 place = (*key, "student", "config", field)
-                yield Problem(place, "follows from the labels; leave it out, or write data.labels")
+                yield Problem(
+                    place,
+                    "follows from the data; leave it out, or write data.labels or data.problem_type",
+                )

@@ -7,7 +7,7 @@ from llmkd.recipe.base import RecipePart, referenced_stage
 from llmkd.recipe.capture_checks import captured_teacher_problems, engine_problems
 from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.curation_checks import curation_problems
-from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task
+from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task, is_regression
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import (
@@ -223,6 +223,7 @@ def _streaming_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
 
 
 def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
+    is_number = is_regression(stage.data)
     needing = [i for i, term in enumerate(stage.losses) if isinstance(term, TeacherTerm)]
     if stage.teacher is None:
         for index in needing:
@@ -230,13 +231,14 @@ def _teacher_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
             yield Problem(
                 (*key, "losses", index),
                 f"{kind} compares the student with a teacher, and the stage has none; write "
-                f"`teacher: {{model_name_or_path: ...}}`, or kind: cross_entropy",
+                "`teacher: {model_name_or_path: ...}`, or kind: "
+                + ("label_mse" if is_number else "cross_entropy"),
             )
     elif not needing:
         yield Problem(
             (*key, "teacher"),
-            "no term of `losses` uses the teacher; add a divergence to `losses`, such as "
-            "{kind: forward_kl}, or leave out `teacher`",
+            "no term of `losses` uses the teacher; add a divergence to `losses`, such as {kind: "
+            f"{'logit_mse' if is_number else 'forward_kl'}}}, or leave out `teacher`",
         )
 
 

@@ -83,10 +83,11 @@ def _needed(step: Any) -> Iterator[tuple[str, str]]:
         yield "reference", step.reference
     if isinstance(step, SelectStep) and step.pass_rate is not None:
         yield "pass_rate", "is_right"
-    # The choices of a rewrite are its original's.
-    is_own = isinstance(step, AnswerStep) and not isinstance(step, RewriteStep)
-    if is_own and step.grader == "multiple_choice" and step.labels is None:
-        yield "choices_column", step.choices_column
+    match step:
+        case RewriteStep():  # Whose choices are the originals'.
+            return
+        case AnswerStep(grader="multiple_choice", labels=None):
+            yield "choices_column", step.choices_column
 
 
 def _after(step: Any, columns: list[str] | None, stages: Stages) -> list[str] | None:

@@ -134,10 +134,10 @@ class DuplicatesStep(RecipePart):
     def bytes_per_row(self) -> int:
         """How much the index of what was seen grows with each row that stays, about.
 
-        Measured in tests/curation/test_duplicates.py: 78 to 141 as the set doubles at times, and 2,420
-        to 2,720 at the default threshold.
+        Of peak memory, measured with 200,000 rows at the default threshold: 102 and 3,077
+        (tests/benchmarks/results/curation_cpu.json).
         """
-        return 100 if self.match == "exact" else 2500
+        return 100 if self.match == "exact" else 3000
 
 
 class ContaminationStep(RecipePart):

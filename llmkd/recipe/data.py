@@ -202,12 +202,18 @@ class NamedIntentPrompts(NamedIntentTask):
 class LabelledRows(DatasetFiles):
     """Rows of a `text`, or a `text` and a `text_pair`, each with a `label`: for a classifier.
 
-    A label is text; an integer is taken for its digits, true and false for those words.
+    A label is text; an integer is taken for its digits, true and false for those words. Of a
+    regression it is a number.
     """
 
     kind: Literal["classification"]
     columns: dict[LabelledColumn, str] = Field(default_factory=dict)
     """What the data set calls its columns: `{text: sentence, label: intent}`."""
+    problem_type: Literal["single_label_classification", "regression"] = (
+        "single_label_classification"
+    )
+    """As transformers calls it: `regression` where each label is a number, such as STS-B's scores,
+    and the model has one output."""
     labels: list[str] | None = Field(default=None, min_length=2)
     """All labels, in the order of the model's outputs. Default: the teacher's; else the pretrained
     student's where they have all labels of the rows; else those of the rows, sorted. Where they are
@@ -259,6 +265,13 @@ CompletionTask = AdditionTask | NamedIntentTask
 Task = CompletionTask | IntentTask
 Classification = IntentTask | LabelledRows
 """What a classifier is trained on, and measured on."""
+
+
+def is_regression(source: object) -> bool:
+    """Whether rows have a number as their label, and not one of several names."""
+    return isinstance(source, LabelledRows) and source.problem_type == "regression"
+
+
 AnyTask = Annotated[
     Annotated[TrainedAddition, Tag("addition")]
     | Annotated[IntentTask, Tag("intents")]

@@ -33,18 +33,18 @@ class PerplexityTask(TextTask):
     kind: Literal["perplexity"]
 
 
-EvaluationTask = Annotated[
+RowsTask = (
     ExactMatchTask
     | PerplexityTask
     | ClassificationTask
     | OODTask
     | AgreementTask
     | DraftTask
-    | CostTask
     | LMEvalTask
-    | ReasoningTask,
-    Field(discriminator="kind"),
-]
+    | ReasoningTask
+)
+"""Tasks that are of rows, whatever these are."""
+EvaluationTask = Annotated[RowsTask | CostTask, Field(discriminator="kind")]
 
 
 class Suite(RecipePart):

@@ -45,6 +45,10 @@ class LMEvalTask(FileTask):
     generation_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Changes how answers are written, in lm-eval's words: `{temperature: 0.7, max_gen_toks: 512}`."""
 
+    exact_match_by: list[str] = Field(default_factory=list)
+    """Columns that tell which rows belong to one question, such as `idx.question`. Adds `em`: the share
+    of questions of whose rows each is answered right. For tasks with choices."""
+
     @property
     def task_name(self) -> str:
         """What lm-eval calls the task."""

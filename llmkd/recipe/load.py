@@ -23,6 +23,7 @@ from llmkd.recipe.evaluation_checks import suite_use_problems
 from llmkd.recipe.overrides import apply_overrides
 from llmkd.recipe.places import Problem, Source
 from llmkd.recipe.problems import problems_of
+from llmkd.recipe.regression_checks import regression_problems
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
@@ -103,8 +104,10 @@ def _checked(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem], list[s
                 suites[name] = (stage.models, suite)
                 found = reference_problems(suite, (), name, _kinds(data))
                 problems += [Problem(key, f"{dotted(p.key)}: {p.message}") for p in found]
-    problems += kind_problems(stages, {name: suite for name, (_, suite) in suites.items()})
-    problems += suite_use_problems(stages, {name: suite for name, (_, suite) in suites.items()})
+    named = {name: suite for name, (_, suite) in suites.items()}
+    problems += kind_problems(stages, named)
+    problems += regression_problems(stages, named)
+    problems += suite_use_problems(stages, named)
     problems += results_problems({name: suites[name] for name in stages if name in suites})
     return recipe, problems, others
 

@@ -82,6 +82,12 @@ class CrossEntropyTerm(LossTerm):
     kind: Literal["cross_entropy"]
 
 
+class LabelMSETerm(LossTerm):
+    """(output - label)^2: of a model that gives a number, where `data.problem_type` is regression."""
+
+    kind: Literal["label_mse"]
+
+
 class TeacherTerm(LossTerm):
     """What compares the student with a teacher."""
 
@@ -165,7 +171,10 @@ class NKDTerm(TeacherTerm):
 
 
 class LogitMSETerm(TeacherTerm):
-    """Mean squared difference of the logits themselves, which have no temperature."""
+    """Mean squared difference of the logits themselves, which have no temperature.
+
+    The one term with a teacher for regression, where a softmax over one output would always be 1.
+    """
 
     kind: Literal["logit_mse"]
 
@@ -206,6 +215,7 @@ class SinkhornPaperTerm(BatchTerm):
 
 PointwiseLoss = (
     CrossEntropyTerm
+    | LabelMSETerm
     | ForwardKLTerm
     | ReverseKLTerm
     | JSDTerm

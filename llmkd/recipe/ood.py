@@ -7,7 +7,7 @@ from pydantic import Field, Tag
 
 from llmkd.recipe.base import kind_or
 from llmkd.recipe.classification import ClassifierRows, ClassifierTask
-from llmkd.recipe.data import AnyTask, LabelledRows
+from llmkd.recipe.data import AnyTask, LabelledRows, is_regression
 
 Confidence = Literal["max_probability", "max_logit", "energy"]
 
@@ -36,7 +36,10 @@ class OODTask(ClassifierTask):
     logarithm of the sum of exp of all logits (`energy`)."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Anything but one way to say what is out of distribution."""
+        """Anything but one way to say what is out of distribution, or numbers as labels."""
+        if is_regression(self.data) or is_regression(self.out_data):
+            message = "a model that gives a number has no confidence in it; leave problem_type out"
+            yield "data", message
         if (self.out_data is None) == (self.out_labels is None):
             yield (
                 "out_data",

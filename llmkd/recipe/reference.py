@@ -46,7 +46,7 @@ SECTIONS = {
         "DatasetSource", "AdditionTask", "IntentTask", "NamedIntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "NamedIntentPrompts", "TextSource",
     ],
     "Losses": [
-        "CrossEntropyTerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
+        "CrossEntropyTerm", "LabelMSETerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
         "SkewReverseKLTerm", "TotalVariationTerm", "AdaptiveKLTerm", "ToDiTerm", "NKDTerm",
         "LogitMSETerm", "SinkhornTerm", "SinkhornPaperTerm", "LinearSchedule", "CosineSchedule",
         "KeptFraction",

@@ -16,6 +16,7 @@ MOST_POINTS = 200
 """Per line; more log lines than that are averaged in groups."""
 HEADS = {
     "loss": "Loss: the weighted sum of the terms",
+    "teacher_mse": "Teacher's mean squared error on the labels",
     "kl": "KL between teacher and student, nats per token; of classifiers, per text",
     "grad_norm": "Gradient norm",
     "tokens_per_s": "Tokens per second; of classifiers, texts",
@@ -71,7 +72,7 @@ def _metrics(runs: Sequence[RunFiles]) -> list[str]:
     logged = dict.fromkeys(name for line in lines for name in line)
     of_terms = [name for name in logged if name.startswith("loss/")]
     norms = [name for name in logged if name.startswith("grad_norm/")]
-    before, after = ["loss", *of_terms, OWN_AND_TEACHERS, "kl", "grad_norm"], AMOUNTS
+    before, after = ["loss", *of_terms, OWN_AND_TEACHERS, "teacher_mse", "kl", "grad_norm"], AMOUNTS
     return [name for name in (*before, *norms, *after) if name in logged]
 
 

@@ -54,7 +54,25 @@ class _Request(Generic[Read]):
     """Gets vLLM's answer, as soon as it is whole."""
 
 
-class OfflineVLLM:
+class HeldLLM:
+    """vLLM's `LLM` in this process, and what it changes there, until it is closed."""
+
+    def __init__(self) -> None:
+        self._llm: Any = None
+        self._set_num_threads = torch.set_num_threads
+
+    def close(self) -> None:
+        """Gives the memory back, and undoes what vLLM changed in torch."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+        # What nothing refers to any more.
+        gc.collect()
+        import_module("vllm.distributed").cleanup_dist_env_and_memory()
+        torch.set_num_threads = self._set_num_threads
+
+
+class OfflineVLLM(HeldLLM):
     """An engine (`llmkd.teacher_data.engine.Engine`): one copy of a causal teacher.
 
     Args:
@@ -80,9 +98,8 @@ class OfflineVLLM:
         self.top_k = num_kept(capture, self.vocabulary)
         self._num_asked = None if self.top_k is None else self.top_k + self.vocabulary.num_spare
         vllm = import_vllm()
-        self._set_num_threads = torch.set_num_threads
+        super().__init__()
         self._teacher, self._parameters = teacher, import_module("vllm.sampling_params")
-        self._llm: Any = None
         adapter = adapter_settings(teacher)
         self._adapter = adapter_request(teacher)
         try:
@@ -104,14 +121,6 @@ class OfflineVLLM:
         """What the teacher predicts for tokens that are there already; see `Engine`."""
         check_lengths(sequences, self.max_length, "sequence")
         return self._run([self._reading(*pair) for pair in zip(sequences, spans, strict=True)])
-
-    def close(self) -> None:
-        """Gives the memory back, and undoes what vLLM changed in torch."""
-        if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
-        release_memory()
-        torch.set_num_threads = self._set_num_threads
 
     def _model(self, teacher: PretrainedModel) -> dict[str, Any]:
         return {
@@ -210,9 +219,3 @@ class OfflineVLLM:
         )
         prompt = {"prompt_token_ids": request.prompt}
         self._llm.llm_engine.add_request(name, prompt, settings, lora_request=self._adapter)
-
-
-def release_memory() -> None:
-    """Gives back what an engine held that was shut down and that nothing refers to."""
-    gc.collect()
-    import_module("vllm.distributed").cleanup_dist_env_and_memory()

@@ -10,12 +10,12 @@ from llmkd.data.classification import (
     max_length_of,
     prepare_labelled,
 )
-from llmkd.data.labels import chosen_labels, given_labels, label_ids
+from llmkd.data.labels import chosen_labels, given_labels, label_ids, one_output
 from llmkd.data.sources import Row
 from llmkd.models.classifiers import fit_to, labels_in, load_classifier
 from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import check_same_tokens
-from llmkd.recipe.data import Classification
+from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.schema import TrainStage
@@ -49,14 +49,18 @@ def build_classifiers(
     labels = stage_labels(stage, rows)
     student = build_student(stage, tokenizer, labels)
     student.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    fit_to(student, tokenizer, "student")
+    fit_to(student, tokenizer, "student", is_regression=is_regression(source))
     teacher = None
     models = {"student": student}
     if stage.teacher is not None:
         assert isinstance(stage.teacher, TeacherSource), "refused by the recipe"
         teacher = _build_teacher(stage.teacher, tokenizer, len(labels), arguments)
         models["teacher"] = teacher.model
-    ids = label_ids(labels, is_given=given_labels(source) is not None)
+    ids = (
+        None
+        if is_regression(source)
+        else label_ids(labels, is_given=given_labels(source) is not None)
+    )
     data = prepare_labelled(rows, ids, tokenizer, max_length=max_length_of(source))
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
@@ -69,9 +73,12 @@ def stage_labels(stage: TrainStage, rows: list[Row]) -> list[str]:
     """What the outputs of the stage's student stand for; see `chosen_labels`."""
     source, student = stage.data, stage.student
     assert isinstance(source, Classification)
+    teacher = labels_in(stage.teacher) if isinstance(stage.teacher, TeacherSource) else None
+    if is_regression(source):
+        return one_output(teacher)
     return chosen_labels(
         given_labels(source),
-        labels_in(stage.teacher) if isinstance(stage.teacher, TeacherSource) else None,
+        teacher,
         labels_in(student) if isinstance(student, PretrainedStudent) else None,
         labels_of(source, rows),
     )
@@ -86,5 +93,5 @@ def _build_teacher(
     check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
     model = load_classifier(source)
     model.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    fit_to(model, tokenizer, "teacher")
+    fit_to(model, tokenizer, "teacher", is_regression=num_labels == 1)
     return InProcessTeacher(model, vocab_size=num_labels, compute_dtype=compute_dtype(arguments))

@@ -5,7 +5,7 @@ from typing import assert_never
 import yaml
 
 from llmkd.evaluation.results import Record
-from llmkd.recipe.data import Classification
+from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
 from llmkd.teacher_data.places import open_store
@@ -24,6 +24,8 @@ def model_card(stage: TrainStage, name: str) -> str:
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     is_classifier = isinstance(stage.data, Classification)
     what = "sequence classifier" if is_classifier else "language model"
+    if is_regression(stage.data):
+        what = "sequence regression model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)

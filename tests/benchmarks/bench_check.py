@@ -8,22 +8,19 @@ python tests/benchmarks/bench_check.py [--output FILE] [--repeats N]
 
 import argparse
 import json
-import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
+from circumstances import RESULTS, circumstances, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmkd.recipe.shipped import shipped_recipes
-
-ROOT = Path(__file__).parents[2]
 
 
 def large_tokenizers(folder: Path) -> Path:
@@ -74,29 +71,22 @@ def measure(recipe: Path, repeats: int) -> dict[str, float]:
     }
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "check_cpu.json"
+    default = RESULTS / "check_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as name:
         large = measure(large_tokenizers(Path(name)), args.repeats)
     result = {
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count()},
-        "load_average_at_start": round(os.getloadavg()[0], 2),
+        **begun,
         "repeats": args.repeats,
         "recipes": {path.stem: measure(path, args.repeats) for path in shipped_recipes()},
         "two models with 150,000 tokens": large,
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
 
 

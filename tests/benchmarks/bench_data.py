@@ -10,22 +10,20 @@ Preparing: a JSONL file is tokenized in a fresh process, whose peak resident siz
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from circumstances import RESULTS, circumstances, save
 
 from llmkd.data.addition import build_tokenizer
 from llmkd.recipe.schema import TrainStage
 
-ROOT = Path(__file__).parents[2]
 SHAPE = {
     "model_type": "llama",
     "hidden_size": 128,
@@ -129,11 +127,6 @@ def preparing(folder: Path, num_rows: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def save_teacher(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -147,7 +140,7 @@ def save_teacher(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "data_cpu.json"
+    default = RESULTS / "data_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--steps", type=int, default=44)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -155,6 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.prepare:
         return prepare_rows(args.prepare)
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LLMKD_CACHE"] = str(folder / "cache")
@@ -163,19 +157,15 @@ def main() -> None:
         write_rows(rows, 2000)
         training = {kind: speed(folder, rows, kind, args.steps) for kind in KINDS}
         result = {
-            "commit": commit(),
-            "date": datetime.now(UTC).date().isoformat(),
-            "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
+            **begun,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "load_average_at_start": round(os.getloadavg()[0], 2),
             "shape": SHAPE,
             "max_length": MAX_LENGTH,
             "training": training,
             "preparing": [preparing(folder, args.rows // 10), preparing(folder, args.rows)],
         }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
     return None
 

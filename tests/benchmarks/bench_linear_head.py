@@ -23,16 +23,15 @@ forward and backward pass, less the two gradients that are returned.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from circumstances import RESULTS, circumstances, hardware, load_average, save
 from torch import Tensor
 
 from llmkd.losses import closed_form, divergences
@@ -40,7 +39,6 @@ from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.signals import LinearHead
 from llmkd.losses.terms import Divergence, HeadTerm
 
-ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Positions, hidden size of both models, vocabulary.
@@ -316,23 +314,10 @@ def gradient_error(shape: str, dtype: torch.dtype, case: str) -> float:
     return float(f"{((found[0] - found[1]).norm() / found[1].norm()).item():.2e}")
 
 
-def hardware() -> dict[str, object]:
-    if DEVICE == "cuda":
+def hardware_of(device: str) -> dict[str, object]:
+    if device == "cuda":
         return {"gpu": torch.cuda.get_device_name(), "driver": torch.version.cuda}
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
-
-
-def commit() -> str:
-    def git(*args: str) -> str:
-        run = subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    measured = ["llmkd/losses", str(Path(__file__).relative_to(ROOT))]
-    changed = git("status", "--porcelain", "--", *measured)
-    return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
+    return hardware()
 
 
 def measure(
@@ -351,7 +336,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / f"linear_head_{DEVICE}.json"
+    default = RESULTS / f"linear_head_{DEVICE}.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["small"])
@@ -365,15 +350,12 @@ def main() -> None:
     done = json.loads(args.output.read_text()) if args.output.exists() else {"runs": []}
     done["runs"].append(
         {
-            "commit": commit(),
-            "command": " ".join(sys.argv),
-            "date": datetime.now(UTC).date().isoformat(),
-            "hardware": hardware(),
+            **circumstances(),
+            "hardware": hardware_of(DEVICE),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "timed_rounds": args.repeats,
             "logit_scale": LOGIT_SCALE,
-            "load_average_at_start": round(os.getloadavg()[0], 2),
             "cases": {
                 f"{shape} {dtype} {case}": measure(
                     shape, dtype, case, args.repeats, with_memory=not args.without_memory
@@ -382,11 +364,10 @@ def main() -> None:
                 for dtype in args.dtypes
                 for case in args.cases
             },
-            "load_average_at_end": round(os.getloadavg()[0], 2),
+            "load_average_at_end": load_average(),
         }
     )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(done, indent=2) + "\n")
+    save(args.output, done)
     return None
 
 

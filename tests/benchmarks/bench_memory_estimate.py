@@ -5,17 +5,15 @@ python tests/benchmarks/bench_memory_estimate.py [--output FILE]
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import yaml
+from circumstances import RESULTS, circumstances, save
 
-ROOT = Path(__file__).parents[2]
 RECIPE = {
     "name": "memory",
     "kind": "train",
@@ -77,26 +75,19 @@ def measure(folder: Path, name: str, overrides: list[str]) -> dict[str, float | 
     }
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "memory_estimate_cpu.json"
+    default = RESULTS / "memory_estimate_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
-    output = parser.parse_args().output
+    output, begun = parser.parse_args().output, circumstances()
     with tempfile.TemporaryDirectory() as folder:
         cases = {name: measure(Path(folder), name, CASES[name]) for name in CASES}
     result = {
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count()},
+        **begun,
         "torch": torch.__version__,
         "cases": cases,
     }
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    save(output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
 
 

@@ -11,23 +11,21 @@ finished store is made in memory: some 100 bytes a row, which are in `at_end`.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circumstances import RESULTS, circumstances, save
 
 from llmkd.data.addition import build_tokenizer
 from llmkd.recipe.schema import GenerateStage
 from llmkd.teacher_data import capture
 from llmkd.teacher_data.engine import Written
 
-ROOT = Path(__file__).parents[2]
 DIGITS = 200
 """Of each prompt; a token each."""
 KEPT = 100
@@ -96,14 +94,9 @@ def fresh(folder: Path, num_prompts: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "prompts_cpu.json"
+    default = RESULTS / "prompts_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--prompts", type=int, nargs="+", default=[10_000, 200_000])
     parser.add_argument("--run", type=Path, help="internal")
@@ -111,19 +104,16 @@ def main() -> None:
     if args.run:
         print(json.dumps(run(args.run)))  # noqa: T201
         return
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as folder:
         found = {str(n): fresh(Path(folder) / str(n), n) for n in args.prompts}
     result = {
-        "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
+        **begun,
         "tokens_of_a_prompt": DIGITS,
         "characters_kept": KEPT,
         "prompts": found,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
 
 

@@ -12,24 +12,21 @@ own process: of that store, and of one with a tenth of the rows, whose completio
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from circumstances import RESULTS, circumstances, save
 
 from llmkd.teacher_data.captured import TopKPositions
 from llmkd.teacher_data.store import Store, StoreRow, StoreSettings, StoreWriter, tokens_key
 from llmkd.teacher_data.store.verify import verify
 
-ROOT = Path(__file__).parents[2]
 VOCABULARY, PROMPT = 32_000, 20
 DIFFERENT = 64
 """Different rows' positions; the others repeat them."""
@@ -201,14 +198,9 @@ def verifying(folder: Path) -> float:
     return round(time.perf_counter() - started, 2)
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "store_cpu.json"
+    default = RESULTS / "store_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--top-k", type=int, default=50)
@@ -219,7 +211,7 @@ def main() -> None:
         return read_by_workers(args.read, args.workers, args.rows)
     if args.read:
         return read_alone(args.read)
-    load = round(os.getloadavg()[0], 2)
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "store"
         written = write(folder, args.rows, args.top_k, 100)
@@ -227,11 +219,7 @@ def main() -> None:
         write(short, args.rows // 10, args.top_k, 20)
         sample = min(args.rows, 20_000)
         result = {
-            "commit": commit(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
-            "load_average_at_start": load,
+            **begun,
             "store": written,
             "open": opening(folder),
             "one_process": fresh("--read", folder),
@@ -241,8 +229,7 @@ def main() -> None:
             },
             "seconds_to_verify": verifying(folder),
         }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
     return None
 

@@ -21,25 +21,20 @@ stories260K on TinyStories. Rows of 20, 200 and 1000 positions are cut from the 
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from circumstances import RESULTS, ROOT, circumstances, load_average, save
 from store_containers import measure_containers, positions_per_s
 from zipf_teacher import ZipfTeacher, draw_of, log_softmax, sampled_of, top_k_of
 
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 from llmkd.teacher_data.store.codec import decode, encode
 
-ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"
 VOCAB_SIZES = [32_000, 128_256, 151_936]
 ROW_LENGTHS = [20, 200, 1000]
@@ -251,49 +246,27 @@ def measure_real(folder: Path) -> dict[str, Any]:
     return found | {"sampled": measure_sampled(drawn)}
 
 
-def hardware() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
-
-
-def commit() -> str:
-    def git(*args: str) -> str:
-        run = subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    measured = ["llmkd/teacher_data/store", *(str(x) for x in Path(__file__).parent.glob("*.py"))]
-    changed = git("status", "--porcelain", "--", *measured)
-    return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "store_size_cpu.json"
+    default = RESULTS / "store_size_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--real-data", type=Path, default=REAL, help="left out where it is not")
     args = parser.parse_args()
     torch.set_num_threads(1)
     done: dict[str, Any] = {
-        "commit": commit(),
-        "command": " ".join(sys.argv),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(),
+        **circumstances(),
         "versions": {
             "numpy": np.__version__,
             "pyarrow": pa.__version__,
             "torch": torch.__version__,
         },
         "positions": POSITIONS,
-        "load_average_at_start": round(os.getloadavg()[0], 2),
         "bytes_per_token": {f"zipf, vocabulary of {v}": measure_zipf(v) for v in VOCAB_SIZES},
     }
     if args.real_data.is_dir():
         done["bytes_per_token"]["stories260K, vocabulary of 512"] = measure_real(args.real_data)
-    done["load_average_at_end"] = round(os.getloadavg()[0], 2)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(done, indent=2) + "\n")
+    done["load_average_at_end"] = load_average()
+    save(args.output, done)
 
 
 if __name__ == "__main__":

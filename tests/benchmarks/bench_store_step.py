@@ -19,22 +19,17 @@ Teachers are `zipf_teacher`'s.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import RESULTS, circumstances, save
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from zipf_teacher import ZipfTeacher, draw_of, sampled_of, top_k_of
@@ -49,7 +44,6 @@ from llmkd.teacher_data.store import Store, StoreRow, StoreSettings, StoreWriter
 from llmkd.teachers.captured import CapturedTeacher, WithTeacher, selected
 from llmkd.teachers.store import StoreSource
 
-ROOT = Path(__file__).parents[2]
 SHAPES: dict[str, dict[str, Any]] = {
     # The batch is that of recipes/tinystories.yaml; with the large one a step should not take long.
     "small": {"vocab_size": 512, "hidden_size": 128, "batch_size": 16},
@@ -285,30 +279,20 @@ def measure_shape(shape: dict[str, Any], rounds: int) -> dict[str, Any]:
     return result
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "store_step_cpu.json"
+    default = RESULTS / "store_step_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     result = {
-        "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
+        **circumstances(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "load_average_at_start": round(os.getloadavg()[0], 2),
         "shapes": {name: measure_shape(SHAPES[name], args.rounds) for name in args.shapes},
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
 
 
 if __name__ == "__main__":

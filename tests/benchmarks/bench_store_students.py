@@ -9,18 +9,15 @@ renormalised as if there were no others (`naive_16`). Each is measured on held-o
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import RESULTS, circumstances, save
 from torch import Tensor
 
 from llmkd.evaluation.compare import compare_records
@@ -122,10 +119,10 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    default = Path(__file__).parent / "results" / "store_students_cpu.json"
+    default = RESULTS / "store_students_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     args = parser.parse_args()
-    records = {}
+    records, begun = {}, circumstances()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seconds = capture(args.model, args.data, folder)
@@ -141,15 +138,14 @@ def main() -> None:
             print(seed, [(r.model, r.value) for r in found.records], flush=True)  # noqa: T201
     rows = [vars(row) for row in compare_records(records, "in_process")]
     result = {
+        **begun,
         "command": " ".join([Path(sys.argv[0]).name, "--model MODEL --data DATA"]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count()},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "capture_seconds": seconds,
         "rows": rows,
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ stories260K's 8 numbers (`with_wide_heads`).
 import argparse
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -24,12 +23,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import RESULTS, circumstances, save
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TrainerCallback
 
@@ -41,7 +40,6 @@ from llmkd.teacher_data.places import open_store
 from llmkd.teacher_data.vllm_faults import EVERYWHERE, ON_A_CPU
 from llmkd.training.train import build_trainer
 
-ROOT = Path(__file__).parents[2]
 TOP_K, HEAD, WARM_UP = 16, 32, 5
 
 
@@ -218,18 +216,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
     parser.add_argument("--data")
     parser.add_argument("--vllm", metavar="PYTHON", help="an interpreter that has vLLM")
     parser.add_argument("--steps", type=int, default=30)
-    default = Path(__file__).parent / "results" / "teacher_kinds_cpu.json"
+    default = RESULTS / "teacher_kinds_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     parser.add_argument("--stage", nargs=2, help="internal")
     args = parser.parse_args()
@@ -237,22 +230,18 @@ def main() -> None:
         stage = TrainStage.model_validate_json(args.stage[0])
         print(json.dumps(train(stage, Path(args.stage[1]))))  # noqa: T201
         return
-    load_average = round(os.getloadavg()[0], 2)
+    begun = circumstances()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
     result = {
-        "commit": commit(),
+        **begun,
         "command": f"{Path(sys.argv[0]).name} --model MODEL --data DATA --vllm PYTHON --steps {args.steps}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "load_average_at_start": load_average,
         "top_k": TOP_K,
         "teachers": found,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(args.output, result)
     print(json.dumps(result, indent=2))  # noqa: T201
 
 

@@ -20,6 +20,7 @@ from llmkd.data.tasks import build_tokenizer
 from llmkd.data.words import vocabulary_of, word_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.classifiers import head_config
+from llmkd.recipe import load
 from llmkd.recipe.data import IntentTask, NamedIntentTask
 from llmkd.recipe.schema import Recipe
 from llmkd.run_plan import Run
@@ -220,6 +221,54 @@ def test_a_pretrained_student_is_counted_with_the_head_that_it_gets(
     assert how in found.how
 
 
+@pytest.fixture
+def numbers(recipe, tmp_path):
+    """The same recipe on rows whose labels are numbers."""
+    write_rows(tmp_path / "rows.jsonl", [(text, i + 0.5) for i, (text, _) in enumerate(ROWS)])
+    kind = "kind: classification, problem_type: regression"
+    text = recipe.read_text().replace("kind: classification, dataset", f"{kind}, dataset")
+    text = text.replace("kind: cross_entropy", "kind: label_mse")
+    text = text.replace("kind: forward_kl", "kind: logit_mse")
+    recipe.write_text(text.replace("}}]}\n", "}, metrics: [pearson]}]}\n"))
+    return recipe
+
+
+def test_a_check_knows_a_model_of_one_number(numbers, checked, tmp_path):
+    found = checked(numbers).stages["student"].facts
+    real = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["LABEL_0"]))
+    )
+    assert (found["labels"].value, found["labels"].exactness) == (1, "exact")
+    assert found["student parameters"].value == real.num_parameters()
+    assert (found["rows"].value, found["longest row"].value) == (4, 12)
+    assert checked(numbers).stages["evaluation"].facts["t rows"].value == 4
+
+
+def test_a_check_finds_labels_that_are_no_numbers_and_a_model_of_several(
+    numbers, checked, tmp_path
+):
+    bad = write_rows(tmp_path / "bad.jsonl", [("a", 1.5), ("b", "2.5")])
+    with pytest.raises(InputError, match="`label` of row 2 is not a number; write it there"):
+        checked(numbers, f"stages.teacher.data.dataset_name={bad}")
+    config = AutoConfig.for_model(**SHAPE, vocab_size=7, **head_config(["x", "q"]))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "saved")
+    word_tokenizer(vocabulary_of(["a b c"] * 2)).save_pretrained(tmp_path / "saved")
+    several = "problem_type: is regression, and the model has an output for each of 'x', 'q'"
+    with pytest.raises(InputError, match=several):
+        checked(numbers, f"stages.student.teacher.model_name_or_path={tmp_path / 'saved'}")
+    with pytest.raises(InputError, match=f"t: {several.partition(': ')[2]}"):
+        checked(numbers, f"stages.evaluation.models.1={tmp_path / 'saved'}")
+
+
+def test_every_stage_on_numbers_can_be_tried_in_miniature(numbers, tmp_path):
+    # All labels of few rows may be equal, which has no correlation.
+    write_rows(tmp_path / "rows.jsonl", [(text[:5], 2.5) for text, _ in ROWS])
+    job = Run(load(numbers, [f"output_dir={tmp_path / 'run'}"]))
+    tried = list(try_stages(job, told=lambda name: None))
+    assert [one.name for one in tried] == ["teacher", "student", "evaluation"]
+    assert tried[1].batch.losses.keys() == {"loss/logit_mse", "teacher_mse"}
+
+
 def test_what_is_not_here_is_not_known(recipe, checked):
     found = checked(
         recipe,
@@ -266,8 +315,6 @@ def test_every_stage_is_tried_with_all_labels_on_a_few_rows(recipe, tmp_path):
     # The last label is beyond the rows that are tried.
     rows = [("a b", "x"), ("b c", "y")] * 40 + [("c", "z")]
     write_rows(tmp_path / "rows.jsonl", rows)
-    from llmkd.recipe import load
-
     last = write_rows(tmp_path / "last.jsonl", rows[-1:])
     measured_on = f"stages.evaluation.suite.tasks.0.data.dataset_name={last}"
     whole = load(recipe, [f"output_dir={tmp_path / 'run'}", measured_on])

@@ -57,6 +57,12 @@ def test_a_plain_prompt_is_measured_as_it_is_read(asked):
     assert chat["longest prompt"].value == 31
 
 
+def test_a_prompts_prefix_is_measured_too(asked):
+    rows = [{"prompt": "1+1="}]
+    plain, prefixed = asked(rows), asked(rows, "data.prompt_prefix=;;;")
+    assert prefixed["longest prompt"].value == plain["longest prompt"].value + 3
+
+
 def test_a_prompt_from_a_file_is_measured_as_it_is_filled(asked, local):
     (local / "p.txt").write_text("{a}+{b}=\n")
     file = f"data.prompt_file={local}/p.txt"

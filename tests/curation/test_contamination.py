@@ -42,6 +42,13 @@ def test_the_answer_is_looked_at_too(curate, write_rows):
     assert found.rows == rows[1:]
 
 
+def test_prompts_that_nobody_answered_yet_may_be_looked_at(curate, write_rows):
+    against = [{"dataset_name": write_rows([{"text": QUESTION}], "q.jsonl")}]
+    rows = [{"prompt": text} for text in (QUESTION, "other", "other")]
+    steps = [{"kind": "contamination", "against": against}, {"kind": "duplicates"}]
+    assert curate(rows, *steps).rows == rows[1:2]
+
+
 def test_questions_that_are_too_short_are_counted(cleaned):
     found = cleaned([QUESTION, "a"], [{"question": QUESTION}, {"question": "Why?"}])
     assert found.step["counted"] == {"questions looked for": 1, "questions too short": 1}

@@ -56,6 +56,7 @@ def test_the_same_command_again_gives_the_bytes_of_an_undisturbed_run(tmp_path, 
         (tmp_path / name / "stages/curated/data.jsonl").read_bytes() for name in ("killed", "whole")
     )
     assert ours == expected
+    assert not list((tmp_path / "killed/stages/curated").glob(".*"))
     # Twice were asked at most those whose verdict was not written yet.
     assert len((tmp_path / "asked").read_text().split()) <= 200 + 2 * (os.cpu_count() or 1) + 1
     assert 40 <= known < 200

@@ -5,6 +5,7 @@ import tracemalloc
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from llmkd.build_objective import build_objective
 from llmkd.check.deep import try_stages
@@ -96,6 +97,22 @@ def test_programs_of_the_recipe_run_only_where_that_is_allowed(recipe, tmp_path)
     assert not (tmp_path / "run" / "stages").exists()
 
 
+def test_the_command_line_passes_on_that_it_is_allowed(recipe, monkeypatch):
+    from llmkd import pipeline
+    from llmkd.cli import app
+
+    path, asked = recipe(COMMAND, asked=ASKED), []
+    for name in ("run", "generate_teacher_data"):
+        monkeypatch.setattr(pipeline, name, lambda *_, **options: asked.append(options) or [])
+    # So that nothing is looked over.
+    (path.parent / "run").mkdir()
+    for command in ("train", "generate-teacher-data"):
+        for flags in ([], ["--allow-code"]):
+            result = CliRunner().invoke(app, [command, str(path), *flags])
+            assert result.exit_code == 0, result.output
+    assert [options["allow_code"] for options in asked] == [False, True, False, True]
+
+
 def test_check_says_so_and_how_many_rows_there_can_be(recipe, machine):
     path = recipe(COMMAND, {"kind": "duplicates", "match": "near"})
     recipe_, source = load_with_source(path)
@@ -105,7 +122,7 @@ def test_check_says_so_and_how_many_rows_there_can_be(recipe, machine):
     ]
     facts = found.stages["curated"].facts
     assert (facts["rows"].value, facts["rows"].exactness) == (9, "at most")
-    assert facts["memory"].value == 9 * 2500
+    assert facts["memory"].value == 9 * 3000
 
 
 @pytest.fixture

@@ -46,9 +46,10 @@ def test_choices_come_from_the_rows_as_a_list_or_as_a_mapping(curate):
         {"prompt": "hot?", "completion": "The answer is (B).", "answer": "B", "choices": ["ice", "sun"]},
         {"prompt": "hot?", "completion": "The answer is (A).", "answer": "sun", "choices": ["ice", "sun"]},
         {"prompt": "hot?", "completion": "It is the sun.", "answer": "2", "choices": choices},
+        {"prompt": "hot?", "completion": "(B)", "answer": "sun", "choices": ["ice", "sun"]},
     ]  # fmt: skip
     found = curate(rows, {"kind": "verify", "grader": "multiple_choice"})
-    assert found.rows == [rows[0], rows[2]]
+    assert found.rows == [rows[0], *rows[2:]]
 
 
 def test_formulas_are_compared_by_math_verify(curate, answered):
@@ -118,7 +119,9 @@ def test_no_rows_at_all_are_refused(curate):
         curate([], NUMBER)
 
 
-def test_a_verdict_is_kept_as_it_comes_and_not_asked_for_again(curate, answered, monkeypatch):
+def test_a_verdict_is_kept_as_it_comes_and_not_asked_for_again(
+    curate, answered, monkeypatch, tmp_path
+):
     from llmkd.curation import answers
 
     rows = answered(*[(f"${i}$", str(i % 2)) for i in range(8)])
@@ -129,6 +132,9 @@ def test_a_verdict_is_kept_as_it_comes_and_not_asked_for_again(curate, answered,
     def stopping(text, reference):
         asked.append(text)
         if len(asked) == 5:
+            # On the disk already, as a kill would find it.
+            journal = tmp_path / "stage/journal/0.jsonl"
+            assert journal.read_bytes().count(b"\n") == 4
             raise KeyboardInterrupt
         return judge(text, reference)
 

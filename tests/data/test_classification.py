@@ -55,7 +55,9 @@ def test_a_second_text_in_a_later_row_only_is_refused(tmp_path):
 
 def test_rows_without_a_label_are_refused_and_counted(rows_of):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c", "label": 1.5}]
-    with pytest.raises(InputError, match=r"`label` is empty or neither .* in 2 of 3 rows"):
+    with pytest.raises(
+        InputError, match=r"`label` is empty or not text or an integer .* in 2 of 3 rows"
+    ):
         rows_of(rows)
     with pytest.raises(InputError, match="rename them to `text` and `text_pair` and `label`, or"):
         rows_of([{"text": "a", "y": "x"}])
@@ -100,7 +102,7 @@ def test_a_length_that_leaves_no_text_is_refused(words, row, least):
 def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
     rows = [{"text": "a b c d", "label": "no"}, {"text": "a", "label": "yes"}]
     data = prepare_labelled(rows, {"yes": 0, "no": 1}, words, max_length=4)
-    assert data.dataset["label_id"][:] == [1, 0]
+    assert data.dataset["target"][:] == [1, 0]
     assert data.lengths == [4, 3]
     assert (data.counts.num_rows, data.counts.num_truncated, data.counts.num_tokens_cut) == (
         2,
@@ -113,8 +115,8 @@ def test_training_data_has_the_ids_of_labels_and_counts_rows(words):
 
 def test_a_batch_is_padded_on_the_right_and_has_one_target_per_row():
     rows = [
-        {"input_ids": [CLS, A, B, SEP], "token_type_ids": [0, 0, 1, 1], "label_id": 2},
-        {"input_ids": [CLS, SEP], "token_type_ids": [0, 0], "label_id": 0},
+        {"input_ids": [CLS, A, B, SEP], "token_type_ids": [0, 0, 1, 1], "target": 2},
+        {"input_ids": [CLS, SEP], "token_type_ids": [0, 0], "target": 0},
     ]
     batch = LabelCollator(PAD)(rows)
     assert batch["input_ids"].tolist() == [[CLS, A, B, SEP], [CLS, SEP, PAD, PAD]]

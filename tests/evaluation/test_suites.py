@@ -42,6 +42,17 @@ def test_other_data_keeps_the_tasks_settings(tmp_path):
     assert with_data(suite, []) == suite
 
 
+def test_a_column_is_of_the_task_with_the_longest_name_that_it_begins_with(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.touch()
+    (task,) = find_suite("perplexity").tasks
+    both = [task, task.model_copy(update={"name": "text.short"})]
+    suite = find_suite("perplexity").model_copy(update={"tasks": both})
+    files = [f"text={path}", f"text.short={path}"]
+    found = with_data(suite, files, ["text.short.text=body"])
+    assert [task.data.columns for task in found.tasks] == [{}, {"text": "body"}]
+
+
 @pytest.mark.parametrize("text", ["nothing=a.txt", "text", "text=", "=a.txt"])
 def test_data_for_no_task_is_refused(text):
     with pytest.raises(

@@ -99,6 +99,19 @@ def test_a_temperature_divides_the_logits(closed, pure, ids, tau):
     assert_equal(closed, pure, normal(0), normal(1), ids, tau)
 
 
+def test_a_number_is_compared_with_its_label_and_the_teachers_without_a_gradient():
+    student, teacher, labels = normal(0)[:, :1], normal(1)[:, :1], normal(2)[:, 0]
+    labels[3] = -100.0
+    assert_equal(c.LABEL_MSE, lambda s, t, y, tau: d.label_mse(s, y), student, teacher, labels)
+    terms = [HeadTerm("it", c.TEACHER_MSE)]
+    leaf = student.clone().requires_grad_()
+    output = divergence_from_logits(
+        DenseLogits(leaf), DenseLogits(teacher), labels, terms, torch.ones(1, N)
+    )
+    torch.testing.assert_close(output.values[0], d.label_mse(teacher, labels))
+    assert not torch.autograd.grad(output.loss, leaf)[0].any()
+
+
 @every_function
 def test_also_where_the_teacher_rules_tokens_out(closed, pure, ids):
     teacher = normal(1)

@@ -37,7 +37,7 @@ SHAPES = {
 
 def classifier(kind, *, seed=0, labels=LABELS, **fields):
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **SHAPES[kind], **head_config(labels), **fields)
+    config = AutoConfig.for_model(kind, **{**SHAPES[kind], **head_config(labels), **fields})
     return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -227,6 +227,13 @@ def test_what_does_not_fit_is_refused(words):
     several = classifier("bert", problem_type="multi_label_classification")
     with pytest.raises(InputError, match=r"teacher: .* problem_type: multi_label_classification"):
         fit_to(several, words, "teacher")
+    # Of what nobody gave a problem_type, the number of outputs decides.
+    number = classifier("bert", labels=["LABEL_0"], problem_type=None)
+    fit_to(number, words, "teacher", is_regression=True)
+    with pytest.raises(InputError, match="null and 1 outputs, and single_label_classification"):
+        fit_to(number, words, "teacher")
+    with pytest.raises(InputError, match="null and 3 outputs, and regression with one is needed"):
+        fit_to(classifier("bert", problem_type=None), words, "student", is_regression=True)
     broken = classifier("bert")
     broken.classifier.bias.data[0] = torch.inf
     with pytest.raises(InputError, match="logits are not finite"):

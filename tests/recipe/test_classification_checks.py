@@ -56,7 +56,7 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
             "kind: classification}}, {kind: perplexity, name: p, data: {dataset_name: org/y}}]",
             r"tasks.1: perplexity is for language models, .* write two suites",
         ),
-        ("stages.student.student.config.num_labels=3", "num_labels=3: follows from the labels; leave"),
+        ("stages.student.student.config.num_labels=3", "num_labels=3: follows from the data; leave"),
         ("stages.classifier.data={kind: classification, dataset_name: org/x}", "takes its tokenizer"),
         (
             "stages.student.data={kind: classification, dataset_name: stage:answers}",

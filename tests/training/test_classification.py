@@ -211,19 +211,19 @@ def test_rows_name_the_labels_where_no_teacher_does(stage_of, rows, words, tmp_p
     stage = stage_of(student=student, data=data, teacher=None, losses=losses)
     trainer = build_trainer(stage, tmp_path / "s", seed=0)
     assert trainer.model.config.id2label == {0: "0", 1: "2", 2: "10"}
-    assert trainer.train_dataset["label_id"][:] == [1, 2, 0]
+    assert trainer.train_dataset["target"][:] == [1, 2, 0]
     stage = stage_of(
         student=student, data=data | {"labels": ["10", "2", "1", "0"]}, teacher=None, losses=losses
     )
     trainer = build_trainer(stage, tmp_path / "s", seed=0)
-    assert trainer.train_dataset["label_id"][:] == [1, 0, 3]
+    assert trainer.train_dataset["target"][:] == [1, 0, 3]
 
 
 def test_rows_may_count_the_teachers_labels_where_the_recipe_writes_them(stage_of, rows, tmp_path):
     data = rows(("call anna", 2), ("pay rent", 11), ("rain today", sorted(LABELS)[5]))
     stage = stage_of(data=data | {"labels": sorted(LABELS)})
     trainer = build_trainer(stage, tmp_path / "s", seed=0)
-    assert trainer.train_dataset["label_id"][:] == [2, 11, 5]
+    assert trainer.train_dataset["target"][:] == [2, 11, 5]
 
 
 def test_labels_and_lengths_that_do_not_fit_are_refused(stage_of, rows, save_model, tmp_path):

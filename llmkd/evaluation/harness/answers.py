@@ -38,16 +38,31 @@ def details_of(
             return TaskDetails()
 
 
-def _choice(task: ConfigurableTask, sample: Logged) -> Sample:
+def is_right_choice(task: ConfigurableTask, sample: Logged) -> bool:
+    """Whether the likeliest choice is right, by lm-eval's own word where it has one."""
+    known, target = _is_right(sample), sample["target"]
+    answers = target if isinstance(target, list) else [target]
+    number, text = _favourite(task, sample)
+    return (number in answers or text in answers) if known is None else known
+
+
+def _favourite(task: ConfigurableTask, sample: Logged) -> tuple[int, str]:
+    """The likeliest choice: its number and its text."""
     choices = task.doc_to_choice(sample["doc"])
     scores = [answer[0] for answer in sample["filtered_resps"][: len(choices)]]
+    number = int(np.argmax(scores))
+    return number, choices[number]
+
+
+def _choice(task: ConfigurableTask, sample: Logged) -> Sample:
+    choices = task.doc_to_choice(sample["doc"])
     return Sample(
         example=sample["doc_id"],
         prompt=sample["arguments"][0][0],
         reference=_reference(sample["target"], choices),
-        text=choices[int(np.argmax(scores))],
+        text=_favourite(task, sample)[1],
         num_tokens=None,
-        is_right=_is_right(sample),
+        is_right=is_right_choice(task, sample),
     )
 
 

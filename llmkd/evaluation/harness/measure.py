@@ -18,7 +18,7 @@ from llmkd.evaluation.harness.answers import details_of
 from llmkd.evaluation.harness.model import model_for
 from llmkd.evaluation.harness.quiet import heard, quiet
 from llmkd.evaluation.harness.requests import is_sampled
-from llmkd.evaluation.harness.scores import estimates_of
+from llmkd.evaluation.harness.scores import em_of_questions, estimates_of
 from llmkd.evaluation.harness.tasks import load_task
 from llmkd.evaluation.measured import Measured, Setting
 from llmkd.evaluation.subject import Subject
@@ -52,10 +52,11 @@ def measure_harness(subject: Subject, task: LMEvalTask, setting: Setting) -> Mea
             f"{task.name}: texts were too long for {subject.label}, and lm-eval cut their "
             f"beginnings; it warned {cuts.count} times"
         )
-    return Measured(
-        estimates_of(loaded, found, seed=setting.seed),
-        details_of(loaded, found["samples"][loaded.task_name], subject.tokenizer),
-    )
+    logged = found["samples"][loaded.task_name]
+    estimates = estimates_of(loaded, found, seed=setting.seed)
+    if task.exact_match_by:
+        estimates.append(em_of_questions(loaded, logged, task.exact_match_by, seed=setting.seed))
+    return Measured(estimates, details_of(loaded, logged, subject.tokenizer))
 
 
 def _evaluated(model: TemplateLM, loaded: ConfigurableTask, task: LMEvalTask, seed: int) -> Any:

@@ -64,7 +64,7 @@ def _read(path: str, columns: Mapping[str, str], field: str) -> list[Row]:
             f"{path} has no column for {', '.join(missing)}; its columns are {', '.join(rows[0])}",
         )
     # A file's own column of the task's name gives way to the one that is named.
-    return [row | {name: _at(row, written) for name, written in columns.items()} for row in rows]
+    return [row | {name: at(row, written) for name, written in columns.items()} for row in rows]
 
 
 def _has(row: Row, written: str) -> bool:
@@ -75,13 +75,13 @@ def _has(row: Row, written: str) -> bool:
     return bool(dot) and isinstance(inside, dict) and _has(inside, inner)
 
 
-def _at(row: Row, written: str) -> Any:
-    """The value of a column, of which `a.b` is the field `b` of the column `a`."""
+def at(row: Row, written: str) -> Any:
+    """The value of a column, of which `a.b` is the field `b` of the column `a`; None without one."""
     if written in row:
         return row[written]
     outer, _, inner = written.partition(".")
     inside = row.get(outer)
-    return _at(inside, inner) if isinstance(inside, dict) and inner else None
+    return at(inside, inner) if isinstance(inside, dict) and inner else None
 
 
 def _as_data_set(rows: list[Row], path: str) -> datasets.Dataset:

@@ -9,6 +9,8 @@ import numpy as np
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
+from llmkd.evaluation.harness.answers import is_right_choice
+from llmkd.evaluation.harness.rows import at
 from llmkd.evaluation.measured import Estimate
 from llmkd.evaluation.metric_names import LOWER, is_lower_better
 from llmkd.evaluation.statistics import Bootstrap, bootstrap, bootstrap_mean, one_by_one
@@ -46,6 +48,29 @@ def estimates_of(task: ConfigurableTask, found: Result, *, seed: int) -> list[Es
             )
             estimates.append(Estimate(name, _with_value(resampled, float(value)), len(scores)))
     return estimates
+
+
+def em_of_questions(
+    task: ConfigurableTask, logged: Sequence[Result], columns: Sequence[str], *, seed: int
+) -> Estimate:
+    """Exact match: the share of questions of whose rows each is answered right.
+
+    Args:
+        task: As it was measured.
+        logged: The samples that lm-eval logged.
+        columns: Which, together, tell the questions apart.
+        seed: Decides the bootstrap's resamples, which are of questions.
+
+    References:
+        Khashabi et al. 2018, "Looking Beyond the Surface: A Challenge Set for Reading Comprehension
+        over Multiple Sentences", https://aclanthology.org/N18-1023: MultiRC's EM.
+    """
+    questions: dict[str, bool] = {}
+    for sample in logged:
+        key = repr([at(sample["doc"], column) for column in columns])
+        questions[key] = questions.get(key, True) and is_right_choice(task, sample)
+    found = bootstrap_mean(list(questions.values()), seed=seed)
+    return Estimate("em", found, len(questions))
 
 
 def _with_value(found: Bootstrap, value: float) -> Bootstrap:

@@ -14,7 +14,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from llmkd.errors import DataError, InputError
 from llmkd.evaluation.harness.definitions import find_definition
-from llmkd.evaluation.harness.rows import FEWSHOT, ROWS, read_splits
+from llmkd.evaluation.harness.rows import FEWSHOT, ROWS, at, read_splits
 from llmkd.recipe.harness import LMEvalTask
 
 Config = dict[str, Any]
@@ -44,6 +44,8 @@ def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
         loaded.set_config("num_fewshot", 0)
     loaded.set_fewshot_seed(seed)
     _refuse_unknown_answers(loaded, task)
+    if task.exact_match_by:
+        _refuse_without_questions(loaded, task)
     return loaded
 
 
@@ -136,6 +138,23 @@ def _refuse_unknown_answers(loaded: ConfigurableTask, task: LMEvalTask) -> None:
         answers = answer if isinstance(answer, list) else [answer]
         if not all(_is_choice(one, choices) for one in answers):
             raise _no_choice(number, repr(answer), choices)
+
+
+def _refuse_without_questions(loaded: ConfigurableTask, task: LMEvalTask) -> None:
+    if loaded.OUTPUT_TYPE != "multiple_choice" or "em" in loaded.aggregation():
+        raise InputError(
+            "exact_match_by: is for tasks that choose between answers, and have no metric `em` of "
+            "their own; leave it out"
+        )
+    docs: Any = loaded.eval_docs
+    for number, doc in enumerate(docs, 1):
+        for column in task.exact_match_by:
+            if at(doc, column) is None:
+                raise DataError(
+                    "columns",
+                    f"row {number} has no {column}, which tells the questions apart; write data.columns: "
+                    f"{{{column}: COLUMN}}, or --columns {task.name}.{column}=COLUMN",
+                )
 
 
 def _no_choice(number: int, answer: str, choices: Any) -> DataError:

@@ -7,13 +7,11 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
-from llmkd.teacher_data.vllm_engine import release_memory
+from llmkd.teacher_data.vllm_engine import HeldLLM
 from llmkd.teacher_data.vllm_faults import import_vllm
 
 
-class LateLLM:
+class LateLLM(HeldLLM):
     """What lm-eval uses of vLLM's `LLM`, which is started by the first question.
 
     Args:
@@ -21,9 +19,8 @@ class LateLLM:
     """
 
     def __init__(self, **settings: Any):
+        super().__init__()
         self._settings = settings
-        self._llm: Any = None
-        self._set_num_threads = torch.set_num_threads
 
     @cached_property
     def llm_engine(self) -> Any:
@@ -38,12 +35,9 @@ class LateLLM:
         return self._llm.generate(*args, **settings)
 
     def close(self) -> None:
-        """Gives the memory back, and undoes what vLLM changed in torch."""
+        """As of every `LLM`, where it was started."""
         if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
-            release_memory()
-            torch.set_num_threads = self._set_num_threads
+            super().close()
 
 
 @contextmanager

@@ -6,7 +6,8 @@ and `q` the student throughout, as in Hinton et al. 2015.
 
 Each divergence has two forms. `forward_kl` takes logits; `forward_kl_from_logprobs` takes what
 `logprobs` makes of them, so that several terms on the same logits share one log-softmax. The first
-is `logprobs` followed by the second. `logit_mse` alone has no second form, as it compares logits.
+is `logprobs` followed by the second. `logit_mse` and `label_mse` have no second form, as they compare
+logits.
 
 A token of probability 0 adds nothing (0 log 0 = 0). Where the teacher rules out (-inf) a token that
 the student allows, KL(q || p) counts it as `LOG_PROB_FLOOR` nats, and `num_clamped` says where. What
@@ -36,6 +37,7 @@ from llmkd.losses.divergences.labels import (
     IGNORED_ID,
     cross_entropy,
     cross_entropy_from_logprobs,
+    label_mse,
     nkd,
     nkd_from_logprobs,
     teacher_nll,
@@ -60,6 +62,7 @@ __all__ = [
     "forward_kl_from_logprobs",
     "jsd",
     "jsd_from_logprobs",
+    "label_mse",
     "logit_mse",
     "logprobs",
     "nkd",

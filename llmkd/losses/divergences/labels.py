@@ -1,8 +1,8 @@
-"""Losses that know the label: cross-entropy, and what a teacher says beside the label."""
+"""Losses that know the label: cross-entropy, a squared error, and what a teacher says beside it."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from llmkd.losses.divergences.distributions import (
@@ -13,6 +13,7 @@ from llmkd.losses.divergences.distributions import (
     both_logprobs,
     check_temperature,
     logprobs,
+    upcast,
 )
 
 TargetIds = Int[Tensor, "*positions"]
@@ -55,6 +56,32 @@ def teacher_nll(teacher_logits: Logits, target_ids: TargetIds) -> PerPosition:
     out costs inf.
     """
     return cross_entropy(teacher_logits.detach(), target_ids)
+
+
+def label_mse(
+    student_logits: Float[Tensor, "*positions 1"], targets: Float[Tensor, "*positions"]
+) -> PerPosition:
+    r"""Squared difference of a model's one output and the label, a number: regression.
+
+    For labels that are amounts, such as STS-B's similarity from 0 to 5. It is in the square of their
+    unit, and not in nats.
+
+    .. math:: (z^S - y)^2
+
+    Args:
+        student_logits: :math:`z^S`, one per position; gradients flow through it. Upcast to float32
+            here.
+        targets: :math:`y`, any finite numbers; none stands for "no label".
+
+    Returns:
+        At least 0, in float32 (float64 stays float64).
+
+    Example:
+        >>> label_mse(torch.tensor([[3.0], [1.0]]), torch.tensor([2.5, 5.0]))
+        tensor([ 0.2500, 16.0000])
+    """
+    outputs = upcast(student_logits).squeeze(-1)
+    return (outputs - targets.to(outputs.dtype)).square()
 
 
 def nkd(

@@ -32,6 +32,30 @@ def test_choices_are_the_likeliest_continuations(make_task, subject, setting):
     assert (shown[1].prompt, shown[1].reference) == ("7+1=", "2")
 
 
+def test_questions_of_several_rows_are_right_as_a_whole(make_task, subject, setting, write_rows):
+    rows = [{"sum": f"{7 * i}+{i**3}", "label": i % 3, "of": {"q": i // 3}} for i in range(24)]
+    data = {"dataset_name": write_rows(rows, "asked.jsonl")}
+    # By Brier's score alone, lm-eval does not say which rows are right.
+    without = {**CHOICE, "metric_list": CHOICE["metric_list"][1:]}
+    task = make_task(without, data=data, exact_match_by=["of.q"])
+    measured = measure_harness(subject, task, setting())
+    right = [one.is_right for one in measured.details.samples]
+    alone = measure_harness(subject, make_task(CHOICE, data=data), setting())
+    assert right == [one.is_right for one in alone.details.samples], "as lm-eval says by `acc`"
+    em = measured.estimates[-1]
+    assert (em.metric, em.num_examples) == ("em", 8)
+    each = measure_harness(subject, make_task(CHOICE, data=data, exact_match_by=["sum"]), setting())
+    assert values(each)["em"] == values(each)["acc"], "where every row is a question"
+
+
+@pytest.mark.parametrize(("definition", "by"), [(WRITTEN, "sum"), (TEXT, "sum")])
+def test_only_choices_are_questions_of_several_rows(make_task, subject, setting, definition, by):
+    with pytest.raises(
+        InputError, match="exact_match_by: is for tasks that choose between answers"
+    ):
+        measure_harness(subject, make_task(definition, exact_match_by=[by]), setting())
+
+
 def test_what_is_no_mean_is_resampled_by_its_own_aggregation(make_task, subject, setting, spied):
     mcc = {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}
     task = make_task({**CHOICE, "metric_list": [mcc]})

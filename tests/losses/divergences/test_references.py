@@ -182,6 +182,19 @@ def test_the_gradient_of_logit_mse_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(loss, student.requires_grad_())
 
 
+def test_label_mse_is_torchs_mean_squared_error_one_by_one():
+    outputs, labels = torch.randn(2, 3, 5, dtype=torch.float64)
+    labels[0, 0] = -100.0  # A label like any other.
+    expected = torch.nn.functional.mse_loss(outputs, labels, reduction="none")
+    assert_close(d.label_mse(outputs.unsqueeze(-1), labels), expected)
+    assert torch.autograd.gradcheck(
+        partial(d.label_mse, targets=labels), outputs.unsqueeze(-1).requires_grad_()
+    )
+    # Half precision is left before anything is subtracted: (2.5 - 2.501)^2.
+    half = d.label_mse(torch.tensor([[2.5]], dtype=torch.bfloat16), torch.tensor([2.501]))
+    assert_close(half, torch.tensor([1e-6]), rtol=1e-3, atol=0)
+
+
 def slope_by_finite_differences(function, logits: Tensor, step: float = 1e-6) -> Tensor:
     slope = torch.empty_like(logits)
     for index in range(logits.numel()):

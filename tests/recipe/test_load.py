@@ -124,7 +124,7 @@ BAD_LINES = [
     ),
     (
         ("task: addition, ", "task: add, "),
-        '4 data.task: no such task "add"; write one of addition, intents',
+        '4 data.task: no such task "add"; write one of addition, intents, named_intents',
     ),
     (
         ("data: {kind: task,", "data: {kind: tsak,"),

@@ -28,6 +28,7 @@ from llmkd.evaluation.evaluate import evaluate
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import (
     AdditionTask,
+    CompletionTask,
     DatasetSource,
     LabelledRows,
     Mixture,
@@ -261,7 +262,7 @@ def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:
     ids = [prompt["input_ids"] for prompt in prompts[:FEW_ROWS]]
     generate_from_ids(model, tokenizer, ids, generation, seed=seed)
     answers = [prompt["text"] for prompt in prompts]
-    if isinstance(many, AdditionTask):
+    if isinstance(many, CompletionTask):
         answers = load_rows(many, seed=seed)["completion"]
     both = zip(prompts, answers, strict=True)
     rows = [answered(prompt, answer, number) for number, (prompt, answer) in enumerate(both)]

@@ -4,7 +4,6 @@ from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.harness import harness_length, harness_rows, refuse_unknown_task
 from llmkd.check.kinds import head_problem
 from llmkd.check.labels import labelled_facts, num_labelled_rows, refuse_unknown_rows
-from llmkd.check.lengths import num_sums
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.ood import longest_ood_row, num_ood_rows
@@ -12,6 +11,7 @@ from llmkd.check.prompts import prompt_length
 from llmkd.check.questions import num_questions, num_tokens_asked
 from llmkd.check.rows import read_rows
 from llmkd.check.stages import Checker
+from llmkd.check.tasks import num_sums
 from llmkd.errors import DataError
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage

@@ -8,15 +8,15 @@ from llmkd.check.facts import Fact, NotKnownError
 from llmkd.check.lengths import MOST_CHARACTERS, first
 from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS, LocalRows, read_rows
+from llmkd.check.tasks import NOT_CUT, num_requests
 from llmkd.check.vocabulary import INTENTS, Tokenizer
 from llmkd.data.columns import Need
-from llmkd.data.intents import LABELS, make_rows, most_words, refuse_too_many
+from llmkd.data.intents import LABELS, make_rows, most_words
 from llmkd.data.labels import chosen_labels, given_labels, label_text, one_output
 from llmkd.recipe.data import Classification, IntentTask, LabelledRows, is_regression
 
 MOST_ROWS = 200_000
 """Whose labels are looked at."""
-NOT_CUT = Fact(0.0, "exact", "a task is not cut", "share")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def num_labelled_rows(source: Classification, local: LocalRows | None = None) ->
     if isinstance(source, LabelledRows):
         local = local or read_rows(source, "labelled")
         return first(local.num_rows, source.num_examples)
-    refuse_too_many(source)
-    return Fact(source.num_examples, "exact", "data.num_examples")
+    return num_requests(source)
 
 
 def _lengths(local: LocalRows, source: LabelledRows, tokenizer: Tokenizer) -> list[int]:

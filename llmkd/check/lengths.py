@@ -9,15 +9,18 @@ from typing import Any
 from llmkd.check.facts import Fact, NotKnownError, known, value_of
 from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import LocalRows, Row, read_rows
+from llmkd.check.tasks import NOT_CUT, example_of, first_requests, num_requests, num_sums
 from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import PACKED_PAIRS, not_pairs
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import (
     AdditionTask,
+    CompletionTask,
     DatasetRows,
     DatasetSource,
     Mixture,
+    NamedIntentTask,
     Sequences,
     StoreRows,
     TrainedAddition,
@@ -30,14 +33,6 @@ CHARACTERS_PER_TOKEN = 16
 """Text beyond so many times `max_length` is not tokenized: it would be cut anyway."""
 TOKENS_PER_MESSAGE = 8
 """What a chat template writes around a message, about."""
-
-# As llmkd.data.addition splits them; with more digits there are more than one may ask for.
-NUM_SUMS = {
-    1: {"train": 41, "unlabelled": 40, "validation": 11, "test": 8},
-    2: {"train": 3_994, "unlabelled": 4_105, "validation": 958, "test": 943},
-    3: {"train": 399_538, "unlabelled": 400_323, "validation": 99_912, "test": 100_227},
-}
-MOST_SUMS = 5_000_000
 
 Lookup = Callable[[str], "DataFacts"]
 """From the name of a generate stage to what its data set will be."""
@@ -52,7 +47,7 @@ class BadSourcesError(Exception):
 
 
 def data_facts(
-    source: AdditionTask | DatasetSource | Mixture | StoreRows,
+    source: CompletionTask | DatasetSource | Mixture | StoreRows,
     tokenizer: Tokenizer | str,
     generated: Lookup,
 ) -> DataFacts:
@@ -69,7 +64,9 @@ def data_facts(
     """
     if isinstance(source, AdditionTask):
         rationale = source.rationale if isinstance(source, TrainedAddition) else None
-        return _of_task(source, tokenizer, rationale)
+        return _of_sums(source, tokenizer, rationale)
+    if isinstance(source, NamedIntentTask):
+        return _of_requests(source, tokenizer)
     if isinstance(source, Mixture):
         return _mixed(source, _parts(source, tokenizer, generated))
     if isinstance(source, StoreRows):
@@ -108,7 +105,7 @@ def _of_source(
     source: Any, sequences: Sequences, tokenizer: Tokenizer | str, generated: Lookup
 ) -> DataFacts:
     if isinstance(source, AdditionTask):
-        return _of_task(source, tokenizer, sequences.rationale)
+        return _of_sums(source, tokenizer, sequences.rationale)
     num_sides = 2 if _is_paired(tokenizer) else 1
     longest = Fact(num_sides * sequences.max_length, "at most", "data.max_length")
     stage = referenced_stage(source.dataset_name)
@@ -180,7 +177,7 @@ def _nothing_left(max_length: int, how: str, *, is_sure: bool) -> DataFacts:
     return DataFacts(unknown, unknown, unknown, unknown, Fact(1.0, "estimate", how, "share"))
 
 
-def _of_task(
+def _of_sums(
     task: AdditionTask, tokenizer: Tokenizer | str, rationale: Rationale | None
 ) -> DataFacts:
     if isinstance(tokenizer, str):
@@ -200,32 +197,22 @@ def _of_task(
         num_sums(task),
         tokens,
         tokens,
-        Fact(0.0, "exact", "a task is not cut", "share"),
+        NOT_CUT,
         longest_side=replace(tokens, value=length.side),
     )
 
 
-def num_sums(task: AdditionTask) -> Fact:
-    """How many sums a task makes.
-
-    Raises:
-        DataError: More are asked for than there are.
-    """
-    most = NUM_SUMS.get(task.digits, {}).get(task.split, MOST_SUMS)
-    if task.num_examples > most:
-        raise DataError(
-            "num_examples",
-            f"{task.num_examples} sums of {task.digits} digits were asked for, and split "
-            f"{task.split} gives {most} at most; write num_examples: {most} or less",
-        )
-    return Fact(task.num_examples, "exact", "data.num_examples")
-
-
-def example_of(task: AdditionTask) -> tuple[str, str]:
-    """The prompt and the completion of one sum; all have the same form."""
-    zeros = "0" * task.digits
-    steps = "0+0+0=00;" * task.digits + "#" if task.steps == "completion" else ""
-    return f"{task.prompt_prefix}{zeros}+{zeros}=", f"{steps}{zeros}0"
+def _of_requests(task: NamedIntentTask, tokenizer: Tokenizer | str) -> DataFacts:
+    rows = num_requests(task)
+    if isinstance(tokenizer, str):
+        unknown = Fact(None, "not known", tokenizer)
+        return DataFacts(rows, unknown, unknown, NOT_CUT)
+    sequences = Sequences(max_length=sys.maxsize)
+    found = [_row_length(row, row, tokenizer, sequences) for row in first_requests(task)]
+    lengths = [length for length in found if length is not None]
+    how = f"the first {len(lengths)} requests tokenized"
+    facts = kept_facts(lengths, len(lengths), rows, Fact(None, "estimate", how))
+    return replace(facts, truncated=NOT_CUT)
 
 
 def _mixed(mixture: Mixture, parts: Sequence[DataFacts]) -> DataFacts:

@@ -2,12 +2,11 @@
 
 from llmkd.check.facts import Fact, value_of
 from llmkd.check.labels import labelled_facts, num_labelled_rows
-from llmkd.check.lengths import num_sums
-from llmkd.check.prompts import prompt_length
+from llmkd.check.prompts import prompt_length, prompt_rows
 from llmkd.check.rows import read_rows
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.data.columns import Need
-from llmkd.recipe.data import AdditionTask, LabelledRows, Task
+from llmkd.recipe.data import CompletionTask, LabelledRows, Task
 from llmkd.recipe.ood import OODTask
 
 
@@ -32,7 +31,7 @@ def longest_ood_row(task: OODTask, tokenizer: Tokenizer | str) -> Fact:
     """
     lengths = [
         prompt_length(source, tokenizer)
-        if isinstance(source, AdditionTask)
+        if isinstance(source, CompletionTask)
         else labelled_facts(source, tokenizer, need).longest
         for source, need in _sources(task)
     ]
@@ -46,7 +45,7 @@ def _sources(task: OODTask) -> list[tuple[Task | LabelledRows, Need]]:
 
 
 def _num_rows(source: Task | LabelledRows, need: Need) -> Fact:
-    if isinstance(source, AdditionTask):
-        return num_sums(source)
+    if isinstance(source, CompletionTask):
+        return prompt_rows(source)
     local = read_rows(source, need) if isinstance(source, LabelledRows) else None
     return num_labelled_rows(source, local)

@@ -4,12 +4,11 @@ from llmkd.check.facts import Fact, NotKnownError
 from llmkd.check.lengths import (
     MOST_CHARACTERS,
     TOKENS_PER_MESSAGE,
-    example_of,
     first,
-    num_sums,
     text_of,
 )
 from llmkd.check.rows import read_rows
+from llmkd.check.tasks import example_of, first_requests, num_requests, num_sums
 from llmkd.check.vocabulary import ADDITION, Tokenizer
 from llmkd.data.conversations import (
     NO_CHAT_TEMPLATE,
@@ -19,25 +18,27 @@ from llmkd.data.conversations import (
     refuse_unused,
 )
 from llmkd.errors import DataError
-from llmkd.recipe.data import AdditionTask, PromptRows
+from llmkd.recipe.data import AdditionTask, CompletionTask, NamedIntentTask, PromptRows
 
 
-def prompt_rows(source: AdditionTask | PromptRows) -> Fact:
+def prompt_rows(source: CompletionTask | PromptRows) -> Fact:
     """How many prompts a generate stage reads."""
     if isinstance(source, AdditionTask):
         return num_sums(source)
+    if isinstance(source, NamedIntentTask):
+        return num_requests(source)
     return first(read_rows(source, "prompt").num_rows, source.num_examples)
 
 
-def prompt_length(source: AdditionTask | PromptRows, tokenizer: Tokenizer | str) -> Fact:
+def prompt_length(source: CompletionTask | PromptRows, tokenizer: Tokenizer | str) -> Fact:
     """Tokens of the longest prompt that a generate stage reads, by its first rows.
 
     Raises:
         DataError: Rows that no teacher could answer, or not this one.
         NotKnownError: The tokenizer is not known.
     """
-    if isinstance(source, AdditionTask):
-        return _of_sums(source, tokenizer)
+    if isinstance(source, CompletionTask):
+        return _of_task(source, tokenizer)
     rows = read_rows(source, "prompt").sample
     if source.prompt_prefix and "prompt" in rows[0]:
         rows = [{**row, "prompt": source.prompt_prefix + row["prompt"]} for row in rows]
@@ -59,9 +60,12 @@ def prompt_length(source: AdditionTask | PromptRows, tokenizer: Tokenizer | str)
     )
 
 
-def _of_sums(task: AdditionTask, tokenizer: Tokenizer | str) -> Fact:
+def _of_task(task: CompletionTask, tokenizer: Tokenizer | str) -> Fact:
     if isinstance(tokenizer, str):
         raise NotKnownError(tokenizer)
+    if isinstance(task, NamedIntentTask):
+        lengths = [_num_tokens(row["prompt"], tokenizer) for row in first_requests(task)]
+        return Fact(max(lengths), "estimate", f"longest of {len(lengths)} requests")
     length = _num_tokens(example_of(task)[0], tokenizer)
     if tokenizer.name == ADDITION.name:
         return Fact(length, "exact", "every sum has as many")

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from llmkd.check.facts import NotKnownError
 from llmkd.check.weights import read_json
 from llmkd.data import intents
-from llmkd.recipe.data import IntentTask, Task
+from llmkd.recipe.data import AdditionTask, IntentTask, NamedIntentTask, Task
 
 # As in llmkd.data.addition, whose import would bring transformers; a test compares the two.
 ADDITION_VOCABULARY = {
@@ -98,10 +98,23 @@ INTENTS = Tokenizer(
     None, lambda: Frame(adds_bos=False, adds_eos=False),
 )  # fmt: skip
 
+NAMED_INTENTS = Tokenizer(
+    "task named_intents", intents.naming_vocabulary(), lambda text, special: len(text.split()) + special,
+    "<bos>", lambda: Frame(adds_bos=True, adds_eos=False),
+)  # fmt: skip
+
 
 def tokenizer_of_task(task: Task) -> Tokenizer:
     """The tokenizer that a task comes with."""
-    return INTENTS if isinstance(task, IntentTask) else ADDITION
+    match task:
+        case AdditionTask():
+            return ADDITION
+        case IntentTask():
+            return INTENTS
+        case NamedIntentTask():
+            return NAMED_INTENTS
+        case unknown:
+            assert_never(unknown)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt64
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, decoders, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from llmkd.data.words import language_tokenizer
 from llmkd.errors import InputError
 from llmkd.recipe.data import AdditionTask
 
@@ -47,21 +48,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     sequence.
     """
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    characters = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    return language_tokenizer(vocabulary, characters, decoders.Fuse())
 
 
 def make_rows(task: AdditionTask, seed: int) -> list[dict[str, str]]:

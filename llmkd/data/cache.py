@@ -26,7 +26,13 @@ from llmkd.data.files import content_of
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
 from llmkd.progress import Progress, say
-from llmkd.recipe.data import AdditionTask, DatasetRows, StoreRows
+from llmkd.recipe.data import (
+    AdditionTask,
+    CompletionTask,
+    DatasetRows,
+    NamedIntentTask,
+    StoreRows,
+)
 from llmkd.run_folder import fingerprint
 from llmkd.teacher_data.places import content_of_store
 from llmkd.training.checkpoints import publish, removed_on_failure
@@ -44,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def tokenized(
-    source: AdditionTask | DatasetRows | StoreRows,
+    source: CompletionTask | DatasetRows | StoreRows,
     tokenize: Tokenize,
     *,
     seed: int,
@@ -55,7 +61,7 @@ def tokenized(
     Args:
         source: What is read.
         tokenize: How rows become examples; used up.
-        seed: Decides which sums a procedural task makes.
+        seed: Decides which rows a procedural task makes.
         progress: Called with (done, total) rows; total is None where it is not known.
 
     Raises:
@@ -72,7 +78,7 @@ def tokenized(
     return found
 
 
-def _key(source: AdditionTask | DatasetRows | StoreRows, tokenize: Tokenize, seed: int) -> str:
+def _key(source: CompletionTask | DatasetRows | StoreRows, tokenize: Tokenize, seed: int) -> str:
     settings = {"max_length", "append_eos", "assistant_only_loss"}
     return fingerprint(
         {
@@ -86,11 +92,13 @@ def _key(source: AdditionTask | DatasetRows | StoreRows, tokenize: Tokenize, see
     )
 
 
-def _rows(source: AdditionTask | DatasetRows | StoreRows) -> dict[str, Any]:
+def _rows(source: CompletionTask | DatasetRows | StoreRows) -> dict[str, Any]:
     """What says which rows are taken, without where they are."""
     match source:
         case AdditionTask():
             fields = {*AdditionTask.model_fields}
+        case NamedIntentTask():
+            fields = {*NamedIntentTask.model_fields}
         case DatasetRows():
             fields = {*DatasetRows.model_fields} - {"dataset_name"}
         case StoreRows():
@@ -98,9 +106,9 @@ def _rows(source: AdditionTask | DatasetRows | StoreRows) -> dict[str, Any]:
     return source.model_dump(include=fields)
 
 
-def _content(source: AdditionTask | DatasetRows | StoreRows, seed: int) -> int | str:
+def _content(source: CompletionTask | DatasetRows | StoreRows, seed: int) -> int | str:
     match source:
-        case AdditionTask():
+        case AdditionTask() | NamedIntentTask():
             return seed
         case DatasetRows():
             return content_of(source)
@@ -147,7 +155,7 @@ def _read(folder: Path) -> tuple[datasets.Dataset, int] | None:
 
 def _write(
     folder: Path,
-    source: AdditionTask | DatasetRows | StoreRows,
+    source: CompletionTask | DatasetRows | StoreRows,
     tokenize: Tokenize,
     seed: int,
     progress: Progress,

@@ -15,9 +15,10 @@ import hashlib
 import random
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import IntentTask, Split
+from llmkd.recipe.data import IntentTask, NamedIntentTask, Split
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+NAMING_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 LOSS_OF_WORDS = 0.25
 
 TEMPLATES = {
@@ -125,7 +126,7 @@ MOST_EXAMPLES: dict[Split, int] = {
 """What a split gives with every seed; there are some more texts."""
 
 
-def make_rows(task: IntentTask, seed: int) -> list[dict[str, str]]:
+def make_rows(task: IntentTask | NamedIntentTask, seed: int) -> list[dict[str, str]]:
     """Makes `num_examples` different requests of the task's split, as `text` and `label`.
 
     Which split a text belongs to is fixed for good and does not depend on the seed. A smaller
@@ -146,7 +147,15 @@ def make_rows(task: IntentTask, seed: int) -> list[dict[str, str]]:
     return [{"text": text, "label": label} for text, label in found.items()]
 
 
-def refuse_too_many(task: IntentTask) -> None:
+def make_named_rows(task: NamedIntentTask, seed: int) -> list[dict[str, str]]:
+    """The same requests as `prompt`, with their label's name as `completion` and `answer`."""
+    return [
+        {"prompt": row["text"], "completion": row["label"], "answer": row["label"]}
+        for row in make_rows(task, seed)
+    ]
+
+
+def refuse_too_many(task: IntentTask | NamedIntentTask) -> None:
     """Raises DataError where the split has fewer requests than asked for."""
     most = MOST_EXAMPLES[task.split]
     if task.num_examples > most:
@@ -167,6 +176,12 @@ def words() -> list[str]:
 def vocabulary() -> dict[str, int]:
     """The tokens of the task's tokenizer, one per word, and their ids."""
     return {token: i for i, token in enumerate([*SPECIAL_TOKENS, *words()])}
+
+
+def naming_vocabulary() -> dict[str, int]:
+    """The tokens of models that read requests and write labels: one per word, and one per label."""
+    tokens = [*NAMING_TOKENS, *sorted({*words(), *LABELS})]
+    return {token: i for i, token in enumerate(tokens)}
 
 
 def _request(label: str, draw) -> str:

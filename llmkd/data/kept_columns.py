@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import PromptRows, PromptTask
+from llmkd.recipe.data import NamedIntentPrompts, PromptRows, PromptTask
 
 KEPT = "kept"
 """What the columns are called together, as JSON, in rows on their way and in the cache."""
@@ -13,7 +13,8 @@ KEPT = "kept"
 
 def names_to_keep(source: object) -> list[str]:
     """The `keep_columns` of a generate stage's data; of anything else there are none."""
-    return source.keep_columns if isinstance(source, PromptRows | PromptTask) else []
+    is_asked = isinstance(source, PromptRows | PromptTask | NamedIntentPrompts)
+    return source.keep_columns if is_asked else []
 
 
 def kept_columns(row: Mapping[str, Any], number: int, source: object) -> dict[str, str]:

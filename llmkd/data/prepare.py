@@ -21,9 +21,11 @@ from llmkd.data.tokenize import Example, Tokenize
 from llmkd.progress import Progress
 from llmkd.recipe.data import (
     AdditionTask,
+    CompletionTask,
     DatasetRows,
     DatasetSource,
     Mixture,
+    NamedIntentTask,
     SequenceLengths,
     Sequences,
     StoreRows,
@@ -31,7 +33,7 @@ from llmkd.recipe.data import (
 )
 from llmkd.recipe.rationale import StepByStep
 
-Part = AdditionTask | DatasetRows | StoreRows
+Part = CompletionTask | DatasetRows | StoreRows
 RowNumbers = list[np.ndarray]
 """Of each source, the rows that are taken."""
 Tokenizing = Callable[[PreTrainedTokenizerBase, Sequences], Tokenize]
@@ -59,7 +61,7 @@ class TrainingData:
 
 
 def prepare(
-    source: AdditionTask | DatasetSource | Mixture | StoreRows,
+    source: CompletionTask | DatasetSource | Mixture | StoreRows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
@@ -71,7 +73,7 @@ def prepare(
     Args:
         source: With `stage:NAME` already replaced by paths.
         tokenizer: The student's.
-        seed: Decides a procedural task's sums, what is drawn for a mixture, and a stream's order.
+        seed: Decides a procedural task's rows, what is drawn for a mixture, and a stream's order.
         progress: Called with (done, total) rows while they are tokenized.
         tokenizing: What the student's kind makes of rows.
 
@@ -111,11 +113,13 @@ def prepare(
     return TrainingData(dataset, lengths, counts, sequences, longest)
 
 
-def _sequences(source: AdditionTask | DatasetSource | Mixture | StoreRows) -> Sequences:
+def _sequences(source: CompletionTask | DatasetSource | Mixture | StoreRows) -> Sequences:
     match source:
         case AdditionTask():
             rationale = source.rationale if isinstance(source, TrainedAddition) else None
             return UNCUT.model_copy(update={"rationale": rationale})
+        case NamedIntentTask():
+            return UNCUT
         case StoreRows():
             # They have been tokenized, ended and masked before.
             return Sequences(**source.model_dump(include={*SequenceLengths.model_fields}))

@@ -25,7 +25,7 @@ from llmkd.data.sources import Row
 from llmkd.data.tokenize import SCHEMA, Example, Tokenize, encode_prompts
 from llmkd.errors import DataError, InputError
 from llmkd.models.kinds import is_seq2seq
-from llmkd.recipe.data import AdditionTask, PromptRows
+from llmkd.recipe.data import CompletionTask, PromptRows
 from llmkd.teacher_data.store.rows import tokens_key
 
 READ_BACK = ("text", "messages", KEPT)
@@ -75,7 +75,7 @@ class PromptTokenize(Tokenize):
         self,
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
-        source: AdditionTask | PromptRows,
+        source: CompletionTask | PromptRows,
     ):
         super().__init__(tokenizer, UNCUT)
         self.config = config
@@ -138,7 +138,7 @@ def encoded_prompts(
     return encode(prompts, tokenizer)
 
 
-def _form(source: AdditionTask | PromptRows) -> dict[str, Any]:
+def _form(source: CompletionTask | PromptRows) -> dict[str, Any]:
     """What the source says of its prompts; the tokenizer has the chat template itself."""
     form: dict[str, Any] = {"keep_columns": names_to_keep(source)}
     if not isinstance(source, PromptRows):

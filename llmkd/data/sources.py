@@ -21,8 +21,8 @@ from llmkd.data.tasks import make_rows
 from llmkd.errors import DataError, InputError
 from llmkd.recipe.data import (
     AdditionTask,
+    CompletionTask,
     DatasetRows,
-    IntentTask,
     LabelledRows,
     PromptRows,
     StoreRows,
@@ -89,7 +89,7 @@ def iter_rows(
         if first is None:
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")
         rows, chosen = chain([first], rows), choose(first, source, need)
-    prefix = "" if isinstance(source, IntentTask | LabelledRows) else source.prompt_prefix
+    prefix = source.prompt_prefix if isinstance(source, AdditionTask | DatasetRows) else ""
     if prefix and "prompt" not in chosen:
         raise DataError(
             "prompt_prefix", f"the rows of {name} have no `prompt` that it could stand before"
@@ -109,9 +109,9 @@ def iter_rows(
 
 
 def _columns_of(task: Task, need: Need) -> dict[str, str]:
-    # Of a sum, the text is what is asked.
-    is_sum = need == "texts" and isinstance(task, AdditionTask)
-    return {"text": "prompt"} if is_sum else _OF_TASK[need]
+    # Where there is no text, it is what is asked.
+    is_asked = need == "texts" and isinstance(task, CompletionTask)
+    return {"text": "prompt"} if is_asked else _OF_TASK[need]
 
 
 class _BadValues:

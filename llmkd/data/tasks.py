@@ -2,11 +2,12 @@
 
 from typing import assert_never
 
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.data import addition, intents
-from llmkd.data.words import word_tokenizer
-from llmkd.recipe.data import AdditionTask, IntentTask, Task
+from llmkd.data.words import language_tokenizer, word_tokenizer
+from llmkd.recipe.data import AdditionTask, IntentTask, NamedIntentTask, Task
 
 
 def make_rows(task: Task, seed: int) -> list[dict[str, str]]:
@@ -20,6 +21,8 @@ def make_rows(task: Task, seed: int) -> list[dict[str, str]]:
             return addition.make_rows(task, seed)
         case IntentTask():
             return intents.make_rows(task, seed)
+        case NamedIntentTask():
+            return intents.make_named_rows(task, seed)
         case unknown:
             assert_never(unknown)
 
@@ -31,5 +34,8 @@ def build_tokenizer(task: Task) -> PreTrainedTokenizerBase:
             return addition.build_tokenizer()
         case IntentTask():
             return word_tokenizer(intents.vocabulary())
+        case NamedIntentTask():
+            words = pre_tokenizers.WhitespaceSplit()
+            return language_tokenizer(intents.naming_vocabulary(), words)
         case unknown:
             assert_never(unknown)

@@ -1,4 +1,4 @@
-"""Tokenizers with one token per word, for small classifiers from scratch."""
+"""Tokenizers for small models from scratch: one token per word, unless it says otherwise."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -32,6 +32,34 @@ def word_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **special,
+    )
+
+
+def language_tokenizer(
+    vocabulary: dict[str, int], pre_tokenizer: Any, decoder: Any = None
+) -> PreTrainedTokenizerFast:
+    """For models that write text: begun by `<bos>`, ended by whoever builds the sequence.
+
+    Args:
+        vocabulary: Token to id, with `<pad>`, `<bos>`, `<eos>` and `<unk>` among them.
+        pre_tokenizer: Cuts a text into tokens.
+        decoder: Joins them again; None puts spaces between them.
+    """
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
     )
 
 

@@ -176,6 +176,29 @@ class IntentTask(RecipePart):
     """`unlabelled` has other requests than `train`."""
 
 
+class NamedIntentTask(RecipePart):
+    """The requests of `intents` for language models, which answer a request by its label's name.
+
+    A row's `answer` is that name too. The seed gives the same requests as it gives `intents`, in the
+    same splits.
+    """
+
+    kind: Literal["task"]
+    task: Literal["named_intents"]
+    """Which task."""
+    num_examples: int = Field(gt=0)
+    """How many different requests to make; refused where the split has fewer."""
+    split: Split = "train"
+    """`unlabelled` has other requests than `train`: prompts for a teacher to label."""
+
+
+class NamedIntentPrompts(NamedIntentTask):
+    """Requests that a teacher labels."""
+
+    keep_columns: list[str] = Field(default_factory=list)
+    """Columns of the task that go along into `data.jsonl` as they are: `answer`."""
+
+
 class LabelledRows(DatasetFiles):
     """Rows of a `text`, or a `text` and a `text_pair`, each with a `label`: for a classifier.
 
@@ -229,11 +252,17 @@ class Mixture(Sequences):
     there are without repeating any."""
 
 
+PromptsOfTask = Annotated[
+    Annotated[PromptTask, Tag("addition")] | Annotated[NamedIntentPrompts, Tag("named_intents")],
+    kind_or("addition", "task"),
+]
 Prompts = Annotated[
-    Annotated[PromptTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
+    Annotated[PromptsOfTask, Tag("task")] | Annotated[PromptRows, Tag("dataset")],
     kind_or("dataset"),
 ]
-Task = AdditionTask | IntentTask
+CompletionTask = AdditionTask | NamedIntentTask
+"""For language models: its rows have a `prompt` and a `completion`."""
+Task = CompletionTask | IntentTask
 Classification = IntentTask | LabelledRows
 """What a classifier is trained on, and measured on."""
 
@@ -244,7 +273,9 @@ def is_regression(source: object) -> bool:
 
 
 AnyTask = Annotated[
-    Annotated[TrainedAddition, Tag("addition")] | Annotated[IntentTask, Tag("intents")],
+    Annotated[TrainedAddition, Tag("addition")]
+    | Annotated[IntentTask, Tag("intents")]
+    | Annotated[NamedIntentTask, Tag("named_intents")],
     kind_or("addition", "task"),
 ]
 DataSource = Annotated[

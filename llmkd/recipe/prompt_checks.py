@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from llmkd.recipe.base import referenced_stage
-from llmkd.recipe.data import DatasetRows, Mixture, PromptRows, PromptTask
+from llmkd.recipe.data import DatasetRows, Mixture, NamedIntentPrompts, PromptRows, PromptTask
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import CurateStage, EvaluateStage, GenerateStage, Stage
 from llmkd.recipe.yaml_places import Key
@@ -31,7 +31,7 @@ def prompt_problems(stage: Stage, key: Key, stages: Mapping[str, Stage]) -> Iter
 
 
 def _kept_problems(stage: GenerateStage, key: Key) -> Iterator[Problem]:
-    known = _columns_of_task(stage.data) if isinstance(stage.data, PromptTask) else None
+    known = None if isinstance(stage.data, PromptRows) else _columns_of_task(stage.data)
     for index, name in enumerate(stage.data.keep_columns):
         place = (*key, "keep_columns", index)
         if name in WRITTEN:
@@ -51,8 +51,9 @@ def _kept_problems(stage: GenerateStage, key: Key) -> Iterator[Problem]:
         )
 
 
-def _columns_of_task(task: PromptTask) -> list[str]:
-    return ["answer", "rationale"] if task.steps == "rationale" else ["answer"]
+def _columns_of_task(task: PromptTask | NamedIntentPrompts) -> list[str]:
+    has_rationale = isinstance(task, PromptTask) and task.steps == "rationale"
+    return ["answer", "rationale"] if has_rationale else ["answer"]
 
 
 def _data_sets(data: object, key: Key) -> Iterator[tuple[Key, DatasetRows]]:

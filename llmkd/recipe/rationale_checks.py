@@ -8,6 +8,7 @@ from llmkd.recipe.data import (
     DatasetRows,
     DatasetSource,
     Mixture,
+    NamedIntentTask,
     StoreRows,
     TrainedAddition,
 )
@@ -37,7 +38,8 @@ def rationale_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
 
 def _rationale(stage: TrainStage) -> Rationale | None:
     data = stage.data
-    return None if isinstance(data, Classification | StoreRows) else data.rationale
+    has_none = isinstance(data, Classification | NamedIntentTask | StoreRows)
+    return None if has_none else data.rationale
 
 
 def _task_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:

@@ -43,7 +43,7 @@ SECTIONS = {
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "NamedIntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "NamedIntentPrompts", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "LabelMSETerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",

@@ -31,7 +31,7 @@ from llmkd.models.load import load_tokenizer
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
 from llmkd.progress import progress as data_progress
-from llmkd.recipe.data import AdditionTask, PromptRows
+from llmkd.recipe.data import AdditionTask, CompletionTask, PromptRows
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine
 from llmkd.run_folder import fingerprint, replacing, write_atomically
@@ -139,7 +139,7 @@ def tokenizer_and_config(
         teacher.model_name_or_path, revision=teacher.revision
     )
     tokenizer = load_tokenizer(teacher.model_name_or_path, teacher.revision)
-    template = None if isinstance(stage.data, AdditionTask) else stage.data.chat_template
+    template = None if isinstance(stage.data, CompletionTask) else stage.data.chat_template
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)
     return tokenizer, config

@@ -15,13 +15,13 @@ from transformers import (
 from llmkd.check.classifiers import KNOWN, classifier_shape_of
 from llmkd.check.deep import try_stages
 from llmkd.check.facts import NotKnownError
-from llmkd.check.vocabulary import INTENTS
+from llmkd.check.vocabulary import tokenizer_of_task
 from llmkd.data.tasks import build_tokenizer
 from llmkd.data.words import vocabulary_of, word_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.classifiers import head_config
 from llmkd.recipe import load
-from llmkd.recipe.data import IntentTask
+from llmkd.recipe.data import IntentTask, NamedIntentTask
 from llmkd.recipe.schema import Recipe
 from llmkd.run_plan import Run
 
@@ -54,12 +54,17 @@ def test_other_architectures_are_not_known():
         classifier_shape_of({"model_type": "electra"}, 2)
 
 
-def test_the_tasks_tokenizer_is_the_one_that_is_trained_with():
-    real = build_tokenizer(IntentTask(kind="task", task="intents", num_examples=1))
-    assert INTENTS.vocabulary == real.get_vocab()
+@pytest.mark.parametrize(
+    ("kind", "name"), [(IntentTask, "intents"), (NamedIntentTask, "named_intents")]
+)
+def test_the_tasks_tokenizer_is_the_one_that_is_trained_with(kind, name):
+    task = kind(kind="task", task=name, num_examples=1)
+    real, known = build_tokenizer(task), tokenizer_of_task(task)
+    assert known.vocabulary == real.get_vocab()
+    assert known.bos_token == real.bos_token
     for special in (True, False):
         ids = real("pay the rent", add_special_tokens=special)["input_ids"]
-        assert INTENTS.count("pay the rent", special) == len(ids)
+        assert known.count("pay the rent", special) == len(ids)
 
 
 SHAPE = {

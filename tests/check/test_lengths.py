@@ -5,10 +5,11 @@ import pytest
 from llmkd.check.facts import Fact
 from llmkd.check.lengths import data_facts
 from llmkd.check.row_facts import DataFacts
-from llmkd.check.vocabulary import ADDITION, read_tokenizer
+from llmkd.check.vocabulary import ADDITION, read_tokenizer, tokenizer_of_task
 from llmkd.data import addition
 from llmkd.data.prepare import UNCUT, prepare, rows_of_parts
 from llmkd.data.sources import iter_rows
+from llmkd.data.tasks import build_tokenizer
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import DataError
 from llmkd.recipe.data import (
@@ -17,12 +18,17 @@ from llmkd.recipe.data import (
     MixedDataset,
     MixedTask,
     Mixture,
+    NamedIntentTask,
     TrainedAddition,
 )
 
 
 def none_generated(name):
     raise AssertionError(name)
+
+
+def silent(done, total):
+    pass
 
 
 def facts(source, tokenizer=ADDITION, generated=none_generated):
@@ -45,6 +51,28 @@ def test_a_sum_has_as_many_tokens_as_when_training(digits, steps, tokenizer):
     lengths = {example.length for example in Tokenize(tokenizer, UNCUT)(iter_rows(task, seed=1))}
 
     assert lengths == {facts(task).tokens_per_row.value}
+
+
+def test_named_intents_have_as_many_tokens_as_when_training():
+    task = NamedIntentTask(kind="task", task="named_intents", num_examples=64)
+    data = prepare(task, build_tokenizer(task), seed=0, progress=silent)
+    found = facts(task, tokenizer_of_task(task))
+    assert found.rows == Fact(64, "exact", "data.num_examples")
+    assert found.longest.value == max(data.lengths) == data.longest
+    assert found.tokens_per_row.value == pytest.approx(sum(data.lengths) / 64, abs=1e-4)
+    # Another seed gives other requests.
+    assert found.longest.exactness == found.tokens_per_row.exactness == "estimate"
+    assert (found.truncated.value, data.counts.num_truncated) == (0, 0)
+    # Of each row, the label's name and the end are trained on.
+    assert data.counts.num_trained_tokens == 2 * 64
+
+
+def test_more_named_intents_than_there_are_and_an_unknown_tokenizer():
+    task = NamedIntentTask(kind="task", task="named_intents", num_examples=4001, split="test")
+    with pytest.raises(DataError, match="write num_examples: 4000 or less"):
+        facts(task)
+    found = facts(task.model_copy(update={"num_examples": 5}), "not here")
+    assert (found.rows.value, found.longest.value) == (5, None)
 
 
 @pytest.mark.parametrize("max_length", [6, 9, 12, 40])
@@ -196,7 +224,7 @@ def test_of_a_split_or_a_column_that_a_stage_keeps_no_length_is_known():
 
 
 def test_one_made_up_sum_has_the_form_of_all(tokenizer):
-    from llmkd.check.lengths import example_of
+    from llmkd.check.tasks import example_of
 
     task = AdditionTask(kind="task", digits=4, num_examples=1)
     row = addition.make_rows(task, seed=0)[0]

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from llmkd.check.facts import NotKnownError
-from llmkd.check.lengths import NUM_SUMS
+from llmkd.check.tasks import NUM_SUMS
 from llmkd.check.vocabulary import ADDITION, Frame, read_tokenizer
 from llmkd.data import addition
 from llmkd.data.tokenize import Tokenize

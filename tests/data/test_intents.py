@@ -3,10 +3,11 @@ from collections import Counter
 import pytest
 from transformers import AutoTokenizer
 
+from llmkd.data import tasks
 from llmkd.data.intents import LABELS, MOST_EXAMPLES, make_rows, most_words, vocabulary
-from llmkd.data.tasks import build_tokenizer
+from llmkd.data.sources import iter_rows
 from llmkd.errors import InputError
-from llmkd.recipe.data import IntentTask
+from llmkd.recipe.data import IntentTask, NamedIntentTask
 
 FIRST_ROWS = [
     {"text": "i want to pay power from business account", "label": "pay_bill"},
@@ -17,6 +18,10 @@ FIRST_ROWS = [
 
 def task(num_examples=200, **fields):
     return IntentTask(kind="task", task="intents", num_examples=num_examples, **fields)
+
+
+def named(num_examples=200, **fields):
+    return NamedIntentTask(kind="task", task="named_intents", num_examples=num_examples, **fields)
 
 
 def texts(num_examples, seed=0, **fields):
@@ -67,7 +72,7 @@ def test_words_get_lost_so_that_texts_have_several_labels():
 
 
 def test_the_tokenizer_knows_every_word_and_survives_saving(tmp_path):
-    build_tokenizer(task()).save_pretrained(tmp_path)
+    tasks.build_tokenizer(task()).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.get_vocab() == vocabulary()
     for text in texts(500):
@@ -78,3 +83,36 @@ def test_the_tokenizer_knows_every_word_and_survives_saving(tmp_path):
     pair = tokenizer("call anna", "pay rent now")
     assert pair["token_type_ids"] == [0] * 4 + [1] * 4
     assert tokenizer.convert_ids_to_tokens(pair["input_ids"])[-1] == "[SEP]"
+
+
+@pytest.mark.parametrize("split", MOST_EXAMPLES)
+def test_named_intents_are_the_same_requests_with_the_label_as_what_is_written(split):
+    rows = make_rows(task(split=split), 3)
+    expected = [
+        {"prompt": row["text"], "completion": row["label"], "answer": row["label"]} for row in rows
+    ]
+    assert tasks.make_rows(named(split=split), 3) == expected
+    asked = [row["text"] for row in iter_rows(named(split=split), seed=3, need="texts")]
+    assert asked == [row["text"] for row in rows]
+
+
+def test_no_more_requests_are_named_than_there_are():
+    with pytest.raises(InputError, match="write num_examples: 4000 or less"):
+        tasks.make_rows(named(4001, split="test"), 0)
+
+
+def test_a_model_that_names_intents_reads_every_word_and_writes_every_label(tmp_path):
+    tasks.build_tokenizer(named()).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for row in tasks.make_rows(named(2000), 0):
+        ids = tokenizer(row["prompt"])["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) == 1 + len(row["prompt"].split())
+        assert ids[0] == tokenizer.bos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True) == row["prompt"]
+    for label in LABELS:
+        (written,) = tokenizer(label, add_special_tokens=False)["input_ids"]
+        assert written != tokenizer.unk_token_id
+        assert (
+            tokenizer.decode([written, tokenizer.eos_token_id], skip_special_tokens=True) == label
+        )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmkd.data.kept_columns import kept_columns
 from llmkd.data.sources import iter_rows
 from llmkd.errors import DataError
-from llmkd.recipe.data import AdditionTask, PromptRows, PromptTask
+from llmkd.recipe.data import AdditionTask, NamedIntentPrompts, PromptRows, PromptTask
 
 JSON = st.recursive(
     st.none()
@@ -96,3 +96,14 @@ def test_of_a_sum_the_answer_and_the_steps_can_be_kept():
     columns = json.loads(row["kept"])
     assert row["prompt"] == whole["prompt"]
     assert f"{columns['rationale']}#{columns['answer']}" == whole["completion"]
+
+
+def test_of_a_named_intent_the_answer_can_be_kept():
+    task = NamedIntentPrompts(
+        kind="task", task="named_intents", num_examples=3, keep_columns=["answer"]
+    )
+    whole = list(iter_rows(task, seed=0))
+    asked = list(iter_rows(task, seed=0, need="prompt"))
+    assert [row["prompt"] for row in asked] == [row["prompt"] for row in whole]
+    answers = [json.loads(row["kept"])["answer"] for row in asked]
+    assert answers == [row["completion"] for row in whole]

@@ -75,6 +75,17 @@ def test_whatever_changes_the_examples_makes_another_entry(file, tokenizer, fres
     assert changed.counts.num_tokens != 5 + 15 + 5
 
 
+@pytest.mark.parametrize("change", [{"split": "validation"}, {"num_examples": 4}])
+def test_a_tasks_fields_and_its_seed_make_another_entry(tokenizer, fresh_cache, change):
+    task = {"kind": "task", "task": "named_intents", "num_examples": 5}
+    read(task, tokenizer)
+    read(task, tokenizer)
+    assert len(entries(fresh_cache)) == 1
+    read(task | change, tokenizer)
+    read(task, tokenizer, seed=1)
+    assert len(entries(fresh_cache)) == 3
+
+
 def test_how_special_tokens_in_text_are_read_makes_another_entry(file, tokenizer, fresh_cache):
     data = {"dataset_name": str(file("a.jsonl", 1, 5))}
     read(data, tokenizer)

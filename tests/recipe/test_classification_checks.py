@@ -68,7 +68,7 @@ def test_classifiers_and_language_models_may_stand_in_one_recipe(path):
         ),
         ("stages.classifier.data.labels=[a]", "no such field"),
         ("stages.classifier.data={kind: classification, dataset_name: org/x, labels: [a]}", "at leas"),
-        ("stages.answers.data={kind: task, task: intents, num_examples: 9}", "should be `addition`"),
+        ("stages.answers.data={kind: task, task: intents, num_examples: 9}", "did you mean `named_intents`"),
     ],
 )  # fmt: skip
 def test_the_wrong_kind_of_model_or_data_is_refused(path, override, message):

@@ -74,7 +74,7 @@ BAD_LINES = [
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, temperature: 1}"),
-        "6 losses.0.temperature: no such field; the fields here are weight, name, kind",
+        "6 losses.0.temperature: no such field; the fields here are weight, name, part, kind",
     ),
     (
         ("{kind: cross_entropy}", "{kind: reverse_lk}"),
@@ -100,11 +100,11 @@ BAD_LINES = [
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: {kind: lin, start: 1}}"),
         '6 losses.0.weight.kind: no such kind "lin"; did you mean `linear`? (there are linear, '
-        "cosine)",
+        "cosine, kept_fraction)",
     ),
     (
         ("{kind: cross_entropy}", "{kind: cross_entropy, weight: {start: 1, end: 0}}"),
-        "6 losses.0.weight.kind: missing; write one of linear, cosine",
+        "6 losses.0.weight.kind: missing; write one of linear, cosine, kept_fraction",
     ),
     (
         ("{kind: cross_entropy}", '{kind: cross_entropy, weight: "1"}'),
@@ -124,7 +124,7 @@ BAD_LINES = [
     ),
     (
         ("task: addition, ", "task: add, "),
-        '4 data.task: no such task "add"; write one of addition, intents',
+        '4 data.task: no such task "add"; write one of addition, intents, named_intents',
     ),
     (
         ("data: {kind: task,", "data: {kind: tsak,"),
@@ -165,7 +165,10 @@ BAD_LINES = [
         ("name: one", "lora_r: 1\nname: one"),
         "1 lora_r: no such field; llmkd calls it `student.lora.r`",
     ),
-    (("kind: train\n", ""), "1 kind: missing; write one of train, generate, score, evaluate"),
+    (
+        ("kind: train\n", ""),
+        "1 kind: missing; write one of train, generate, score, curate, evaluate",
+    ),
     (
         ("kind: train\n", "knd: train\n"),
         "1 kind: missing; write `kind` instead of `knd`",
@@ -173,7 +176,7 @@ BAD_LINES = [
     (
         ("kind: train\n", "kind: trian\n"),
         '2 kind: no such kind "trian"; did you mean `train`? '
-        "(there are train, generate, score, evaluate)",
+        "(there are train, generate, score, curate, evaluate)",
     ),
     (
         ("max_steps: 10", "max_step: 10"),

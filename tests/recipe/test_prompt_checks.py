@@ -46,6 +46,7 @@ def problems(tmp_path, monkeypatch):
     [
         "stages.sums.data.keep_columns=[]",
         "stages.sums.data={kind: task, num_examples: 10, steps: rationale, keep_columns: [rationale]}",
+        "stages.sums.data={kind: task, task: named_intents, num_examples: 10, keep_columns: [answer]}",
         "stages.student.data.columns={completion: completion, prompt: number}",
         "stages.student.data={dataset_name: 'stage:ask', dataset_split: other, columns: {prompt: q}}",
     ],
@@ -74,6 +75,11 @@ def test_all_that_is_written_is_guarded():
             "stages.sums.data.keep_columns=[rationale]",
             "sums.data.keep_columns.0",
             "the task has no column `rationale`; write some of answer",
+        ),
+        (
+            "stages.sums.data={kind: task, task: named_intents, num_examples: 10, keep_columns: [label]}",
+            "sums.data.keep_columns.0",
+            "the task has no column `label`; write some of answer",
         ),
         (
             "stages.ask.data.columns={prompt: question}",

@@ -38,7 +38,7 @@ def curation_sections(run: RunFiles) -> list[CurationSection]:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{what} {number(n)}" for what, n in counts.items())
+    return ", ".join(f"{what}\N{NO-BREAK SPACE}{number(n)}" for what, n in counts.items())
 
 
 def _funnel(name: str, counts: Curation) -> Markup:

@@ -38,7 +38,9 @@ def test_rows_that_share_an_ngram_with_a_question_go(cleaned):
 def test_the_answer_is_looked_at_too(curate, write_rows):
     against = [{"dataset_name": write_rows([{"text": QUESTION}], "q.jsonl")}]
     rows = [{"prompt": "p", "completion": QUESTION}, {"prompt": "p", "completion": "x"}]
-    found = curate(rows, {"kind": "contamination", "against": against})
+    # No word more than an n-gram has.
+    short = {"text": "sold clips to 48 of her friends in April, and then half as"}
+    found = curate([*rows, short], {"kind": "contamination", "against": against})
     assert found.rows == rows[1:]
 
 

@@ -49,7 +49,7 @@ def exact_jaccard(first, second, ngram):
 def test_the_first_of_equal_rows_stays(curate):
     rows = [
         {"prompt": prompt, "completion": completion}
-        for prompt, completion in [("a b", "c"), ("a", "b c"), ("a b", "c"), ("a", "c"), ("d", "c")]
+        for prompt, completion in [("a b", "c"), ("a ", "bc"), ("a b", "c"), ("a", "c"), ("d", "c")]
     ]
     found = curate(rows, {"kind": "duplicates"})
     assert found.rows == [rows[0], rows[1], rows[3], rows[4]]

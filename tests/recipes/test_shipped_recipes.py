@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkd import run
+from llmkd import pipeline, run
 from llmkd.check import check
 from llmkd.check.deep import try_stages
 from llmkd.data.word_tokenizer import main as write_tokenizer
@@ -15,6 +15,7 @@ from llmkd.recipe import load
 from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
 from llmkd.run_plan import Run
+from llmkd.run_stage import run_stage
 from llmkd.teacher_data.captured import SampledPositions, TopKPositions
 from llmkd.teacher_data.places import open_store
 
@@ -23,6 +24,12 @@ CURATION = ("self_consistency", "annotate")
 TEACHER_DATA = ("text", "top_k", "sampled")
 LARGE = ("qwen_offline_kl", "qwen_teacher_data")
 GENERATION = {"temperature": 1.0, "max_completion_length": 200}
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Runs stages here: a process of its own for each, as tests/cli has them, takes seconds to start."""
+    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, _: run_stage(job, name))
 
 
 def shrunk(name, folder, *overrides):

@@ -22,8 +22,8 @@ def test_a_curate_stage_has_a_table_and_a_funnel(make_run, stages):
     html = write_report([folder]).read_text()
     section = html[html.index('<section id="curation">') : html.index('<section id="data">')]
     assert "curated: 300 of 1,200 rows" in section
-    assert "wrong 290, no answer 10" in section
-    assert "too &lt;b&gt;long 600" in section
+    assert "wrong\N{NO-BREAK SPACE}290, no answer\N{NO-BREAK SPACE}10" in section
+    assert "too &lt;b&gt;long\N{NO-BREAK SPACE}600" in section
     # The bars of read, length and verify: all, a half and a quarter of the chart's 360.
     assert [width for width in ("360", "180", "90") if f'width="{width}"' in section] == [
         "360",

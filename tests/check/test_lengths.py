@@ -5,6 +5,7 @@ import pytest
 from llmkd.check.facts import Fact
 from llmkd.check.lengths import data_facts
 from llmkd.check.row_facts import DataFacts
+from llmkd.check.tasks import NOT_CUT
 from llmkd.check.vocabulary import ADDITION, read_tokenizer, tokenizer_of_task
 from llmkd.data import addition
 from llmkd.data.prepare import UNCUT, prepare, rows_of_parts
@@ -62,7 +63,8 @@ def test_named_intents_have_as_many_tokens_as_when_training():
     assert found.tokens_per_row.value == pytest.approx(sum(data.lengths) / 64, abs=1e-4)
     # Another seed gives other requests.
     assert found.longest.exactness == found.tokens_per_row.exactness == "estimate"
-    assert (found.truncated.value, data.counts.num_truncated) == (0, 0)
+    assert found.truncated == NOT_CUT
+    assert data.counts.num_truncated == 0
     # Of each row, the label's name and the end are trained on.
     assert data.counts.num_trained_tokens == 2 * 64
 

@@ -5,8 +5,14 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from llmkd.check.vocabulary import read_tokenizer
-from llmkd.errors import InputError
+from llmkd.check.facts import Fact
+from llmkd.check.ood import longest_ood_row, num_ood_rows
+from llmkd.check.prompts import prompt_length, prompt_rows
+from llmkd.check.vocabulary import read_tokenizer, tokenizer_of_task
+from llmkd.data.intents import make_named_rows
+from llmkd.errors import DataError, InputError
+from llmkd.recipe.data import NamedIntentTask
+from llmkd.recipe.ood import OODTask
 
 GENERATE = """\
 name: asked
@@ -134,3 +140,21 @@ stages:
     (local / "both.yaml").write_text(text.replace(f", chat_template: {local}/own.jinja", ""))
     with pytest.raises(InputError, match="no chat template"):
         checked(local / "both.yaml")
+
+
+def test_of_named_intents_the_request_alone_is_a_prompt():
+    fields = {"kind": "task", "task": "named_intents", "num_examples": 64}
+    task = NamedIntentTask(**fields)
+    words = max(len(row["prompt"].split()) for row in make_named_rows(task, seed=0))
+    known = tokenizer_of_task(task)
+    assert prompt_rows(task) == Fact(64, "exact", "data.num_examples")
+    # The begin token, and one per word.
+    assert prompt_length(task, known) == Fact(words + 1, "estimate", "longest of 64 requests")
+    intents = fields | {"task": "intents", "num_examples": 5}
+    apart = OODTask.model_validate(
+        {"kind": "ood", "name": "o", "data": intents, "out_data": fields}
+    )
+    assert num_ood_rows(apart).value == 69
+    assert longest_ood_row(apart, known).value == words + 1
+    with pytest.raises(DataError, match="write num_examples: 20000 or less"):
+        prompt_rows(task.model_copy(update={"num_examples": 20_001}))

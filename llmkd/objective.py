@@ -80,6 +80,7 @@ class Objective:
         self.terms = list(terms)
         self.compute_dtype = compute_dtype
         self.diagnostics = _diagnostics(self.terms, is_regression) if has_teacher else []
+        self._term_of = {f"num_clamped/{x.loss.name}": i for i, x in enumerate(self.terms)}
 
     def only(self, index: int) -> "Objective":
         """The objective of one term, without diagnostics."""
@@ -140,7 +141,9 @@ class Objective:
             losses.append(output.loss)
             metrics = self._metrics(output, shares[is_pointwise], of_terms)
             for diagnostic, values in zip(diagnostics, output.diagnostics, strict=True):
-                metrics[diagnostic.name] = values.sum() * share[-1]
+                term = self._term_of.get(diagnostic.name)
+                kept = values if term is None else torch.where(masks[term], values, 0)
+                metrics[diagnostic.name] = kept.sum() * share[-1 if term is None else term]
         for term, weight, part, mask in zip(self.terms, weights, shares, masks, strict=True):
             if isinstance(term.loss, BatchTerm):
                 rows = mask.nonzero().flatten()

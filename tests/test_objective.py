@@ -177,6 +177,29 @@ def test_a_term_by_itself_has_the_denominator_of_its_part(batch_of_parts):
     torch.testing.assert_close(sum(part[2] for part in alone), whole[2], rtol=1e-6, atol=1e-9)
 
 
+def test_what_is_clamped_is_counted_for_the_terms_own_part(batch_of_parts):
+    terms = [
+        Term(HeadTerm(name, closed_form.REVERSE_KL), schedules.constant(1.0), part=part)
+        for part, name in enumerate(("completion", "rationale"))
+    ]
+    # The teacher rules a token out wherever it reads a rationale, and nowhere else.
+    kept = trained(batch_of_parts["target_ids"])
+    parts, ids = batch_of_parts["part_ids"][kept], batch_of_parts["target_ids"][kept]
+    teacher = (batch_of_parts["teacher"] @ batch_of_parts["teacher_weight"].T)[kept]
+    teacher[parts == 1, 0] = -1e4
+    objective = Objective(terms, has_teacher=True)
+    output = objective(
+        LinearHead(batch_of_parts["student"][kept], batch_of_parts["weight"]),
+        LinearHead(teacher, torch.eye(VOCAB, dtype=torch.float64)),
+        ids,
+        num_positions=objective.count_positions(ids, parts),
+        step=0,
+        part_ids=parts,
+    )
+    assert output.metrics["num_clamped/completion"] == 0
+    assert output.metrics["num_clamped/rationale"] > 0
+
+
 def test_a_batch_term_compares_the_positions_of_its_part(batch_of_parts):
     of_part = BatchTerm("spread", batch_objective(100).terms[1].loss.loss, 100)
     objective = Objective([Term(of_part, schedules.constant(1.0), part=1)], has_teacher=False)

@@ -86,8 +86,9 @@ def _questions_of(source: DatasetFiles, columns: Mapping[Any, str], field: str) 
 
 
 def _question(row: Mapping[str, Any], named: list[str], source: DatasetFiles, field: str) -> str:
-    if "messages" in row or "prompt" in row:
-        return question_of(row)
+    has_own = not named and (row.get("messages") or row.get("prompt"))
+    if has_own:
+        return question_of({k: v for k, v in row.items() if v is not None})
     column = next((name for name in (*named, *_QUESTIONS) if isinstance(row.get(name), str)), None)
     if column is None:
         raise StepError(

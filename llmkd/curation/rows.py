@@ -77,11 +77,11 @@ def prompt_key(row: Row) -> str:
 
 
 def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows that follow each other and answer one prompt: of one number, else of one question.
+    """Rows that follow each other and answer one prompt: of one question, and one number if any.
 
     Only the answers to one prompt are in memory at a time.
     """
-    for _, group in groupby(rows, lambda row: row.get(NUMBER, prompt_key(row))):
+    for _, group in groupby(rows, lambda row: (row.get(NUMBER), prompt_key(row))):
         yield list(group)
 
 

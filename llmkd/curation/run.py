@@ -160,7 +160,7 @@ def _refuse_nothing_left(stage: CurateStage, tallies: list[Tally]) -> None:
     for index, (step, tally) in enumerate(zip(stage.steps, tallies, strict=True)):
         is_kept = isinstance(step, VoteStep) and step.undecided == "keep"
         if is_kept and any(reason.startswith(UNDECIDED) for reason in tally.dropped):
-            return  # Another teacher is to answer them.
+            continue  # Another teacher is to answer them.
         if tally.num_in and not tally.num_out:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.dropped.most_common())
             raise InputError(

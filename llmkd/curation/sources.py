@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 
 from llmkd.curation.rows import NUMBER, grouped, question_of
 from llmkd.curation.tally import Row, Stream
@@ -12,6 +12,7 @@ from llmkd.recipe.curation import Concatenation, CurationSource, RowsMixture, We
 from llmkd.recipe.curation_steps import CuratedRows
 
 MERGE = "{kind: concatenation, sources: [...]}"
+ROLES = ("messages", "prompt", "completion", "text")
 
 
 def curated_rows(source: CurationSource) -> Stream:
@@ -45,8 +46,11 @@ def named_rows(source: CuratedRows) -> Stream:
                 f"{source.dataset_name} has no column {', '.join(missing)}; its columns are "
                 f"{', '.join(row)}",
             )
-        ours = {written: name for name, written in source.columns.items()}
-        yield {ours.get(name, name): value for name, value in row.items()}
+        written = set(source.columns.values())
+        own = {name: value for name, value in row.items() if name not in written}
+        ours = {name: row[written] for name, written in source.columns.items()}
+        # In Parquet, a row has the columns of all rows, and null where it has nothing.
+        yield {k: v for k, v in (own | ours).items() if v is not None or k not in ROLES}
 
 
 def _without_number(row: Row) -> Row:
@@ -90,13 +94,14 @@ def _ascending(rows: Stream, source: CuratedRows) -> Stream:
 
 
 def _of_same_prompts(rows: Iterable[Row], sources: Sequence[CuratedRows]) -> Stream:
-    for group in grouped(rows):
+    for number, answers in groupby(rows, lambda row: row[NUMBER]):
+        group = list(answers)
         asked = list(dict.fromkeys(map(question_of, group)))
         if len(asked) > 1:
             names = ", ".join(source.dataset_name for source in sources)
             raise DataError(
                 "dataset_name",
-                f"{names} asked different prompts: number {group[0][NUMBER]} is {asked[0][:60]!r} and "
+                f"{names} asked different prompts: number {number} is {asked[0][:60]!r} and "
                 f"{asked[1][:60]!r}; name stages that answer the same data, or write {MERGE}",
             )
         yield from group
@@ -116,6 +121,9 @@ def _mixed(mixture: RowsMixture) -> Iterator[list[Row]]:
         behind = [share * (sum(taken) + 1) - n for share, n in zip(shares, taken, strict=True)]
         chosen = behind.index(max(behind))
         group = next(streams[chosen], None)
+        if group is None and is_repeating:
+            name = mixture.sources[chosen].dataset_name
+            raise DataError("sources", f"{name} has no rows to mix; name data sets with rows")
         if group is None:
             return
         if mixture.num_examples is not None:

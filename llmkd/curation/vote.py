@@ -54,4 +54,6 @@ def _winner(found: Sequence[str | None], step: VoteStep) -> tuple[str | None, st
         return None, "tie"
     if most < step.min_votes:
         return None, "too few votes"
-    return (None, "too small a share") if most < step.min_share * len(found) else (winner, "")
+    return (
+        (None, "too small a share") if most < step.min_share * len(found) - 1e-9 else (winner, "")
+    )

@@ -33,8 +33,8 @@ class RowsMixture(RecipePart):
     sources: list[WeightedRows] = Field(min_length=2)
     """What is mixed."""
     num_examples: int | None = Field(default=None, gt=0)
-    """Rows in all; a source with too few is repeated, which is counted. Null takes as many as there
-    are without repeating any."""
+    """Rows in all; a source with too few is repeated. Null takes as many as there are without
+    repeating any."""
 
 
 def _named(value: Any) -> Any:

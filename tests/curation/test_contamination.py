@@ -84,3 +84,12 @@ def test_the_questions_column_may_be_named_and_is_needed(cleaned, curate, write_
     assert "has no question in its columns asked; write columns: {question: NAME}" in str(
         caught.value
     )
+
+
+def test_a_named_question_goes_before_a_prompt_of_the_same_row(curate, write_rows):
+    words = "one two three four five six"
+    questions = write_rows([{"prompt": "short", "problem": words}], "q.jsonl")
+    against = [{"dataset_name": questions, "columns": {"question": "problem"}}]
+    rows = [{"prompt": words, "completion": "1"}, {"prompt": "another", "completion": "2"}]
+    step = {"kind": "contamination", "against": against, "ngram": 5}
+    assert [row["completion"] for row in curate(rows, step).rows] == ["2"]

@@ -125,3 +125,30 @@ def test_answers_to_one_prompt_stay_together_in_a_mixture(write_rows, group, wei
 def test_so_many_rows_are_so_many_even_within_a_prompt(write_rows):
     made = mixture(write_rows, (12, 12), (1, 1), 10, group=3)
     assert len(list(sources.curated_rows(made))) == 10
+
+
+def test_one_number_on_two_questions_is_two_prompts(curate):
+    rows = [row(5, "4", "a"), row(5, "7", "b"), row(5, "7", "b")]
+    vote = {"kind": "vote", "grader": "number"}
+    assert len(curate(rows, vote).rows) == 3
+    assert len(curate([r | {"number": None} for r in rows], vote).rows) == 3
+
+
+def test_a_column_that_is_named_goes_before_one_that_is_called_so(curate, write_rows):
+    path = write_rows([{"question": "Q", "prompt": "P", "completion": "4"}])
+    (found,) = curate({"dataset_name": path, "columns": {"prompt": "question"}}).rows
+    assert found == {"prompt": "Q", "completion": "4"}
+
+
+def test_null_columns_are_columns_that_are_not_there(curate):
+    rows = [{"messages": None, "prompt": "hi", "completion": "4", "id": None}]
+    assert curate(rows, {"kind": "duplicates"}, {"kind": "length"}).rows == [
+        {"prompt": "hi", "completion": "4", "id": None}
+    ]
+
+
+def test_a_mixture_with_nothing_to_repeat_is_refused(curate, write_rows):
+    some, none = write_rows([row(0, "a"), row(1, "b")]), write_rows([], "none.jsonl")
+    names = [{"dataset_name": some}, {"dataset_name": none}]
+    with pytest.raises(InputError, match=r"none\.jsonl"):
+        curate({"kind": "mixture", "sources": names, "num_examples": 5})

@@ -1,5 +1,7 @@
 import pytest
 
+from llmkd.errors import InputError
+
 
 def of_prompt(number, *said, **columns):
     return [
@@ -92,3 +94,19 @@ def test_of_a_conversation_the_answer_is_left_out(curate):
     turns = [{"role": "user", "content": "2+2?"}]
     rows = [{"messages": [*turns, {"role": "assistant", "content": text}]} for text in "45"]
     assert curate(rows, VOTE | {"undecided": "keep"}).undecided == [{"messages": turns}]
+
+
+@pytest.mark.parametrize(("num_votes", "num_answers", "share"), [(7, 25, 0.28), (7, 100, 0.07)])
+def test_a_share_that_is_just_reached_is_reached(curate, num_votes, num_answers, share):
+    others = [str(100 + n) for n in range(num_answers - num_votes)]
+    rows = of_prompt(0, *["4"] * num_votes, *others)
+    assert len(curate(rows, VOTE | {"min_share": share}).rows) == num_votes
+
+
+def test_a_step_that_empties_what_a_vote_decided_is_named(curate):
+    rows = [*of_prompt(0, "4", "4"), *of_prompt(1, "4", "5")]
+    keeping = VOTE | {"undecided": "keep"}
+    with pytest.raises(InputError, match=r"steps\.1: length drops all 2 rows"):
+        curate(rows, keeping, {"kind": "length", "min_length": 1000})
+    # Where nothing was decided, the next step had nothing to drop.
+    assert curate(rows[2:], keeping, {"kind": "length"}).rows == []

@@ -65,3 +65,23 @@ def sums(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def first_step():
+    """Loss, gradients and batches of the first optimizer step, as the trainer computes them."""
+
+    def take(trainer):
+        loader = iter(trainer.get_train_dataloader())
+        num_batches = trainer.args.gradient_accumulation_steps
+        batches, counts = trainer.get_batch_samples(loader, num_batches, "cpu")
+        losses = [
+            trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts)
+            for batch in batches
+        ]
+        for loss in losses:
+            loss.backward()
+        gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+        return sum(losses).item(), gradients, batches
+
+    return take

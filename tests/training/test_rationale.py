@@ -35,27 +35,13 @@ def stage(train_stage):
     return make
 
 
-def first_step(trainer):
-    """Loss, gradients and batches of the first optimizer step, as the trainer computes them."""
-    loader = iter(trainer.get_train_dataloader())
-    num_batches = trainer.args.gradient_accumulation_steps
-    batches, counts = trainer.get_batch_samples(loader, num_batches, "cpu")
-    losses = [
-        trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts) for batch in batches
-    ]
-    for loss in losses:
-        loss.backward()
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
-    return sum(losses).item(), gradients, batches
-
-
 def assert_close(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_loss_is_that_of_two_passes_each_with_its_own_mean(stage, tmp_path):
+def test_the_loss_is_that_of_two_passes_each_with_its_own_mean(stage, tmp_path, first_step):
     trainer = build_trainer(stage(), tmp_path / "s", seed=0)
     loss, gradients, (batch,) = first_step(trainer)
     model = trainer.model
@@ -73,7 +59,7 @@ def test_the_loss_is_that_of_two_passes_each_with_its_own_mean(stage, tmp_path):
     assert_close(gradients, {name: p.grad for name, p in model.named_parameters()})
 
 
-def test_micro_batches_change_neither_loss_nor_gradient(stage, tmp_path):
+def test_micro_batches_change_neither_loss_nor_gradient(stage, tmp_path, first_step):
     results = []
     for size, count in ((8, 1), (1, 8)):
         trainer = {"per_device_train_batch_size": size, "gradient_accumulation_steps": count}
@@ -82,7 +68,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(stage, tmp_path):
     assert_close(results[1][1], results[0][1])
 
 
-def test_without_weight_on_rationales_it_is_the_label_only_twin(stage, tmp_path):
+def test_without_weight_on_rationales_it_is_the_label_only_twin(stage, tmp_path, first_step):
     weightless = stage(losses=[term("completion"), term("rationale", 0.0)])
     twin = stage(data=TASK, losses=[{"kind": "cross_entropy"}])
     ours, theirs = (
@@ -109,7 +95,7 @@ def test_it_trains_and_resumes_in_the_same_bits(stage, tmp_path):
     AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole" / "model")
 
 
-def test_a_teacher_reads_both_sequences(train_stage, tmp_path):
+def test_a_teacher_reads_both_sequences(train_stage, tmp_path, first_step):
     losses = [*LOSSES, {"kind": "forward_kl", "part": "rationale"}]
     trainer = build_trainer(train_stage(data=BOTH, losses=losses), tmp_path / "s", seed=0)
     _, gradients, _ = first_step(trainer)
@@ -122,7 +108,7 @@ def test_a_teacher_reads_both_sequences(train_stage, tmp_path):
     assert kl["loss/forward_kl"] != pytest.approx(kl["kl"], rel=1e-3)
 
 
-def test_both_sequences_stay_together_however_rows_are_drawn(stage, tmp_path):
+def test_both_sequences_stay_together_however_rows_are_drawn(stage, tmp_path, first_step):
     trainer = {"train_sampling_strategy": "group_by_length"}
     _, _, (batch,) = first_step(build_trainer(stage(trainer), tmp_path / "s", seed=0))
     assert batch["part_ids"][:, 0].tolist() == [0, 1] * 8

@@ -61,38 +61,26 @@ def stage(train_stage, seq2seq_teacher, kind):
     return make
 
 
-def first_step(trainer):
-    """Loss and gradients of the first optimizer step's batches, as the trainer computes them."""
-    loader = iter(trainer.get_train_dataloader())
-    num_batches = trainer.args.gradient_accumulation_steps
-    batches, counts = trainer.get_batch_samples(loader, num_batches, "cpu")
-    losses = [
-        trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts) for batch in batches
-    ]
-    for loss in losses:
-        loss.backward()
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
-    return sum(losses).item(), gradients
-
-
-def test_8x1_and_2x4_give_the_same_loss_and_gradients(stage, kind, sums, tmp_path):
+def test_8x1_and_2x4_give_the_same_loss_and_gradients(stage, kind, sums, tmp_path, first_step):
     results = []
     for size, count in ((8, 1), (2, 4)):
         trainer = {"per_device_train_batch_size": size, "gradient_accumulation_steps": count}
         parts = {"config": WITHOUT_DROPOUT[kind], "data": {"dataset_name": sums()}}
         results.append(first_step(build_trainer(stage(trainer, **parts), tmp_path / "s", seed=0)))
-    (loss, whole), (split_loss, split) = results
+    (loss, whole, _), (split_loss, split, _) = results
     assert split_loss == pytest.approx(loss, rel=1e-5)
     for name, gradient in whole.items():
         torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_loss_is_the_teachers_and_the_students_own_logits(stage, kind, sums, tmp_path):
+def test_the_loss_is_the_teachers_and_the_students_own_logits(
+    stage, kind, sums, tmp_path, first_step
+):
     """Against both models' full logits, one row at a time, without padding."""
     losses = [{"kind": "forward_kl"}, {"kind": "cross_entropy", "weight": 0.5}]
     parts = {"config": WITHOUT_DROPOUT[kind], "data": {"dataset_name": sums()}, "losses": losses}
     trainer = build_trainer(stage(**parts), tmp_path / "s", seed=0)
-    loss, _ = first_step(trainer)
+    loss, *_ = first_step(trainer)
     rows = next(iter(trainer.get_train_dataloader()))
     expected, num_tokens = 0.0, 0
     for ids, mask, read, targets in zip(
@@ -153,13 +141,13 @@ def test_rows_of_like_length_are_grouped_by_both_sides(stage, sums, tmp_path):
 
 
 def test_a_student_equal_to_its_teacher_has_no_divergence_and_no_gradient(
-    stage, seq2seq_teacher, tmp_path
+    stage, seq2seq_teacher, tmp_path, first_step
 ):
     student = {"model_name_or_path": seq2seq_teacher}
     losses = [{"kind": "reverse_kl"}, {"kind": "jsd"}]
     trainer = build_trainer(stage(student=student, losses=losses), tmp_path / "s", seed=0)
     trainer.model.eval()
-    loss, gradients = first_step(trainer)
+    loss, gradients, _ = first_step(trainer)
     assert loss == pytest.approx(0, abs=1e-6)
     assert max(gradient.abs().max() for gradient in gradients.values()) < 1e-5
 

@@ -8,8 +8,8 @@ STAGE/curation.json    the manifest; its presence says that all is done
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -81,7 +81,7 @@ def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progr
     read, tallies = Tally("data"), [Tally(step.kind) for step in stage.steps]
     for left in folder.glob(f".*{STAGED}"):  # By an attempt that was killed.
         left.unlink()
-    with ExitStack() as opened:
+    with _journals(folder), ExitStack() as opened:
         keep = _undecided_of(stage, folder, opened)
         rows = read.leaving(curated_rows(stage.data))
         for index, (step, tally) in enumerate(zip(stage.steps, tallies, strict=True)):
@@ -96,6 +96,16 @@ def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progr
     write_atomically(folder / MANIFEST, manifest.text(stage))
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     return manifest
+
+
+@contextmanager
+def _journals(folder: Path) -> Iterator[None]:
+    """Drops the verdicts where the input is to be mended, for a program may be what is mended."""
+    try:
+        yield
+    except InputError:
+        shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+        raise
 
 
 def _undecided_of(stage: CurateStage, folder: Path, opened: ExitStack) -> Callable[[Row], None]:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from llmkd.curation.journal import UNKNOWN, Journal
 from llmkd.curation.rows import line_of
 from llmkd.curation.tally import Row, Stream, Tally
 from llmkd.recipe.curation_steps import VerifyCommandStep
+from llmkd.run_folder import digest
 
 LIMITED = Path(__file__).with_name("limited.py")
 ACCEPTED = "accepted"
@@ -38,12 +40,14 @@ def verify_command(rows: Stream, step: VerifyCommandStep, journal: Journal, tall
 
 def _verdicts(rows: Stream, step: VerifyCommandStep, journal: Journal) -> Iterator[tuple[Row, str]]:
     """Each row with its verdict; a few rows ahead are asked about already."""
+    # A program that was mended is another one, and is asked anew.
+    programs = [digest(Path(path)) for path in step.files.values()]
+    settings = [str(step.timeout_s), str(step.memory_mib), *step.command, programs]
     pool = ThreadPoolExecutor(NUM_AT_ONCE)
-    waiting: deque[tuple[Row, list[str], Future[str] | str]] = deque()
+    waiting: deque[tuple[Row, list[Any], Future[str] | str]] = deque()
     try:
         for row in rows:
-            question = [*map(str, (step.timeout_s, step.memory_mib)), *step.command]
-            question.append(line_of(row).decode())
+            question = [*settings, line_of(row).decode()]
             known = journal.replayed(question)
             found = pool.submit(verdict_of, row, step) if known is UNKNOWN else known
             waiting.append((row, question, found))
@@ -56,7 +60,7 @@ def _verdicts(rows: Stream, step: VerifyCommandStep, journal: Journal) -> Iterat
 
 
 def _settled(
-    row: Row, question: list[str], found: Future[str] | str, journal: Journal
+    row: Row, question: list[Any], found: Future[str] | str, journal: Journal
 ) -> tuple[Row, str]:
     if isinstance(found, str):
         return row, found

@@ -132,3 +132,50 @@ def test_a_change_of_the_rows_asks_again(curate, program, monkeypatch):
     asked.clear()
     curate([rows[0], rows[1] | {"new": 1}, *rows[2:]], step)
     assert sorted(asked) == ["1", "2", "3"]
+
+
+def test_a_program_that_was_mended_is_asked_again(curate, tmp_path, monkeypatch):
+    from llmkd.curation import verify_command as module
+
+    check, judge = tmp_path / "check.py", module.verdict_of
+    step = {"kind": "verify_command", "command": [sys.executable, "-I", "-S", str(check)]}
+    rows = [{"prompt": "0"}, {"prompt": "1"}]
+
+    def stopping(row, *rest):
+        if row["prompt"] == "1":
+            raise KeyboardInterrupt
+        return judge(row, *rest)
+
+    check.write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr(module, "verdict_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        curate(rows, step)
+    monkeypatch.undo()
+    assert (tmp_path / "stage/journal/0.jsonl").read_bytes().count(b"\n") == 1
+    check.write_text("")
+    assert curate(rows, step).rows == rows
+
+
+def test_verdicts_go_where_the_input_is_to_be_mended(curate, program, tmp_path):
+    # What the program imports may be what is mended, which no digest tells.
+    with pytest.raises(InputError, match="drops all 1 rows"):
+        curate([{"do": "refuse", "prompt": "0"}], {"kind": "verify_command", "command": program})
+    assert not (tmp_path / "stage/journal").exists()
+
+
+def test_a_stage_depends_on_the_files_that_its_commands_name(tmp_path, monkeypatch):
+    from llmkd.recipe.schema import Recipe
+    from llmkd.run_plan import Run
+
+    monkeypatch.chdir(tmp_path)
+    code = "pass; " * 1000  # Longer than the name of any file.
+    step = {"kind": "verify_command", "command": ["sh", "check.sh", "-c", code]}
+    stage = {"kind": "curate", "data": "rows.jsonl", "steps": [step]}
+    run = Run(Recipe.model_validate({"name": "tiny", "stages": {"curated": stage}}))
+    check = tmp_path / "check.sh"
+    check.write_text("true")
+    before = run.inputs("curated")["files"]
+    assert before.keys() == {"sh", "check.sh"}
+    check.write_text("false")
+    after = run.inputs("curated")["files"]
+    assert [name for name in before if before[name] != after[name]] == ["check.sh"]

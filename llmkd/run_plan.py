@@ -7,7 +7,7 @@ from typing import Any
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
-from llmkd.recipe.schema import EvaluateStage, Recipe, Stage
+from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
 from llmkd.run_folder import digest, fingerprint
 
 RESOLVED_RECIPE = "recipe.resolved.yaml"
@@ -101,8 +101,14 @@ class Run:
                 value: found
                 for value in references(stage)
                 if referenced_stage(value) is None and (found := _digest(Path(expanded(value))))
-            },
+            }
+            | _programs(stage),
         }
+
+
+def _programs(stage: Stage) -> dict[str, str | None]:
+    files = stage.command_files if isinstance(stage, CurateStage) else {}
+    return {written: digest(Path(path)) for written, path in files.items()}
 
 
 def _digest(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from llmkd.curation.tally import Row, StepError
 from llmkd.recipe.curation_steps import AnswerStep
 from llmkd.rewards.exact import UNANSWERED, Grade, exact_match, normalised
 from llmkd.rewards.maths import math_verify, number, number_of
-from llmkd.rewards.multiple_choice import multiple_choice
+from llmkd.rewards.multiple_choice import chosen_label, multiple_choice
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,26 @@ class Answers:
         Raises:
             StepError: The reference has no answer.
         """
-        right = self._marked(reference) or reference
-        if self.step.grader == "number" and number_of(right) is None:
-            raise StepError(
-                "grader",
-                f"number finds none in the reference {right[:80]!r}; write another grader, or the "
-                "column with the right answers",
-            )
+        right = self._right(row, self._marked(reference) or reference)
         said = self._marked(text)
         if said is None:
             return UNANSWERED
         grade = self._graded(row, said, right)
         answer = None if grade.answer is None else self.label(grade.answer)
         return UNANSWERED if answer is None else Grade(answer, grade.is_right)
+
+    def _right(self, row: Row, reference: str) -> str:
+        """What an answer is held against: of choices the label, and else the reference itself."""
+        right: str | None = reference
+        if self.step.grader == "multiple_choice":
+            right = _label_of(reference, *self._choices(row))
+        if right is None or (self.step.grader == "number" and number_of(right) is None):
+            raise StepError(
+                "grader",
+                f"{self.step.grader} finds none in the reference {reference[:80]!r}; write another "
+                "grader, or the column with the right answers",
+            )
+        return right
 
     def _marked(self, text: str) -> str | None:
         if self.step.answer_marker is None:
@@ -86,8 +93,6 @@ class Answers:
                 return Grade(answer, is_right)
             case "multiple_choice":
                 labels, choices = self._choices(row)
-                if reference in choices:
-                    reference = labels[choices.index(reference)]
                 return multiple_choice(text, reference, labels=labels, choices=choices)
             case unknown:
                 assert_never(unknown)
@@ -105,6 +110,15 @@ class Answers:
         texts = _texts(choices, "choices_column")
         labels = list(ascii_uppercase[: len(texts)]) if labels is None else labels
         return _texts(labels, "labels_column", len(texts)), texts
+
+
+def _label_of(reference: str, labels: Sequence[str], choices: Sequence[str]) -> str | None:
+    """The label that a reference is, or that of the choice that it is or makes."""
+    if reference in labels:
+        return reference
+    if reference in choices:
+        return labels[choices.index(reference)]
+    return chosen_label(reference, labels=labels, choices=choices)
 
 
 def reference_of(value: Any, field: str) -> str:

@@ -7,12 +7,13 @@ STAGE/curation.json    the manifest; its presence says that all is done
 """
 
 import shutil
+import signal
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from llmkd.curation.answers import Answers
 from llmkd.curation.contamination import contamination
@@ -81,14 +82,18 @@ def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progr
     read, tallies = Tally("data"), [Tally(step.kind) for step in stage.steps]
     for left in folder.glob(f".*{STAGED}"):  # By an attempt that was killed.
         left.unlink()
-    with ExitStack() as opened:
+    with _journals(folder), ExitStack() as opened:
+        opened.enter_context(_leaving_on_sigterm())
         keep = _undecided_of(stage, folder, opened)
         rows = read.leaving(curated_rows(stage.data))
         for index, (step, tally) in enumerate(zip(stage.steps, tallies, strict=True)):
             journal = Journal(folder / JOURNALS / f"{index}.jsonl")
             opened.callback(journal.close)
             setting = Setting(journal, keep, f"{seed} {folder.name} {index}")
-            rows = _through(rows, step, index, tally, setting)
+            through = _through(rows, step, index, tally, setting)
+            # Whatever comes, a step in the middle of its rows ends now, and so do its programs.
+            opened.callback(through.close)
+            rows = through
         staged = opened.enter_context(replacing(folder / DATA))
         num_rows = _write(rows, staged, progress)
         _refuse_nothing_left(stage, tallies)
@@ -96,6 +101,30 @@ def run_curation(stage: CurateStage, folder: Path, *, seed: int, progress: Progr
     write_atomically(folder / MANIFEST, manifest.text(stage))
     shutil.rmtree(folder / JOURNALS, ignore_errors=True)
     return manifest
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into an exception, so that programs that run are killed on the way out."""
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _journals(folder: Path) -> Iterator[None]:
+    """Drops the verdicts where the input is to be mended, for a program may be what is mended."""
+    try:
+        yield
+    except InputError:
+        shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+        raise
 
 
 def _undecided_of(stage: CurateStage, folder: Path, opened: ExitStack) -> Callable[[Row], None]:
@@ -122,7 +151,7 @@ def _write(rows: Iterable[Row], path: Path, progress: Progress) -> int:
 
 def _through(
     rows: Stream, step: CurationStep, index: int, tally: Tally, setting: Setting
-) -> Stream:
+) -> Generator[Row, None, None]:
     """The rows that a step lets through, counted."""
     try:
         yield from tally.leaving(_applied(tally.entering(rows), step, tally, setting))

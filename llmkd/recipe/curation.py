@@ -91,3 +91,9 @@ class CurateStage(RecipePart):
             for index, step in enumerate(self.steps)
             if isinstance(step, VerifyCommandStep)
         }
+
+    @property
+    def command_files(self) -> dict[str, str]:
+        """The files of all these programs, each by how it is written."""
+        steps = (step for step in self.steps if isinstance(step, VerifyCommandStep))
+        return {written: path for step in steps for written, path in step.files.items()}

@@ -1,5 +1,7 @@
 """The steps of a stage that curates."""
 
+import os
+import shutil
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -62,6 +64,16 @@ class VerifyCommandStep(RecipePart):
     """Seconds after which the program and all that it started are killed, and the row dropped."""
     memory_mib: int = Field(default=1024, gt=0)
     """Address space of each of its processes."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The paths of the program and of the arguments that are files, each by how it is written."""
+        program, *arguments = self.command
+        paths = {argument: argument for argument in arguments} | {
+            program: shutil.which(program) or program
+        }
+        # Path.is_file raises for what is longer than a name, such as code.
+        return {written: path for written, path in paths.items() if os.path.isfile(path)}  # noqa: PTH113
 
 
 class VoteStep(AnswerStep):

@@ -97,3 +97,13 @@ def test_a_conversation_keeps_its_turns(curate, write_rows):
     found = curate([{"prompt": "say 4", "completion": "2 and 2 is 4", "number": 0}], step)
     (row,) = found.rows
     assert row["messages"] == [*turns, {"role": "assistant", "content": "2 and 2 is 4"}]
+
+
+def test_a_rewrite_makes_the_same_choice_in_other_words(curate, write_rows):
+    original = {"prompt": "hot?", "completion": "So the answer is B.", "choices": ["ice", "sun"]}
+    step = {"kind": "rewrite_if_correct", "grader": "multiple_choice"}
+    step["originals"] = {"dataset_name": write_rows([original], "originals.jsonl")}
+    rewrites = [
+        {"prompt": "rewrite", "completion": said, "number": 0} for said in ("It is (A).", "Sun.")
+    ]
+    assert [row["completion"] for row in curate(rewrites, step).rows] == ["Sun."]

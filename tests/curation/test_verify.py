@@ -52,6 +52,19 @@ def test_choices_come_from_the_rows_as_a_list_or_as_a_mapping(curate):
     assert found.rows == [rows[0], *rows[2:]]
 
 
+def test_the_reference_may_be_a_text_that_makes_a_choice(curate):
+    # In the last one the choices are letters too: a label goes before a choice.
+    references = ["The answer is B.", "b", "(B)", "Sun", "the sun", "B"]
+    rows = [
+        {"prompt": "hot?", "completion": said, "answer": right, "choices": ["ice", "sun"]}
+        for right in references
+        for said in ("The answer is (B).", "The answer is (A).")
+    ]
+    rows[-2]["choices"] = rows[-1]["choices"] = ["B", "A"]
+    found = curate(rows, {"kind": "verify", "grader": "multiple_choice"})
+    assert found.rows == rows[::2]
+
+
 def test_formulas_are_compared_by_math_verify(curate, answered):
     rows = answered((r"\boxed{\frac{2}{4}}", r"$\frac12$"), (r"\boxed{x+2}", r"2+x"), ("$3$", "4"))
     found = curate(rows, {"kind": "verify", "grader": "math_verify"})
@@ -84,6 +97,11 @@ def test_the_assistants_last_turn_is_what_is_verified(curate):
             {"prompt": "p", "completion": "4", "answer": "four"},
             {},
             "steps.0.grader: number finds none in the reference 'four'; write another grader",
+        ),
+        (
+            {"prompt": "p", "completion": "A", "answer": "fog", "choices": ["ice", "sun"]},
+            {"grader": "multiple_choice"},
+            "steps.0.grader: multiple_choice finds none in the reference 'fog'; write another grader",
         ),
         (
             {"prompt": "p", "answer": "4"},

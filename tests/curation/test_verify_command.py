@@ -1,10 +1,13 @@
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from llmkd.curation.programs import Programs
 from llmkd.curation.verify_command import verdict_of
 from llmkd.errors import InputError
 from llmkd.recipe.curation_steps import VerifyCommandStep
@@ -16,7 +19,11 @@ row = json.load(sys.stdin)
 if row["do"] == "hang":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     open(row["pids"], "w").write(f"{os.getpid()} {child.pid}")
-    time.sleep(60)
+    time.sleep(30)
+    open(row["pids"], "a").write(" waited for")
+if row["do"] == "wait":
+    while not os.path.exists(row["pids"]) or not os.path.getsize(row["pids"]):
+        time.sleep(0.01)
 if row["do"] == "die":
     os.kill(os.getpid(), signal.SIGSEGV)
 if row["do"] == "eat":
@@ -57,6 +64,43 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started(curate, program
         assert is_gone(pid)
 
 
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_nothing_is_left_running_or_waited_for_after_a_signal(
+    curate, program, tmp_path, number, error
+):
+    pids = tmp_path / "pids"
+
+    def send():
+        while not pids.exists() or not pids.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    rows = [{"prompt": "0", "do": "hang", "pids": str(pids)}]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error) as caught:
+        curate(rows, {"kind": "verify_command", "command": program, "timeout_s": 3600})
+    assert number != signal.SIGTERM or caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert all(is_gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_nothing_is_left_running_where_a_later_step_fails(curate, program, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmkd.curation.verify_command.NUM_AT_ONCE", 2)
+    pids = tmp_path / "pids"
+    rows = [{"prompt": "0", "do": do, "pids": str(pids)} for do in ("wait", "hang", "pass")]
+    steps = [
+        {"kind": "verify_command", "command": program, "timeout_s": 3600},
+        {"kind": "verify", "grader": "number"},
+    ]
+    # The error is held, and with it the frames where it came from.
+    with pytest.raises(InputError, match="have no column `answer`"):
+        curate(rows, *steps)
+    assert all(is_gone(int(pid)) for pid in pids.read_text().split())
+
+
 def is_gone(pid):
     """Whether a process ends within a few seconds, as one does that was sent a SIGKILL."""
     deadline = time.monotonic() + 10
@@ -84,7 +128,7 @@ def is_gone(pid):
 def test_a_program_may_leave_its_input_alone_and_print_much(code, verdict):
     command = [sys.executable, "-I", "-S", "-c", code]
     step = VerifyCommandStep(kind="verify_command", command=command)
-    assert verdict_of({"prompt": "x" * 10**6}, step) == verdict
+    assert verdict_of({"prompt": "x" * 10**6}, step, Programs()) == verdict
 
 
 def test_a_verdict_is_not_asked_for_again(curate, program, tmp_path, monkeypatch):
@@ -95,12 +139,12 @@ def test_a_verdict_is_not_asked_for_again(curate, program, tmp_path, monkeypatch
     whole = curate(rows, step, name="whole")
     asked, judge = [], module.verdict_of
 
-    def stopping(row, step):
+    def stopping(row, *rest):
         if row["prompt"] == "6" and "6" not in asked:
             asked.append("6")
             raise KeyboardInterrupt
         asked.append(row["prompt"])
-        return judge(row, step)
+        return judge(row, *rest)
 
     monkeypatch.setattr(module, "verdict_of", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -120,11 +164,11 @@ def test_a_change_of_the_rows_asks_again(curate, program, monkeypatch):
     step = {"kind": "verify_command", "command": program}
     asked, judge = [], module.verdict_of
 
-    def counting(row, step):
+    def counting(row, *rest):
         asked.append(row["prompt"])
         if row["prompt"] == "stop":
             raise KeyboardInterrupt
-        return judge(row, step)
+        return judge(row, *rest)
 
     monkeypatch.setattr(module, "verdict_of", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -132,3 +176,50 @@ def test_a_change_of_the_rows_asks_again(curate, program, monkeypatch):
     asked.clear()
     curate([rows[0], rows[1] | {"new": 1}, *rows[2:]], step)
     assert sorted(asked) == ["1", "2", "3"]
+
+
+def test_a_program_that_was_mended_is_asked_again(curate, tmp_path, monkeypatch):
+    from llmkd.curation import verify_command as module
+
+    check, judge = tmp_path / "check.py", module.verdict_of
+    step = {"kind": "verify_command", "command": [sys.executable, "-I", "-S", str(check)]}
+    rows = [{"prompt": "0"}, {"prompt": "1"}]
+
+    def stopping(row, *rest):
+        if row["prompt"] == "1":
+            raise KeyboardInterrupt
+        return judge(row, *rest)
+
+    check.write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr(module, "verdict_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        curate(rows, step)
+    monkeypatch.undo()
+    assert (tmp_path / "stage/journal/0.jsonl").read_bytes().count(b"\n") == 1
+    check.write_text("")
+    assert curate(rows, step).rows == rows
+
+
+def test_verdicts_go_where_the_input_is_to_be_mended(curate, program, tmp_path):
+    # What the program imports may be what is mended, which no digest tells.
+    with pytest.raises(InputError, match="drops all 1 rows"):
+        curate([{"do": "refuse", "prompt": "0"}], {"kind": "verify_command", "command": program})
+    assert not (tmp_path / "stage/journal").exists()
+
+
+def test_a_stage_depends_on_the_files_that_its_commands_name(tmp_path, monkeypatch):
+    from llmkd.recipe.schema import Recipe
+    from llmkd.run_plan import Run
+
+    monkeypatch.chdir(tmp_path)
+    code = "pass; " * 1000  # Longer than the name of any file.
+    step = {"kind": "verify_command", "command": ["sh", "check.sh", "-c", code]}
+    stage = {"kind": "curate", "data": "rows.jsonl", "steps": [step]}
+    run = Run(Recipe.model_validate({"name": "tiny", "stages": {"curated": stage}}))
+    check = tmp_path / "check.sh"
+    check.write_text("true")
+    before = run.inputs("curated")["files"]
+    assert before.keys() == {"sh", "check.sh"}
+    check.write_text("false")
+    after = run.inputs("curated")["files"]
+    assert [name for name in before if before[name] != after[name]] == ["check.sh"]

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO
 
-LIMITED = Path(__file__).with_name("limited.py")
+from llmkd.curation import limited as limited_program
 
 
 class Programs:
@@ -32,12 +31,13 @@ class Programs:
             CancelledError: `end` was called.
         """
         # Python by itself, without site packages, takes a hundredth of a second.
-        limited = [sys.executable, "-I", "-S", str(LIMITED), str(memory_mib * 2**20)]
+        limited = [sys.executable, "-I", "-S", limited_program.__file__]
+        limits = [str(os.getpid()), str(memory_mib * 2**20)]
         with self._lock:
             if self._is_over:
                 raise CancelledError
             process = subprocess.Popen(
-                [*limited, *command],
+                [*limited, *limits, *command],
                 stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

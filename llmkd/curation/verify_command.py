@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmkd.curation.journal import UNKNOWN, Journal
 from llmkd.curation.limited import UNSTARTED
@@ -75,9 +77,9 @@ def _settled(
 def verdict_of(row: Row, step: VerifyCommandStep, programs: Programs) -> str:
     """What the program makes of a row: `accepted`, or how else it ended."""
     is_late = False
-    with programs.started(step.command, step.memory_mib, subprocess.PIPE) as process:
+    with _file_with(line_of(row)) as file, programs.started(step, file) as process:
         try:
-            process.communicate(line_of(row), timeout=step.timeout_s)
+            process.wait(step.timeout_s)
         except subprocess.TimeoutExpired:
             is_late = True
     if process.returncode == UNSTARTED:
@@ -88,6 +90,15 @@ def verdict_of(row: Row, step: VerifyCommandStep, programs: Programs) -> str:
             f"Exit status {UNSTARTED} says so: write another one where it is your program's own",
         )
     return "timed out" if is_late else _ended(process.returncode)
+
+
+@contextmanager
+def _file_with(line: bytes) -> Iterator[IO[bytes]]:
+    """A file without a name: a pipe would wait for whoever holds it and does not read."""
+    with tempfile.TemporaryFile() as file:
+        file.write(line)
+        file.seek(0)
+        yield file
 
 
 def _ended(status: int) -> str:

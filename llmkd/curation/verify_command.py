@@ -86,7 +86,7 @@ def verdict_of(row: Row, step: VerifyCommandStep, programs: Programs) -> str:
         raise StepError(
             "command",
             f"{step.command[0]} cannot be started within {step.memory_mib} MiB; write a program that "
-            f"may be run (a script needs its #! line), and a memory_mib that this machine allows. "
+            "may be run (a script needs its #! line), and a memory_mib that this machine allows. "
             f"Exit status {UNSTARTED} says so: write another one where it is your program's own",
         )
     return "timed out" if is_late else _ended(process.returncode)

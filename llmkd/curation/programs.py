@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO
 
-LIMITED = Path(__file__).with_name("limited.py")
+from llmkd.curation import limited as limited_program
+from llmkd.recipe.curation_steps import VerifyCommandStep
 
 
 class Programs:
@@ -24,7 +24,7 @@ class Programs:
 
     @contextmanager
     def started(
-        self, command: Sequence[str], memory_mib: int, stdin: IO[bytes] | int
+        self, step: VerifyCommandStep, stdin: IO[bytes]
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Starts a program; its whole group is killed as the block ends.
 
@@ -32,12 +32,13 @@ class Programs:
             CancelledError: `end` was called.
         """
         # Python by itself, without site packages, takes a hundredth of a second.
-        limited = [sys.executable, "-I", "-S", str(LIMITED), str(memory_mib * 2**20)]
+        limited = [sys.executable, "-I", "-S", limited_program.__file__]
+        limits = [str(os.getpid()), str(step.memory_mib * 2**20)]
         with self._lock:
             if self._is_over:
                 raise CancelledError
             process = subprocess.Popen(
-                [*limited, *command],
+                [*limited, *limits, *step.command],
                 stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

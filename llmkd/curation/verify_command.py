@@ -2,16 +2,19 @@
 
 import os
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmkd.curation.journal import UNKNOWN, Journal
+from llmkd.curation.limited import UNSTARTED
 from llmkd.curation.programs import Programs
 from llmkd.curation.rows import line_of
-from llmkd.curation.tally import Row, Stream, Tally
+from llmkd.curation.tally import Row, StepError, Stream, Tally
 from llmkd.recipe.curation_steps import VerifyCommandStep
 from llmkd.run_folder import digest
 
@@ -27,6 +30,9 @@ def verify_command(rows: Stream, step: VerifyCommandStep, journal: Journal, tall
     whatever is left of it when it ends. How a program failed is the reason for which its row is
     dropped: `timed out`, `exit status 3`, `killed by signal 11`. Out of memory, most programs end with
     an exit status.
+
+    Raises:
+        StepError: A program cannot be started.
     """
     for row, verdict in _verdicts(rows, step, journal):
         if verdict == ACCEPTED:
@@ -71,12 +77,28 @@ def _settled(
 def verdict_of(row: Row, step: VerifyCommandStep, programs: Programs) -> str:
     """What the program makes of a row: `accepted`, or how else it ended."""
     is_late = False
-    with programs.started(step.command, step.memory_mib, subprocess.PIPE) as process:
+    with _file_with(line_of(row)) as file, programs.started(step, file) as process:
         try:
-            process.communicate(line_of(row), timeout=step.timeout_s)
+            process.wait(step.timeout_s)
         except subprocess.TimeoutExpired:
             is_late = True
+    if process.returncode == UNSTARTED:
+        raise StepError(
+            "command",
+            f"{step.command[0]} cannot be started within {step.memory_mib} MiB; write a program that "
+            "may be run (a script needs its #! line), and a memory_mib that this machine allows. "
+            f"Exit status {UNSTARTED} says so: write another one where it is your program's own",
+        )
     return "timed out" if is_late else _ended(process.returncode)
+
+
+@contextmanager
+def _file_with(line: bytes) -> Iterator[IO[bytes]]:
+    """A file without a name: a pipe would wait for whoever holds it and does not read."""
+    with tempfile.TemporaryFile() as file:
+        file.write(line)
+        file.seek(0)
+        yield file
 
 
 def _ended(status: int) -> str:

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmkd.curation import limited as limited_program
 from llmkd.curation.programs import Programs
 from llmkd.curation.verify_command import verdict_of
 from llmkd.errors import InputError
@@ -96,9 +98,10 @@ def test_nothing_is_left_running_where_a_later_step_fails(curate, program, tmp_p
         {"kind": "verify", "grader": "number"},
     ]
     # The error is held, and with it the frames where it came from.
-    with pytest.raises(InputError, match="have no column `answer`"):
+    with pytest.raises(InputError) as caught:
         curate(rows, *steps)
     assert all(is_gone(int(pid)) for pid in pids.read_text().split())
+    assert "have no column `answer`" in str(caught.value)
 
 
 def is_gone(pid):
@@ -123,6 +126,10 @@ def is_gone(pid):
         ("", "accepted"),
         ("import signal, os; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9"),
         ("print('x' * 10**6)", "accepted"),
+        # What it leaves behind holds the input.
+        ("import subprocess; subprocess.Popen(['sleep', '60'])", "accepted"),
+        # What is around the text: {"prompt": ""} and the end of the line.
+        ("import sys; sys.exit(len(sys.stdin.read()) - 10**6)", "exit status 15"),
     ],
 )
 def test_a_program_may_leave_its_input_alone_and_print_much(code, verdict):
@@ -223,3 +230,36 @@ def test_a_stage_depends_on_the_files_that_its_commands_name(tmp_path, monkeypat
     check.write_text("false")
     after = run.inputs("curated")["files"]
     assert [name for name in before if before[name] != after[name]] == ["check.sh"]
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "script"),
+    [
+        (64, "exit 0\n"),  # Without a #! line, which a shell would take.
+        (2**50, "#!/bin/sh\n"),
+        (2**70, "#!/bin/sh\n"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_no_verdict(curate, tmp_path, memory_mib, script):
+    (tmp_path / "check").write_text(script)
+    (tmp_path / "check").chmod(0o755)
+    step = {"kind": "verify_command", "command": [str(tmp_path / "check")]}
+    with pytest.raises(InputError, match=r"steps\.0\.command: .*check cannot be started within"):
+        curate([{"prompt": "0"}], step | {"memory_mib": memory_mib})
+
+
+def test_a_pipe_that_nobody_reads_ends_a_program_as_in_a_shell():
+    command = ["sh", "-c", "kill -PIPE $$"]
+    step = VerifyCommandStep(kind="verify_command", command=command)
+    assert verdict_of({"prompt": "0"}, step, Programs()) == "killed by signal 13"
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere no program learns of its parent's end"
+)
+def test_a_program_whose_parent_has_gone_does_not_start(tmp_path):
+    limited = [sys.executable, "-I", "-S", limited_program.__file__]
+    # This process is not its parent, as where that one was killed before the program asked.
+    command = [*limited, str(os.getppid()), str(2**30), "touch", str(tmp_path / "ran")]
+    assert subprocess.run(command, check=False).returncode == 1
+    assert not (tmp_path / "ran").exists()

@@ -49,7 +49,12 @@ from llmkd.recipe.curation_steps import (
 )
 from llmkd.run_folder import STAGED, replacing, write_atomically
 
+
 DATA, JOURNALS = "data.jsonl", "journal"
+
+
+class NothingLeftError(InputError):
+    """A step dropped every row."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,10 @@ def _leaving_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _journals(folder: Path) -> Iterator[None]:
-    """Drops the verdicts where the input is to be mended, for a program may be what is mended."""
+    """Drops the verdicts where they leave nothing, for what gave them may be what is mended."""
     try:
         yield
-    except InputError:
+    except NothingLeftError:
         shutil.rmtree(folder / JOURNALS, ignore_errors=True)
         raise
 
@@ -192,7 +197,7 @@ def _refuse_nothing_left(stage: CurateStage, tallies: list[Tally]) -> None:
             continue  # Another teacher is to answer them.
         if tally.num_in and not tally.num_out:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in tally.dropped.most_common())
-            raise InputError(
+            raise NothingLeftError(
                 f"steps.{index}: {tally.kind} drops all {tally.num_in} rows ({reasons}); write a "
                 "step that keeps some, or other data"
             )

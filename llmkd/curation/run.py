@@ -49,7 +49,6 @@ from llmkd.recipe.curation_steps import (
 )
 from llmkd.run_folder import STAGED, replacing, write_atomically
 
-
 DATA, JOURNALS = "data.jsonl", "journal"
 
 

@@ -103,7 +103,7 @@ def test_bad_input_is_told_with_its_line_and_what_to_write(refusal, text, messag
 
 def test_a_missing_file_names_what_there_is(llmkd):
     _, err = llmkd.run("check", "nosuch.yaml", status=2)
-    assert "nosuch.yaml: no such file or shipped recipe; write one of glue, glue_bert, kl" in err
+    assert "nosuch.yaml: no such file or shipped recipe; write one of annotate, cot, glue" in err
     _, err = llmkd.run("check", status=2)
     assert err.startswith("RECIPE: missing; write a recipe's path")
 

@@ -66,6 +66,15 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started(curate, program
         assert is_gone(pid)
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """As in a terminal: what a shell starts in the background ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
 )

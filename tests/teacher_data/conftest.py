@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Each request takes the next of `faults`, a function of the handler, or is answered.
+    """Each request takes the next of `faults`, a function of the handler; None and no more answer it.
 
     `respond(path, body)` makes the answer: a status and its content.
     """
@@ -88,9 +88,9 @@ class Server(ThreadingHTTPServer):
         pass  # a client that has gone
 
     def stop(self):
-        self.ends.set()
         self.shutdown()
         self.server_close()
+        self.ends.set()
 
 
 class ModelResponses:

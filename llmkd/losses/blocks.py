@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,11 +63,10 @@ def take(
         return
     weights = rows.weights[:, block, None]
     scales = [weight / term.temperature for weight, term in zip(weights, rows.terms, strict=True)]
-    # All slopes look at the logits, so they come before these may be overwritten.
-    first, *others = [slope() for slope in slopes]
-    torch.mul(first, scales[0], out=gradient)
-    for slope, scale in zip(others, scales[1:], strict=True):
-        gradient.addcmul_(slope, scale)
+    slopes[0](gradient).mul_(scales[0])
+    room = scratch.like(gradient) if slopes[1:] else gradient
+    for slope, scale in zip(slopes[1:], scales[1:], strict=True):
+        gradient.addcmul_(slope(room), scale)
     is_left_out = weights.eq(0).all(0)
     if is_left_out.device.type != "cpu" or is_left_out.any():
         # Zero times a derivative that is not finite is NaN; left out means 0.

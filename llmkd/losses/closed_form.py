@@ -26,8 +26,8 @@ _MOST_NATS = 1e9
 def _cross_entropy(pair: Pair) -> tuple[Tensor, Gradient]:
     ids, ignored = _labels(pair)
 
-    def gradient() -> Tensor:
-        slope = pair.new().copy_(pair.q)
+    def gradient(out: Tensor) -> Tensor:
+        slope = torch.exp(pair.log_q, out=out)
         slope.scatter_add_(-1, ids, torch.full_like(ids, -1, dtype=slope.dtype))
         return slope.masked_fill_(ignored.unsqueeze(-1), 0)
 
@@ -42,52 +42,51 @@ def _teacher_nll(pair: Pair) -> tuple[Tensor, Gradient]:
         log_p_label = pair.log_p.gather(-1, ids).squeeze(-1)
         is_ruled_out = pair.teacher_logits.gather(-1, ids).squeeze(-1) == -torch.inf
         log_p_label = log_p_label.masked_fill(is_ruled_out, -torch.inf)
-    return log_p_label.neg().masked_fill(ignored, 0), lambda: torch.zeros_like(pair.student_logits)
+    return log_p_label.neg().masked_fill(ignored, 0), Tensor.zero_
 
 
 def _label_mse(pair: Pair) -> tuple[Tensor, Gradient]:
     error = pair.student_logits - pair.target_ids.unsqueeze(-1)
-    return error.squeeze(-1).square(), lambda: 2 * error
+    return error.squeeze(-1).square(), lambda out: torch.mul(error, 2, out=out)
 
 
 def _teacher_mse(pair: Pair) -> tuple[Tensor, Gradient]:
     error = pair.teacher_logits.squeeze(-1) - pair.target_ids
-    return error.square(), lambda: torch.zeros_like(pair.student_logits)
+    return error.square(), Tensor.zero_
 
 
 def _num_clamped(pair: Pair) -> tuple[Tensor, Gradient]:
     clamped = (pair.log_p <= LOG_PROB_FLOOR) & (pair.q > 0)
     counts = clamped.sum(-1).to(pair.student_logits.dtype)
-    return counts, lambda: torch.zeros_like(pair.student_logits)
+    return counts, Tensor.zero_
 
 
 def _forward_kl(pair: Pair) -> tuple[Tensor, Gradient]:
-    return _or_inf(pair.dot(pair.p, pair.log_ratio)), lambda: torch.sub(
-        pair.q, pair.p, out=pair.new()
-    )
+    def gradient(out: Tensor) -> Tensor:
+        return torch.exp(pair.log_q, out=out).sub_(pair.p)
+
+    return _or_inf(_sum_of_difference(pair, pair.p, pair.log_p, pair.log_q)), gradient
 
 
 def _reverse_kl(pair: Pair) -> tuple[Tensor, Gradient]:
-    values = -pair.dot(pair.q, pair.log_ratio)
+    log_q_over_p = torch.sub(pair.log_q, pair.log_p, out=pair.new())
 
-    def gradient() -> Tensor:
-        return torch.sub(-values.unsqueeze(-1), pair.log_ratio, out=pair.new()).mul_(pair.q)
+    def gradient(out: Tensor) -> Tensor:
+        return _through_softmax(pair, log_q_over_p, out)
 
-    return values, gradient
+    return pair.dot(pair.q, log_q_over_p), gradient
 
 
 def _jsd(pair: Pair, teacher_weight: float) -> tuple[Tensor, Gradient]:
     log_m = _log_mixture(pair, teacher_weight)
-    log_q_over_m = torch.sub(pair.log_q, log_m, out=pair.new())
+    kl_p = _sum_of_difference(pair, pair.p, pair.log_p, log_m)
+    log_q_over_m = torch.sub(pair.log_q, log_m, out=log_m)
     kl_q = pair.dot(pair.q, log_q_over_m)
-    kl_p = pair.dot(pair.p, torch.sub(pair.log_p, log_m, out=log_m))
-    values = teacher_weight * kl_p + (1 - teacher_weight) * kl_q
 
-    def gradient() -> Tensor:
-        slope = torch.sub(log_q_over_m, kl_q.unsqueeze(-1), out=pair.new())
-        return slope.mul_(pair.q).mul_(1 - teacher_weight)
+    def gradient(out: Tensor) -> Tensor:
+        return _through_softmax(pair, log_q_over_m, out).mul_(1 - teacher_weight)
 
-    return values, gradient
+    return teacher_weight * kl_p + (1 - teacher_weight) * kl_q, gradient
 
 
 def _skew_forward_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
@@ -95,9 +94,9 @@ def _skew_forward_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
     log_p_over_m = torch.sub(pair.log_p, log_m, out=log_m)
     values = pair.dot(pair.p, log_p_over_m)
 
-    def gradient() -> Tensor:
-        p_over_m = torch.exp(log_p_over_m, out=pair.new())
-        return _through_softmax(pair, p_over_m.mul_(alpha - 1))
+    def gradient(out: Tensor) -> Tensor:
+        p_over_m = torch.exp(log_p_over_m, out=pair.summands)
+        return _through_softmax(pair, p_over_m, out).mul_(alpha - 1)
 
     return values, gradient
 
@@ -107,9 +106,9 @@ def _skew_reverse_kl(pair: Pair, alpha: float) -> tuple[Tensor, Gradient]:
     log_q_over_m = torch.sub(pair.log_q, log_m, out=log_m)
     values = pair.dot(pair.q, log_q_over_m)
 
-    def gradient() -> Tensor:
-        q_over_m = torch.exp(log_q_over_m, out=pair.new())
-        return _through_softmax(pair, q_over_m.mul_(-alpha).add_(log_q_over_m))
+    def gradient(out: Tensor) -> Tensor:
+        q_over_m = torch.exp(log_q_over_m, out=pair.summands)
+        return _through_softmax(pair, q_over_m.mul_(-alpha).add_(log_q_over_m), out)
 
     return values, gradient
 
@@ -118,8 +117,8 @@ def _total_variation(pair: Pair) -> tuple[Tensor, Gradient]:
     difference = torch.sub(pair.q, pair.p, out=pair.new())
     values = torch.linalg.vector_norm(difference, ord=1, dim=-1) / 2
 
-    def gradient() -> Tensor:
-        return _through_softmax(pair, torch.sign(difference, out=pair.new()).div_(2))
+    def gradient(out: Tensor) -> Tensor:
+        return _through_softmax(pair, torch.sign(difference, out=pair.summands), out).div_(2)
 
     return values, gradient
 
@@ -129,22 +128,22 @@ def _adaptive_kl(pair: Pair, head_mass: float) -> tuple[Tensor, Gradient]:
     reverse = -pair.dot(pair.q, pair.log_ratio)
     values = torch.lerp(reverse, pair.dot(pair.p, pair.log_ratio), weight)
 
-    def gradient() -> Tensor:
+    def gradient(out: Tensor) -> Tensor:
         # w (q - p) + (1 - w) q (-v - r), where v is reverse KL and r the log-ratio.
         share, scale = weight.unsqueeze(-1), (weight - 1).unsqueeze(-1)
         of_q = share + scale * reverse.unsqueeze(-1)
-        slope = torch.addcmul(of_q, scale, pair.log_ratio, out=pair.new()).mul_(pair.q)
+        slope = torch.addcmul(of_q, scale, pair.log_ratio, out=out).mul_(pair.q)
         return slope.addcmul_(share, pair.p, value=-1)
 
     return _or_inf(values), gradient
 
 
 def _todi(pair: Pair) -> tuple[Tensor, Gradient]:
-    def gradient() -> Tensor:
+    def gradient(out: Tensor) -> Tensor:
         weight = torch.sigmoid(pair.log_ratio, out=pair.new())
         # By log q, which unlike q has no 0 to divide by: (1 - w) q (1 - log p/q) - w p.
-        reverse = torch.sub(1, pair.log_ratio, out=pair.new()).mul_(pair.q)
-        slope = reverse.addcmul_(weight, torch.add(reverse, pair.p, out=pair.new()), value=-1)
+        reverse = torch.sub(1, pair.log_ratio, out=out).mul_(pair.q)
+        slope = reverse.addcmul_(weight, torch.add(reverse, pair.p, out=pair.summands), value=-1)
         return slope.addcmul_(pair.q, slope.sum(-1, keepdim=True), value=-1)
 
     difference = torch.sub(pair.p, pair.q, out=pair.new())
@@ -161,10 +160,10 @@ def _nkd(pair: Pair, temperature: float, non_target_weight: float) -> tuple[Tens
     scale = non_target_weight * temperature * is_target
     others = -pair.dot(others_p, others_log_q) * (scale * temperature)
 
-    def gradient() -> Tensor:
-        slope = others_log_q.exp().scatter_(-1, ids, 0)
+    def gradient(out: Tensor) -> Tensor:
+        slope = torch.exp(others_log_q, out=out).scatter_(-1, ids, 0)
         slope.mul_(others_p.sum(-1, keepdim=True)).sub_(others_p).mul_(scale.unsqueeze(-1))
-        return slope.addcmul_(label_slope(), p_label)
+        return slope.addcmul_(label_slope(pair.summands), p_label)
 
     target = (p_label.squeeze(-1) * label).masked_fill(p_label.squeeze(-1) == 0, 0)
     return _or_inf(target + others), gradient
@@ -175,7 +174,7 @@ def _logit_mse(pair: Pair) -> tuple[Tensor, Gradient]:
     difference = (pair.student_logits - pair.teacher_logits).masked_fill_(~is_finite, 0)
     num_finite = is_finite.sum(-1).clamp(min=1).to(difference.dtype)
     values = pair.dot(difference, difference) / num_finite
-    return values, lambda: difference * (2 / num_finite).unsqueeze(-1)
+    return values, lambda out: torch.mul(difference, (2 / num_finite).unsqueeze(-1), out=out)
 
 
 def _labels(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -194,9 +193,14 @@ def _log_mixture(pair: Pair, teacher_weight: float) -> Tensor:
     return mixture.clamp_(min=torch.finfo(mixture.dtype).tiny).log_()
 
 
-def _through_softmax(pair: Pair, slope: Tensor) -> Tensor:
-    """From dD/dq to dD/dz; changes `slope`."""
-    return slope.sub_(pair.dot(pair.q, slope).unsqueeze(-1)).mul_(pair.q)
+def _sum_of_difference(pair: Pair, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The sum of weight (a - b) over the vocabulary."""
+    return torch.sub(a, b, out=pair.summands).mul_(weight).sum(-1)
+
+
+def _through_softmax(pair: Pair, slope: Tensor, out: Tensor) -> Tensor:
+    """From dD/dq to dD/dz."""
+    return torch.ops.aten._softmax_backward_data(slope, pair.q, -1, slope.dtype, grad_input=out)
 
 
 def _f_divergence(formula: Formula, of_samples: Formula | None = None) -> Divergence:

@@ -95,12 +95,7 @@ def divergence_from_hidden(
     job = _Job(
         _prepared(student, dtype),
         _prepared(teacher, dtype) if isinstance(teacher, LinearHead) else teacher,
-        Rows(
-            target_ids,
-            weights / unit,
-            tuple(terms),
-            tuple(diagnostics),
-        ),
+        Rows(target_ids, weights / unit, tuple(terms), tuple(diagnostics)),
         chunk_size
         or rows_of_chunk(
             len(target_ids),
@@ -144,7 +139,8 @@ class _LinearHeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job
     ) -> tuple[Tensor, Tensor, Tensor]:
         # Of the hidden states each chunk writes its own rows; the rest is a sum over chunks.
-        dtypes = hidden.dtype, job.rows.weights.dtype, job.rows.weights.dtype
+        sum_dtype = _dtype_of_sum(job, weight)
+        dtypes = hidden.dtype, sum_dtype, sum_dtype
         # The compute dtype decides the precision of the products here, not autocast; and memory that
         # is kept must not be made in inference mode, which forbids to change it later.
         with torch.autocast(hidden.device.type, enabled=False), torch.inference_mode(False):
@@ -184,6 +180,13 @@ class _LinearHeadLoss(torch.autograd.Function):
             for g, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
         return *scaled, None
+
+
+def _dtype_of_sum(job: _Job, weight: Tensor) -> torch.dtype:
+    is_one_chunk = job.chunk_size >= len(job.rows.target_ids)
+    if is_one_chunk and weight.dtype == job.student.weight.dtype == torch.bfloat16:
+        return torch.bfloat16  # There is nothing to add up, and its product is rounded as it is.
+    return job.rows.weights.dtype
 
 
 def _scaled(gradient: Tensor, scale: Tensor) -> Tensor:
@@ -236,23 +239,24 @@ def _run_chunk(
     def run_block(start: int) -> None:
         inside = slice(start, min(start + block_size, len(student)))
         block = slice(chunk.start + inside.start, chunk.start + inside.stop)
-        products = student[inside]
-        logits = head_logits(job.student, products)
-        gradient = products if products.dtype == logits.dtype else torch.empty_like(logits)
+        scratch = block_scratch()
+        gradient = scratch.widened(student[inside])
+        logits = head_logits(job.student, gradient)
+        teacher_products = None if teacher is None else scratch.widened(teacher[inside])
         take(
             job.rows,
             block,
             logits,
-            _teacher_rows(job.teacher, block, None if teacher is None else teacher[inside]),
+            _teacher_rows(job.teacher, block, teacher_products),
             result.values,
             result.diagnostics,
             gradient=gradient if needs_gradient else None,
-            scratch=block_scratch(),
+            scratch=scratch,
         )
         if needs_gradient:
             back_through_head(job.student, logits, gradient)
-            if gradient is not products:
-                products.copy_(gradient)
+            if gradient.dtype != student.dtype:
+                student[inside].copy_(gradient)
 
     for_each(run_block, range(0, len(student), block_size), device=student.device)
     return student

@@ -90,10 +90,10 @@ def of_top_k(formula: Formula) -> Formula:
         teacher = torch.cat([top.log_probs, top.tail_log_prob.unsqueeze(-1)], -1)
         values, slope = formula(Pair(student, teacher.to(student.dtype), pair.target_ids))
 
-        def gradient() -> Tensor:
-            of_outcomes = slope()
+        def gradient(out: Tensor) -> Tensor:
+            of_outcomes = slope(torch.empty_like(student))
             # What moves the bucket moves its tokens in proportion to their shares of it.
-            whole = (others - tail).exp_().mul_(of_outcomes[:, -1:])
+            whole = torch.sub(others, tail, out=out).exp_().mul_(of_outcomes[:, -1:])
             return whole.scatter_(-1, top.token_ids, of_outcomes[:, :-1])
 
         return values, gradient
@@ -112,8 +112,8 @@ def forward_kl_of_samples(pair: Pair) -> tuple[Tensor, Gradient]:
     weights = drawn.weights.to(pair.log_q.dtype)
     log_q = pair.log_q.gather(-1, drawn.token_ids)
 
-    def gradient() -> Tensor:
+    def gradient(out: Tensor) -> Tensor:
         mass = weights.sum(-1, keepdim=True)
-        return (pair.q * mass).scatter_add_(-1, drawn.token_ids, -weights)
+        return torch.mul(pair.q, mass, out=out).scatter_add_(-1, drawn.token_ids, -weights)
 
     return -(weights * log_q).sum(-1) - drawn.entropy.to(log_q.dtype), gradient

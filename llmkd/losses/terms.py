@@ -21,9 +21,9 @@ RULED_OUT = -1e30
 Targets = Int[Tensor, " n"] | Float[Tensor, " n"]
 """What is to be predicted: a token's or a label's number, or of a regression the label itself."""
 TeacherRows = Float[Tensor, "n vocab"] | SparseLogits
-Gradient = Callable[[], Tensor]
-"""The derivative of n values by the logits that a `Pair` divides by its temperature, [n, V]: computed
-when it is called, and then the caller's to change."""
+Gradient = Callable[[Tensor], Tensor]
+"""Writes the derivative of n values by the logits that a `Pair` divides by its temperature into a
+tensor, [n, V], and returns it. That may be the logits' own, so these must have been read before."""
 Formula = Callable[["Pair"], tuple[Tensor, Gradient]]
 """From both models' distributions to [n] values in nats, and their gradient.
 
@@ -62,17 +62,19 @@ class Pair:
         self.target_ids = target_ids
         self.temperature = temperature
         self._scratch = scratch or Scratch()
-        self._product: Tensor | None = None
 
     def new(self) -> Float[Tensor, "n vocab"]:
         """Room for a result, that no other result of this pair has."""
         return self._scratch.like(self.student_logits)
 
+    @cached_property
+    def summands(self) -> Float[Tensor, "n vocab"]:
+        """Room for what is summed up at once; `dot` overwrites it."""
+        return self.new()
+
     def dot(self, a: Float[Tensor, "n vocab"], b: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
         """The sum of a b over the vocabulary."""
-        if self._product is None:
-            self._product = self.new()
-        return torch.mul(a, b, out=self._product).sum(-1)
+        return torch.mul(a, b, out=self.summands).sum(-1)
 
     @property
     def teacher_logits(self) -> Float[Tensor, "n vocab"]:

@@ -296,7 +296,7 @@ def test_terms_of_one_temperature_share_their_log_softmaxes(student, teacher, id
     def recorder():
         def record(pair):
             seen.append((id(pair.log_q), id(pair.log_p)))
-            return pair.log_q[:, 0], lambda: torch.zeros_like(pair.q)
+            return pair.log_q[:, 0], Tensor.zero_
 
         return Divergence(record)
 
@@ -313,7 +313,7 @@ def test_a_diagnostic_that_is_also_a_term_is_taken_once(student, teacher, ids, w
 
     def record(pair):
         taken.append(pair.temperature)
-        return pair.log_q[:, 0], lambda: torch.zeros_like(pair.q)
+        return pair.log_q[:, 0], Tensor.zero_
 
     same = Divergence(record)
     terms = [HeadTerm("term", same), HeadTerm("hot", same, 2.0)]
@@ -352,7 +352,8 @@ def test_a_position_of_weight_zero_does_no_harm_even_when_infinite(
     def divided(pair):
         divisor = (pair.target_ids != -100).double()
         first = F.one_hot(torch.zeros_like(pair.target_ids), V)
-        return pair.log_q[:, 0] / divisor, lambda: (first - pair.q) / divisor.unsqueeze(-1)
+        slope = (first - pair.q) / divisor.unsqueeze(-1)
+        return pair.log_q[:, 0] / divisor, lambda out: out.copy_(slope)
 
     careless = HeadTerm("careless", Divergence(divided))
     weights = weights[:2].clamp(min=0.1)
@@ -444,12 +445,27 @@ def test_the_weight_gradient_of_a_bfloat16_head_is_summed_in_float32():
     head = LinearHead(hidden, torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True))
     first = HeadTerm(
         "first",
-        Divergence(lambda pair: (pair.log_q[:, 0], lambda: torch.tensor([[1.0, -1.0]]))),
+        Divergence(
+            lambda pair: (pair.log_q[:, 0], lambda out: out.copy_(torch.tensor([1.0, -1.0])))
+        ),
     )
     ids = torch.zeros(n, dtype=torch.long)
     output = divergence_from_hidden(head, None, ids, [first], torch.ones(1, n), chunk_size=1)
     (gradient,) = torch.autograd.grad(output.loss, head.weight)
     assert gradient.tolist() == [[2.0], [-2.0]]
+
+
+def test_one_chunk_of_bfloat16_is_rounded_no_more_than_its_product(teacher, ids, weights):
+    # A float32 weight has its gradient in float32 until after the scale, which bfloat16 cannot hold.
+    def weight_gradient(dtype: torch.dtype) -> Tensor:
+        head = as_dtype(as_dtype(make_head(5, seed=0), torch.bfloat16), dtype)
+        output = divergence_from_hidden(
+            head, teacher, ids, TERMS, weights, compute_dtype=torch.bfloat16
+        )
+        (gradient,) = torch.autograd.grad(output.loss / 3, head.weight)
+        return gradient.to(torch.bfloat16)
+
+    assert torch.equal(weight_gradient(torch.bfloat16), weight_gradient(torch.float32))
 
 
 def test_a_frozen_head_in_another_dtype_is_promoted(ids, teacher, weights):
@@ -463,20 +479,16 @@ def test_a_frozen_head_in_another_dtype_is_promoted(ids, teacher, weights):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returns."""
+    """Records the bytes of the largest tensor that any operation returns."""
 
     def __init__(self):
         super().__init__()
-        self.numel = 0
+        self.num_bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        sizes = [
-            x.untyped_storage().size() // x.element_size()
-            for x in tree_leaves(result)
-            if isinstance(x, Tensor)
-        ]
-        self.numel = max(self.numel, *sizes, 0)
+        sizes = [x.untyped_storage().nbytes() for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.num_bytes = max(self.num_bytes, *sizes, 0)
         return result
 
 
@@ -498,13 +510,14 @@ def test_the_workspace_is_two_chunks_and_a_block_however_many_positions(n, monke
             student, teacher, ids, TERMS, weights, diagnostics=[TEACHER_NLL], chunk_size=chunk_size
         )
         output.loss.backward()
-    assert largest.numel == chunk_size * vocab_size
-    assert [x.numel() for x in kept.chunks.kept] == [chunk_size * vocab_size] * 2
-    assert {x.numel() for x in kept.blocks.kept} == {chunk_size * vocab_size}
+    float32_bytes = 4 * chunk_size * vocab_size
+    assert largest.num_bytes == float32_bytes
+    assert [len(x) for x in kept.chunks.kept] == [float32_bytes] * 2
+    assert {len(x) for x in kept.blocks.kept} == {float32_bytes}
     assert len(kept.blocks.kept) < 25
     with LargestTensor() as largest:
         full_logits(student)
-    assert largest.numel == n * vocab_size
+    assert largest.num_bytes == 4 * n * vocab_size
 
 
 def test_the_default_chunk_fits_its_budget(monkeypatch, student, teacher, ids, weights):
@@ -512,7 +525,7 @@ def test_the_default_chunk_fits_its_budget(monkeypatch, student, teacher, ids, w
 
     def look(pair):
         rows.append(len(pair.target_ids))
-        return pair.q[:, 0], lambda: torch.zeros_like(pair.q)
+        return pair.q[:, 0], Tensor.zero_
 
     spy = HeadTerm("spy", Divergence(look))
     # Five float64 rows fit; three chunks of four are as many as two of five and one of one.

@@ -13,6 +13,7 @@ from llmkd.recipe.schema import (
     GenerateStage,
     ScoreStage,
     Stage,
+    TaskRowsStage,
     TrainStage,
 )
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine, VLLMEngine
@@ -82,7 +83,7 @@ def smaller(stage: Stage) -> list[str]:
             return _of_capture(
                 stage, *([] if is_task else [f"data.max_length below {data.max_length}"])
             )
-        case CurateStage():
+        case CurateStage() | TaskRowsStage():
             return ["fewer rows: num_examples in data"]
         case EvaluateStage():
             return _of_evaluation(stage)

@@ -63,6 +63,7 @@ class Run:
         """Whether what a finished stage made is still there."""
         made = {
             "train": ["model/config.json"],
+            "task_rows": ["tokenizer.json", "data.jsonl"],
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
             "curate": ["curation.json", "data.jsonl"],

@@ -17,6 +17,7 @@ from llmkd.recipe.schema import (
     GenerateStage,
     ScoreStage,
     Stage,
+    TaskRowsStage,
     TrainStage,
 )
 from llmkd.run_folder import (
@@ -108,6 +109,10 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.training.train import run_train
 
             run_train(stage, folder, name=name, seed=seed)
+        case TaskRowsStage():
+            from llmkd.data.task_rows import write_task_rows
+
+            write_task_rows(stage, folder, seed=seed)
         case GenerateStage() | ScoreStage():
             from llmkd.progress import progress
             from llmkd.teacher_data.capture import run_capture

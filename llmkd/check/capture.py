@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from llmkd.check.adapters import look_at_adapter
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.kinds import head_problem
-from llmkd.check.lengths import data_facts
+from llmkd.check.lengths import data_facts, first
 from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.prompts import prompt_length, prompt_rows
@@ -17,6 +17,7 @@ from llmkd.check.row_facts import DataFacts
 from llmkd.errors import DataError, LlmkdError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
+from llmkd.recipe.data import PromptRows
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.teacher_data import Capture, SampledCapture, ServerEngine, TransformersEngine
@@ -44,7 +45,7 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     look_at_adapter(found, ("stages", name), stage.teacher, stage.engine)
     rows = prompt = NOT_USABLE
     try:
-        rows = known(lambda: prompt_rows(stage.data))
+        rows = known(lambda: _prompt_rows(checker, stage))
         prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
     except DataError as error:
         found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
@@ -67,6 +68,14 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     kept = rows if rows.value is None else Fact(written.value, "at most", f"of stage:{name}")
     checker.generated[name] = DataFacts(kept, length, length, prompt)
     return found
+
+
+def _prompt_rows(checker: "Checker", stage: GenerateStage) -> Fact:
+    source = stage.data
+    before = referenced_stage(source.dataset_name) if isinstance(source, PromptRows) else None
+    if not isinstance(source, PromptRows) or before is None or source.dataset_split != "train":
+        return prompt_rows(source)
+    return first(checker.generated_by(before).rows, source.num_examples)
 
 
 def score_facts(checker: "Checker", name: str, stage: ScoreStage) -> StageFacts:

@@ -9,7 +9,7 @@ from llmkd.check.rows import count_rows
 from llmkd.errors import DataError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
-from llmkd.recipe.curation_steps import CuratedRows, DuplicatesStep
+from llmkd.recipe.curation_steps import CuratedRows, DuplicatesStep, PromptStep
 from llmkd.recipe.places import Problem
 from llmkd.recipe.yaml_places import Key
 
@@ -34,6 +34,8 @@ def curate_facts(checker: "Checker", name: str, stage: CurateStage) -> StageFact
     checker.judge(found, checker.memory(use_cpu=True), stage)
     if stage.commands:
         found.warnings.append(f"runs {_shown(stage)}, and so needs `llmkd train --allow-code`")
+    if any(isinstance(step, PromptStep) for step in stage.steps):
+        longest = NOT_COUNTED
     checker.generated[name] = DataFacts(rows, longest, longest, NOT_COUNTED)
     return found
 

@@ -18,11 +18,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
-from llmkd.check.stand_ins import write_curated, write_rows
+from llmkd.check.stand_ins import MOST_ROWS, write_curated, write_rows
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
 from llmkd.data.sources import load_rows
+from llmkd.data.task_rows import write_task_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.recipe.base import referenced_stage
@@ -44,6 +45,7 @@ from llmkd.recipe.schema import (
     GenerateStage,
     ScoreStage,
     Stage,
+    TaskRowsStage,
     TrainStage,
 )
 from llmkd.recipe.teacher_data import Capture, TransformersEngine
@@ -164,6 +166,9 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
     match stage:
         case TrainStage():
             return _try_train(stage, folder, seed)
+        case TaskRowsStage():
+            few = stage.data.model_copy(update=at_most(stage.data, MOST_ROWS))
+            write_task_rows(stage.model_copy(update={"data": few}), folder, seed=seed)
         case GenerateStage():
             _try_generate(stage, folder, seed)
         case ScoreStage():

@@ -26,6 +26,7 @@ from llmkd.recipe.models import (
     ServerTeacher,
     StoreTeacher,
 )
+from llmkd.recipe.procedural import TaskRowsStage
 from llmkd.recipe.schema import Recipe, TeacherDataStage, TrainStage
 from llmkd.teacher_data.places import tokenizer_folder
 
@@ -120,6 +121,9 @@ class Models:
         """The tokenizer of a model, or why it is not known."""
         stage_name = referenced_stage(name)
         if stage_name is not None:
+            stage = self.recipe.stages[stage_name]
+            if isinstance(stage, TaskRowsStage):
+                return tokenizer_of_task(stage.data)
             return self.student_of(stage_name).tokenizer
         key = (name, revision)
         if key not in self._tokenizers:

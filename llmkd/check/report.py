@@ -11,6 +11,7 @@ from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
 from llmkd.check.stages import Checker, shown_bytes
+from llmkd.check.task_rows import task_rows_facts
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
 from llmkd.recipe.places import Source
@@ -20,6 +21,7 @@ from llmkd.recipe.schema import (
     GenerateStage,
     Recipe,
     ScoreStage,
+    TaskRowsStage,
     TrainStage,
 )
 
@@ -74,6 +76,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
         match stage:
             case TrainStage():
                 stages[name] = checker.train(name, stage)
+            case TaskRowsStage():
+                stages[name] = task_rows_facts(checker, name, stage)
             case GenerateStage():
                 stages[name] = generate_facts(checker, name, stage)
             case ScoreStage():

@@ -57,7 +57,7 @@ def read_rows(
     num_rows, sample = read_raw_rows(source, written_names(source, need), most=most)
     sample = sample[: source.num_examples]
     if isinstance(source, PromptRows) and source.prompt_file is not None:
-        sample = list(with_prompts(sample, source))
+        sample = list(with_prompts(sample, source.prompt_file, source.dataset_name))
     chosen = choose(sample[0], source, need)
     for number, row in enumerate(sample, 1):
         refuse_late_pair(row, number, source, chosen)

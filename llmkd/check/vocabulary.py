@@ -10,8 +10,9 @@ from typing import Any, assert_never
 
 from llmkd.check.facts import NotKnownError
 from llmkd.check.weights import read_json
-from llmkd.data import intents
+from llmkd.data import chained_sums, intents
 from llmkd.recipe.data import AdditionTask, IntentTask, NamedIntentTask, Task
+from llmkd.recipe.procedural import ChainedSumsTask
 
 # As in llmkd.data.addition, whose import would bring transformers; a test compares the two.
 ADDITION_VOCABULARY = {
@@ -103,8 +104,13 @@ NAMED_INTENTS = Tokenizer(
     "<bos>", lambda: Frame(adds_bos=True, adds_eos=False),
 )  # fmt: skip
 
+CHAINED_SUMS = Tokenizer(
+    "task chained_sums", chained_sums.vocabulary(), lambda text, special: len(text) + special, "<bos>",
+    lambda: Frame(adds_bos=True, adds_eos=False),
+)  # fmt: skip
 
-def tokenizer_of_task(task: Task) -> Tokenizer:
+
+def tokenizer_of_task(task: Task | ChainedSumsTask) -> Tokenizer:
     """The tokenizer that a task comes with."""
     match task:
         case AdditionTask():
@@ -113,6 +119,8 @@ def tokenizer_of_task(task: Task) -> Tokenizer:
             return INTENTS
         case NamedIntentTask():
             return NAMED_INTENTS
+        case ChainedSumsTask():
+            return CHAINED_SUMS
         case unknown:
             assert_never(unknown)
 

@@ -22,6 +22,7 @@ from llmkd.curation.extract import extract
 from llmkd.curation.journal import Journal
 from llmkd.curation.length import length
 from llmkd.curation.manifest import MANIFEST, Manifest
+from llmkd.curation.prompt import prompt
 from llmkd.curation.repetition import repetition
 from llmkd.curation.rewrite import rewrite
 from llmkd.curation.rows import line_of
@@ -40,6 +41,7 @@ from llmkd.recipe.curation_steps import (
     DuplicatesStep,
     ExtractStep,
     LengthStep,
+    PromptStep,
     RepetitionStep,
     RewriteStep,
     SelectStep,
@@ -165,6 +167,8 @@ def _through(
 
 def _applied(rows: Stream, step: CurationStep, tally: Tally, setting: Setting) -> Stream:
     match step:
+        case PromptStep():
+            return prompt(rows, step)
         case VerifyStep():
             return verify(rows, step, Answers(step, setting.journal), tally)
         case VerifyCommandStep():

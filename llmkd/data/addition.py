@@ -16,23 +16,19 @@ With `steps: rationale` the columns are a column of the row's own, and the answe
 """
 
 import itertools
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt64
-from tokenizers import Regex, decoders, pre_tokenizers
+from jaxtyping import UInt64
 from transformers import PreTrainedTokenizerFast
 
-from llmkd.data.words import language_tokenizer
+from llmkd.data.splits import is_in_split, mixed
+from llmkd.data.words import character_tokenizer
 from llmkd.errors import InputError
 from llmkd.recipe.data import AdditionTask
 
 ANSWER_MARKER = "#"
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = "0123456789+=;" + ANSWER_MARKER
-
-# Tenths of all pairs, as the range of `_hash(pair) % 10`.
-TENTHS = {"train": (0, 4), "unlabelled": (4, 8), "validation": (8, 9), "test": (9, 10)}
 
 MOST_ENUMERATED_DIGITS = 3
 MOST_EXAMPLES = 5_000_000
@@ -48,8 +44,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     sequence.
     """
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *CHARACTERS])}
-    characters = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    return language_tokenizer(vocabulary, characters, decoders.Fuse())
+    return character_tokenizer(vocabulary)
 
 
 def make_rows(task: AdditionTask, seed: int) -> list[dict[str, str]]:
@@ -109,8 +104,8 @@ def _choose_of_all(task: AdditionTask, seed: int) -> tuple[Numbers, Numbers]:
     """The first pairs of the split in an order given by the seed; fewer where there are fewer."""
     every = np.arange(10 ** (2 * task.digits), dtype=np.uint64)
     firsts, seconds = np.divmod(every, np.uint64(10**task.digits))
-    kept = _is_in_split(firsts, seconds, task.split)
-    order = np.argsort(_hash(every[kept] ^ _hash(np.uint64(seed))), kind="stable")
+    kept = is_in_split(_pair_number(firsts, seconds), task.split)
+    order = np.argsort(mixed(every[kept] ^ mixed(np.uint64(seed))), kind="stable")
     order = order[: task.num_examples]
     return firsts[kept][order], seconds[kept][order]
 
@@ -119,12 +114,12 @@ def _choose_by_drawing(task: AdditionTask, seed: int) -> tuple[Numbers, Numbers]
     """Draws pairs until there are enough different ones: every split has millions of them."""
     base = np.uint64(10**task.digits)
     # A hash of a counter, not numpy's generator, whose streams may change between versions.
-    stream = _hash(np.uint64(seed))
+    stream = mixed(np.uint64(seed))
     pairs = np.empty(0, np.uint64)
     for start in itertools.count(0, DRAWN_AT_ONCE):
         counter = np.arange(start, start + DRAWN_AT_ONCE, dtype=np.uint64)
-        drawn = _hash(counter ^ stream) % base ** np.uint64(2)
-        drawn = drawn[_is_in_split(drawn // base, drawn % base, task.split)]
+        drawn = mixed(counter ^ stream) % base ** np.uint64(2)
+        drawn = drawn[is_in_split(_pair_number(drawn // base, drawn % base), task.split)]
         pairs = np.concatenate([pairs, drawn])
         if len(pairs) >= task.num_examples:
             pairs = pairs[np.sort(np.unique(pairs, return_index=True)[1])]
@@ -133,16 +128,5 @@ def _choose_by_drawing(task: AdditionTask, seed: int) -> tuple[Numbers, Numbers]
     return np.divmod(pairs[: task.num_examples], base)
 
 
-def _is_in_split(firsts: Numbers, seconds: Numbers, split: str) -> Bool[np.ndarray, " pairs"]:
-    start, end = TENTHS[split]
-    tenths = _hash(firsts * np.uint64(10**9) + seconds) % np.uint64(10)
-    return (tenths >= start) & (tenths < end)
-
-
-def _hash(values: Any) -> Any:
-    """SplitMix64: well-mixed 64 bits, equal on every machine and in every version."""
-    with np.errstate(over="ignore"):
-        values = values + np.uint64(0x9E3779B97F4A7C15)
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _pair_number(firsts: Numbers, seconds: Numbers) -> Numbers:
+    return firsts * np.uint64(10**9) + seconds

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmkd.errors import DataError
-from llmkd.recipe.data import PromptRows
 from llmkd.recipe.local_paths import expanded
 from llmkd.recipe.shipped import beside_recipes
 
@@ -90,14 +89,20 @@ def read_prompt_file(path: str) -> PromptFile:
     return found
 
 
-def with_prompts(rows: Iterable[dict[str, Any]], source: PromptRows) -> Iterator[dict[str, Any]]:
-    """Rows whose `prompt` is that of the source's `prompt_file`, in place of any `messages`.
+def with_prompts(
+    rows: Iterable[dict[str, Any]], path: str, dataset: str
+) -> Iterator[dict[str, Any]]:
+    """Rows whose `prompt` is that of a file, in place of any `messages`.
+
+    Args:
+        rows: With the columns that the file has places for.
+        path: The file.
+        dataset: What errors call the rows.
 
     Raises:
         DataError: A row lacks a column that the file has a place for.
     """
-    assert source.prompt_file is not None
-    file = read_prompt_file(source.prompt_file)
+    file = read_prompt_file(path)
     for number, row in enumerate(rows, 1):
         others = {name: value for name, value in row.items() if name != "messages"}
-        yield others | {"prompt": file.filled(row, number, source.dataset_name)}
+        yield others | {"prompt": file.filled(row, number, dataset)}

@@ -84,7 +84,7 @@ def iter_rows(
         columns, name = written_names(source, need), source.dataset_name
         rows = islice(raw_rows(source, columns, is_stream=is_stream), source.num_examples)
         if isinstance(source, PromptRows) and source.prompt_file is not None:
-            rows = with_prompts(rows, source)
+            rows = with_prompts(rows, source.prompt_file, source.dataset_name)
         first = next(rows, None)
         if first is None:
             raise DataError("dataset_name", f"{name}: the data set is empty; name one with rows")

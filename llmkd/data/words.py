@@ -4,7 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -61,6 +69,16 @@ def language_tokenizer(
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def character_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A language model's, of one token per character; decoding gives the text back.
+
+    Args:
+        vocabulary: As of `language_tokenizer`, with characters as its tokens.
+    """
+    characters = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    return language_tokenizer(vocabulary, characters, decoders.Fuse())
 
 
 def vocabulary_of(texts: Iterable[str]) -> dict[str, int]:

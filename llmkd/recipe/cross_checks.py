@@ -29,16 +29,24 @@ from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainSta
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
-MODEL, DATA, STORE, CURATED = "a model", "a data set", "a teacher store", "a curated data set"
+MODEL, TOKENIZER, DATA = "a model", "a tokenizer", "a data set"
+STORE, CURATED = "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
-    "train": (MODEL,),
+    "train": (MODEL, TOKENIZER),
+    "task_rows": (DATA, TOKENIZER),
     "generate": (DATA, STORE),
     "score": (STORE,),
     "curate": (DATA, CURATED),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""
-WANTED = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE, "stage": CURATED}
+WANTED = {
+    "dataset_name": DATA,
+    "fewshot_name": DATA,
+    "tokenizer_name_or_path": TOKENIZER,
+    "path": STORE,
+    "stage": CURATED,
+}
 """What a field that names a stage wants of it; others want a model."""
 
 

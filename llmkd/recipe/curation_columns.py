@@ -14,8 +14,9 @@ from llmkd.recipe.curation_steps import (
     VerifyStep,
     VoteStep,
 )
+from llmkd.recipe.procedural import columns_of
 from llmkd.recipe.prompt_checks import WRITTEN
-from llmkd.recipe.schema import GenerateStage
+from llmkd.recipe.schema import GenerateStage, TaskRowsStage
 
 Stages = Mapping[str, RecipePart]
 
@@ -43,6 +44,8 @@ def written_columns(stage: RecipePart | None, stages: Stages) -> list[str] | Non
     """The columns of a stage's data set; None where the recipe does not say."""
     if isinstance(stage, GenerateStage):
         return [*WRITTEN, *stage.data.keep_columns]
+    if isinstance(stage, TaskRowsStage):
+        return columns_of(stage.data)
     if not isinstance(stage, CurateStage):
         return None
     columns = _read(stage, stages)

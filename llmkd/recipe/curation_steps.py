@@ -41,6 +41,15 @@ class AnswerStep(RecipePart):
     """The column with a label for each choice; null takes A, B, C and so on."""
 
 
+class PromptStep(RecipePart):
+    """Writes each row's prompt anew, from a file with places for the row's columns."""
+
+    kind: Literal["prompt"]
+    prompt_file: str = Field(min_length=1)
+    """A text file with the prompt, in which `{column}` stands for the row's column of that name. A
+    path, or one of the shipped `prompts/NAME.txt`."""
+
+
 class VerifyStep(AnswerStep):
     """Keeps the rows whose answer is that of a reference."""
 
@@ -207,7 +216,8 @@ class ExtractStep(AnswerStep):
 
 
 CurationStep = Annotated[
-    VerifyStep
+    PromptStep
+    | VerifyStep
     | VerifyCommandStep
     | VoteStep
     | LengthStep

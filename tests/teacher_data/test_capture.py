@@ -10,9 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llmkd.curation.run import run_curation
 from llmkd.data.addition import make_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE
 from llmkd.errors import LlmkdError
+from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.run_folder import fingerprint
@@ -401,3 +403,29 @@ def test_what_is_captured_while_writing_is_what_scoring_the_text_gives(teacher, 
         torch.testing.assert_close(
             torch.as_tensor(row.positions.label_log_prob), expected, rtol=1e-4, atol=1e-5
         )
+
+
+def test_where_no_prompt_was_left_undecided_nobody_is_asked(teacher, tmp_path, monkeypatch):
+    # As a vote that decides everything leaves it.
+    before = tmp_path / "agreed"
+    before.mkdir()
+    (before / "undecided.jsonl").touch()
+    (before / "data.jsonl").write_text('{"prompt": "1+1=", "completion": "2", "number": 0}\n')
+    monkeypatch.setattr(capture, "build_engine", lambda stage: pytest.fail("asked"))
+    data = {"dataset_name": str(before), "dataset_split": "undecided"}
+    summary = run(stage(teacher, data=data), tmp_path / "out")
+    assert set(summary.values()) == {0}
+    assert rows(tmp_path / "out") == []
+    assert len(open_store(tmp_path / "out")) == 0
+    # What goes on is what was agreed on.
+    steps = [{"kind": "extract", "grader": "number"}]
+    assert curated(str(tmp_path / "out"), tmp_path / "escalated", steps) == []
+    sources = [{"dataset_name": str(tmp_path / name)} for name in ("agreed", "escalated")]
+    data = {"kind": "concatenation", "sources": sources}
+    assert [row["completion"] for row in curated(data, tmp_path / "all")] == ["2"]
+
+
+def curated(data, folder, steps=()):
+    stage = CurateStage.model_validate({"kind": "curate", "data": data, "steps": [*steps]})
+    run_curation(stage, folder, seed=0, progress=lambda done, total: None)
+    return rows(folder)

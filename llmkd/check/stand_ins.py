@@ -1,18 +1,19 @@
 """Stand-ins for what stages would write: of a curate stage, some of its rows in their final shape."""
 
 import json
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from llmkd.curation.manifest import MANIFEST
-from llmkd.curation.rows import line_of, without_completion
+from llmkd.curation.rewrite import IS_REWRITTEN
+from llmkd.curation.rows import NUMBER, line_of, without_completion
 from llmkd.curation.run import DATA
 from llmkd.curation.sources import named_rows
 from llmkd.curation.tally import Row
 from llmkd.curation.vote import UNDECIDED
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
-from llmkd.recipe.curation_steps import CuratedRows, ExtractStep, RewriteStep, VoteStep
+from llmkd.recipe.curation_steps import CuratedRows, ExtractStep, RewriteStep, VerifyStep, VoteStep
 
 MOST_ROWS = 256
 
@@ -22,10 +23,10 @@ def write_curated(stage: CurateStage, folder: Path) -> None:
 
     A stand-in for a teacher answers nothing right, so that steps would leave none of its rows.
     """
-    rows = [
-        row | _added(stage, number)
-        for number, row in enumerate(islice(named_rows(_first_source(stage)), MOST_ROWS))
-    ]
+    sources = _sources(stage)
+    most = MOST_ROWS // len(sources)
+    read = chain.from_iterable(islice(named_rows(source), most) for source in sources)
+    rows = [row | _added(stage, number) for number, row in enumerate(read)]
     write_rows(folder / DATA, rows)
     write_rows(folder / f"{UNDECIDED}.jsonl", map(without_completion, rows))
     counts = {"num_in": len(rows), "num_out": len(rows), "steps": []}
@@ -38,16 +39,18 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_bytes(b"".join(map(line_of, rows)))
 
 
-def _first_source(stage: CurateStage) -> CuratedRows:
+def _sources(stage: CurateStage) -> Sequence[CuratedRows]:
+    """Those whose rows come out."""
     for step in stage.steps:
         if isinstance(step, RewriteStep):
-            return step.originals
+            return [step.originals]
     match stage.data:
-        case [source, *_] | Concatenation(sources=[source, *_]) | RowsMixture(sources=[source, *_]):
-            return source
-        case CuratedRows() as source:
-            return source
-    raise AssertionError(stage.data)
+        case list() as sources:
+            return sources
+        case Concatenation(sources=sources) | RowsMixture(sources=sources):
+            return sources
+        case source:
+            return [source]
 
 
 def _added(stage: CurateStage, number: int) -> Row:
@@ -58,4 +61,8 @@ def _added(stage: CurateStage, number: int) -> Row:
             case ExtractStep(column=str(column)) | VoteStep(answer_column=str(column)):
                 labels = step.labels or ["0"]
                 added[column] = labels[number % len(labels)]
+            case VerifyStep(keep="all"):
+                added["is_right"] = number % 2 == 0
+            case RewriteStep():
+                added |= {NUMBER: number, IS_REWRITTEN: number % 2 == 0}
     return added

@@ -36,4 +36,4 @@ class Manifest:
 def kept_fraction(folder: Path) -> float:
     """The fraction of its rows that a stage kept, from 0 to 1."""
     content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return min(1.0, content["num_out"] / content["num_in"])
+    return min(1.0, content["num_out"] / content["num_in"]) if content["num_in"] else 1.0

@@ -202,8 +202,8 @@ def _settings(
         rows_per_shard=stage.shard_size,
         is_encoder_decoder=is_seq2seq,
     )
-    is_asked = isinstance(stage.data, PromptRows) and len(examples)
-    if is_asked and examples[0]["messages"] is not None:
+    first = examples[0] if len(examples) else {}
+    if isinstance(stage.data, PromptRows) and first.get("messages") is not None:
         return _with_chat(settings, stage.data, tokenizer)
     return settings
 

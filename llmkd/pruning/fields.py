@@ -85,6 +85,14 @@ def size_problems(config: Mapping[str, Any], stage: PruneStage) -> Iterator[tupl
             yield ("width", field), message
 
 
+def too_few_rows(num_rows: int, num_asked: int) -> str:
+    """What to say of a calibration set that is shorter than asked."""
+    return (
+        f"the calibration set has {num_rows} rows, and {num_asked} are asked for; write num_examples: "
+        f"{num_rows}, or data with more rows"
+    )
+
+
 def _depth_problems(num_layers: int, depth: DepthPruning) -> Iterator[tuple[Key, str]]:
     if depth.layers is not None:
         for index, layer in enumerate(depth.layers):

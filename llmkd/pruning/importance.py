@@ -47,6 +47,12 @@ class Importances:
     num_examples: int
     num_tokens: int
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number overflowed."""
+        found = (self.angular_distances, self.block_influence, self.channels, self.head_groups)
+        return all(bool(tensor.isfinite().all()) for tensor in found)
+
     def of_blocks(self, num_layers: int) -> list[float]:
         """d(l, l + n) of every block of n neighbouring layers, by its first layer l."""
         return self.angular_distances.diagonal(num_layers).tolist()
@@ -54,7 +60,7 @@ class Importances:
 
 @torch.inference_mode()
 def measure_importances(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Int[Tensor, "B T"]]]
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
 ) -> Importances:
     """Reads all batches and measures.
 
@@ -72,7 +78,8 @@ def measure_importances(
 
     Args:
         model: In evaluation mode.
-        batches: `input_ids`, and an `attention_mask` with 1 for each token that is no padding.
+        batches: Each with `input_ids` [B, T], and an `attention_mask` [B, T] with 1 for each token
+            that is no padding.
 
     References:
         Gromov et al. 2024, https://arxiv.org/abs/2403.17887 (angular distance); Men et al. 2024,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
 from llmkd.pruning.architectures import Architecture, architecture_of
+from llmkd.pruning.choose import Cuts
 from llmkd.pruning.fields import fields_after, head_dim_of, queries_per_group
 
 
@@ -38,6 +39,17 @@ def check_prunable(model: PreTrainedModel) -> None:
                 f"model: {name} holds values that are not finite; write a checkpoint from before "
                 "that, or copy the model anew"
             )
+
+
+def cut(model: PreTrainedModel, cuts: Cuts) -> None:
+    """Cuts all that was chosen."""
+    kept = [n for n in range(model.config.num_hidden_layers) if n not in cuts.layers]
+    if cuts.layers:
+        remove_layers(model, cuts.layers)
+    if cuts.kept_channels is not None:
+        keep_channels(model, cuts.kept_channels[kept])
+    if cuts.kept_head_groups is not None:
+        keep_head_groups(model, cuts.kept_head_groups[kept])
 
 
 def remove_layers(model: PreTrainedModel, removed: Collection[int]) -> None:

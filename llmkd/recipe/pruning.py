@@ -63,7 +63,7 @@ class PruneStage(RecipePart):
     """The calibration set, on which importance is measured: rows as a train stage of language models
     reads them. Needed unless `depth.layers` says all."""
     num_examples: int = Field(default=256, gt=0)
-    """Rows of it that are read, drawn with the run's seed; of a stream, the first."""
+    """Rows of it that are read, drawn with the run's seed."""
     batch_size: int = Field(default=8, gt=0)
     """Rows read together."""
     depth: DepthPruning | None = None

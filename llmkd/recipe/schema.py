@@ -10,6 +10,7 @@ from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
+from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.teacher_data import Capture, Engine, Generation, TopKCapture
 
 
@@ -99,7 +100,7 @@ class EvaluateStage(RecipePart):
 
 
 Stage = Annotated[
-    TrainStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
+    TrainStage | GenerateStage | ScoreStage | CurateStage | PruneStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

@@ -277,7 +277,9 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
 
 
 def _print_products(job: Any) -> None:
-    names = [name for name, stage in job.recipe.stages.items() if stage.kind == "train"]
+    from llmkd.recipe.cross_checks import MODEL_KINDS
+
+    names = [name for name, stage in job.recipe.stages.items() if stage.kind in MODEL_KINDS]
     lines = [f"{name}: {job.product(name)}" for name in names]
     report = job.folder / "report.html"
     show("\n".join(lines + [f"report: {report}"] * report.exists()))

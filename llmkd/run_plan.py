@@ -6,6 +6,7 @@ from typing import Any
 
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
 from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
 from llmkd.run_folder import digest, fingerprint
@@ -57,7 +58,7 @@ class Run:
     def product(self, name: str) -> str:
         """What `stage:NAME` stands for: a model folder, or a folder with data."""
         folder = self.stage_folder(name)
-        return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
+        return str(folder / "model" if self.recipe.stages[name].kind in MODEL_KINDS else folder)
 
     def has_product(self, name: str) -> bool:
         """Whether what a finished stage made is still there."""
@@ -67,6 +68,7 @@ class Run:
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
             "curate": ["curation.json", "data.jsonl"],
+            "prune": ["pruning.json", "model/config.json"],
             "evaluate": [RESULTS],
         }
         paths = made[self.recipe.stages[name].kind]

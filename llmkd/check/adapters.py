@@ -21,7 +21,11 @@ SHARED = ("lm_head", "embed_tokens")
 
 
 def look_at_adapter(
-    found: StageFacts, key: Key, teacher: PretrainedModel | None, engine: Engine | None = None
+    found: StageFacts,
+    key: Key,
+    teacher: PretrainedModel | None,
+    engine: Engine | None = None,
+    role: str = "teacher",
 ) -> None:
     """Adds what is known of a teacher's adapter, and what is wrong with it, to a stage's facts.
 
@@ -30,6 +34,7 @@ def look_at_adapter(
         key: The stage's.
         teacher: None where the stage has none here.
         engine: What runs it, where the recipe says.
+        role: The field that names the teacher; `model` of a stage that has none.
     """
     if teacher is None or teacher.adapter_name_or_path is None:
         return
@@ -37,13 +42,13 @@ def look_at_adapter(
     try:
         folder = model_folder(name, None)
         if problem := _what_is_wrong(folder, teacher, engine):
-            found.problems.append(Problem((*key, "teacher", FIELD), f"{name} {problem}"))
+            found.problems.append(Problem((*key, role, FIELD), f"{name} {problem}"))
             return
         config = _config(folder)
     except NotKnownError as error:
-        found.facts["teacher adapter"] = Fact(None, "not known", str(error))
+        found.facts[f"{role} adapter"] = Fact(None, "not known", str(error))
         return
-    found.facts["teacher adapter"] = known(lambda: _parameters(folder, config))
+    found.facts[f"{role} adapter"] = known(lambda: _parameters(folder, config))
     _warn_of_other_name(found, config, teacher)
 
 

@@ -27,7 +27,7 @@ from llmkd.recipe.models import (
     StoreTeacher,
 )
 from llmkd.recipe.procedural import TaskRowsStage
-from llmkd.recipe.schema import Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import PruneStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -73,17 +73,24 @@ class Models:
         self._folders: dict[tuple[str, str | None], Model] = {}
 
     def student_of(self, stage_name: str) -> Model:
-        """The student of a train stage, as it is trained."""
+        """The student of a train stage, as it is trained; what a prune stage makes."""
         if stage_name not in self._students:
             stage = self.recipe.stages[stage_name]
-            assert isinstance(stage, TrainStage)
-            labels = self._labels_or_why(stage)
-            if isinstance(stage.student, ScratchStudent):
-                model = self._scratch(stage, stage.student, labels)
+            if isinstance(stage, PruneStage):
+                model = self._pruned(stage)
             else:
-                model = self._pretrained(stage.student, labels)
-            self._students[stage_name] = _with_template(model, stage)
+                assert isinstance(stage, TrainStage)
+                model = self._trained(stage)
+            self._students[stage_name] = model
         return self._students[stage_name]
+
+    def _trained(self, stage: TrainStage) -> Model:
+        labels = self._labels_or_why(stage)
+        if isinstance(stage.student, ScratchStudent):
+            model = self._scratch(stage, stage.student, labels)
+        else:
+            model = self._pretrained(stage.student, labels)
+        return _with_template(model, stage)
 
     def of(self, source: PretrainedModel) -> Model:
         """A model that is loaded: from a folder, the hub's cache, or an earlier stage."""
@@ -191,6 +198,12 @@ class Models:
             return Fact(count, "exact", f"adapters of rank {lora.r}, by formula")
 
         return replace(model, trainable=known(adapters))
+
+    def _pruned(self, stage: PruneStage) -> Model:
+        # Imported here, for it needs this module.
+        from llmkd.check.pruning import pruned
+
+        return pruned(self.of(stage.model), stage)
 
     def _local(self, source: PretrainedModel) -> Model:
         key = (source.model_name_or_path, source.revision)

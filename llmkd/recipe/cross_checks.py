@@ -22,10 +22,11 @@ from llmkd.recipe.losses import (
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.prompt_checks import prompt_problems
+from llmkd.recipe.pruning_checks import pruning_problems
 from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, PruneStage, Stage, TeacherDataStage, TrainStage
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
@@ -37,9 +38,12 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "generate": (DATA, STORE),
     "score": (STORE,),
     "curate": (DATA, CURATED),
+    "prune": (MODEL, TOKENIZER),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""
+MODEL_KINDS = frozenset(kind for kind, made in PRODUCTS.items() if MODEL in made)
+"""The kinds of stages that make a model folder."""
 WANTED = {
     "dataset_name": DATA,
     "fewshot_name": DATA,
@@ -70,6 +74,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
         problems += curation_problems(stage, key, stages)
+        if isinstance(stage, PruneStage):
+            problems += pruning_problems(stage, key)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems

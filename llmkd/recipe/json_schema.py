@@ -7,15 +7,7 @@ does not fit across fields, 1.0 for an integer.
 from collections.abc import Mapping
 from typing import Any
 
-from llmkd.recipe.schema import (
-    CurateStage,
-    EvaluateStage,
-    GenerateStage,
-    Recipe,
-    ScoreStage,
-    TaskRowsStage,
-    TrainStage,
-)
+from llmkd.recipe.schema import STAGE_MODELS, Recipe
 from llmkd.recipe.training_arguments import DEFAULTS, OWNED, Argument, limits, training_arguments
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -44,7 +36,7 @@ def recipe_schema() -> Schema:
         trainer.pop(keyword, None)
     trainer["$ref"] = f"#/$defs/{TRAINER}"
     one_stage: list[Schema] = []
-    for model in (TrainStage, TaskRowsStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
+    for model in STAGE_MODELS:
         name = f"One{model.__name__}"
         parts[name] = _one_stage(whole, parts[model.__name__])
         one_stage.append({"$ref": f"#/$defs/{name}"})

@@ -24,22 +24,11 @@ from llmkd.recipe.overrides import apply_overrides
 from llmkd.recipe.places import Problem, Source
 from llmkd.recipe.problems import problems_of
 from llmkd.recipe.regression_checks import regression_problems
-from llmkd.recipe.schema import (
-    CurateStage,
-    EvaluateStage,
-    GenerateStage,
-    Recipe,
-    ScoreStage,
-    Stage,
-    TaskRowsStage,
-    TrainStage,
-)
+from llmkd.recipe.schema import STAGE_MODELS, EvaluateStage, Recipe, Stage
 from llmkd.recipe.schema_walk import kinds
 from llmkd.recipe.shipped import find_recipe, find_suite
 from llmkd.recipe.training_arguments import trainer_problems
 from llmkd.recipe.yaml_places import Key, dotted, read_file
-
-STAGE_MODELS = (TrainStage, TaskRowsStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage)
 
 Part = TypeVar("Part", bound=RecipePart)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llmkd.recipe.json_schema import TRAINER, Schema, recipe_schema
+from llmkd.recipe.schema import STAGE_MODELS
 from llmkd.recipe.training_arguments import DEFAULTS, OWNED
 
 PAGE, SCHEMA = "recipe.md", "recipe.schema.json"
@@ -38,7 +39,7 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "TaskRowsStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
+    "Stages": [model.__name__ for model in STAGE_MODELS],
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
@@ -59,6 +60,7 @@ SECTIONS = {
         "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
         "ExtractStep",
     ],
+    "Pruning": ["PrunedModel", "DepthPruning", "WidthPruning"],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",
         "HarnessRows", "AgreementTask", "DraftTask", "CostTask",

@@ -1,6 +1,6 @@
 """The recipe: a frozen tree that says everything a run needs, and holds no live objects."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, Tag
 
@@ -11,6 +11,7 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
 from llmkd.recipe.procedural import TaskRowsStage
+from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.teacher_data import Capture, Engine, Generation, TopKCapture
 
 
@@ -99,10 +100,18 @@ class EvaluateStage(RecipePart):
     out."""
 
 
-Stage = Annotated[
-    TrainStage | TaskRowsStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
-    Field(discriminator="kind"),
-]
+AnyStage = (
+    TrainStage
+    | TaskRowsStage
+    | GenerateStage
+    | ScoreStage
+    | CurateStage
+    | PruneStage
+    | EvaluateStage
+)
+Stage = Annotated[AnyStage, Field(discriminator="kind")]
+STAGE_MODELS: tuple[type[RecipePart], ...] = get_args(AnyStage)
+"""Every kind of stage."""
 
 
 class Recipe(RecipePart):

@@ -18,6 +18,7 @@ from llmkd.report.curation import curation_sections
 from llmkd.report.curves import curves, group_size
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
+from llmkd.report.pruning import pruning_sections
 from llmkd.report.roles import find_roles, teachers_of
 from llmkd.report.run_files import RunFiles
 from llmkd.report.samples import cards
@@ -114,6 +115,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "published": published(),
         "trade_offs": trade_offs(groups, details, colors),
         "curation": curation_sections(first),
+        "pruning": pruning_sections(first),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),
         "ended": ended(first),

@@ -9,7 +9,9 @@ from llmkd.recipe.references import references
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
+    PruneStage,
     Recipe,
+    Stage,
     TeacherDataStage,
     TrainStage,
 )
@@ -86,16 +88,22 @@ def _is_store(recipe: Recipe, value: str) -> bool:
 
 
 def _ancestors(recipe: Recipe, name: str) -> list[str]:
-    """The stages whose models a train stage trains on, from the nearest to the first."""
+    """The stages whose models a stage trains on or prunes, from the nearest to the first."""
     found: list[str] = []
-    stage = recipe.stages.get(name)
-    while isinstance(stage, TrainStage) and isinstance(stage.student, PretrainedStudent):
-        before = referenced_stage(stage.student.model_name_or_path)
-        if before is None or before in (name, *found):
-            break
+    before = _begun_from(recipe.stages.get(name))
+    while before is not None and before not in (name, *found):
         found.append(before)
-        stage = recipe.stages.get(before)
+        before = _begun_from(recipe.stages.get(before))
     return found
+
+
+def _begun_from(stage: Stage | None) -> str | None:
+    """The stage whose model a stage trains on, or prunes."""
+    if isinstance(stage, TrainStage) and isinstance(stage.student, PretrainedStudent):
+        return referenced_stage(stage.student.model_name_or_path)
+    if isinstance(stage, PruneStage):
+        return referenced_stage(stage.model.model_name_or_path)
+    return None
 
 
 def _all_teachers(recipe: Recipe) -> Iterator[str]:

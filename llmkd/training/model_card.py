@@ -1,5 +1,6 @@
 """The README.md of a model folder: where the model comes from, and what was measured."""
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import yaml
@@ -7,6 +8,7 @@ import yaml
 from llmkd.evaluation.results import Record
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
+from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.schema import TrainStage
 from llmkd.teacher_data.places import open_store
 
@@ -21,17 +23,40 @@ def model_card(stage: TrainStage, name: str) -> str:
         name: The stage's name.
     """
     teacher = teacher_name(stage)
-    front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     is_classifier = isinstance(stage.data, Classification)
     what = "sequence classifier" if is_classifier else "language model"
     if is_regression(stage.data):
         what = "sequence regression model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
+    return _card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
+
+
+def pruned_card(
+    stage: PruneStage, name: str, before: Mapping[str, float], after: Mapping[str, float]
+) -> str:
+    """As `model_card`, of a pruned model.
+
+    Args:
+        stage: What made the model.
+        name: The stage's name.
+        before: Sizes of the whole model, as in `pruning.json`.
+        after: Sizes of the pruned one.
+    """
+    lines = [f"| {size} | {before[size]:,.0f} | {after[size]:,.0f} |\n" for size in before]
+    return _card(
+        stage,
+        name,
+        f"A language model, pruned from `{stage.model.name}` with llmkd, and not trained since.\n\n"
+        "| | before | after |\n|---|---|---|\n" + "".join(lines).rstrip(),
+    )
+
+
+def _card(stage: TrainStage | PruneStage, name: str, content: str) -> str:
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (
-        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n"
-        f"A {what}, {origin}, made with llmkd. Objective: {losses}.\n\n"
+        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n{content}\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
 

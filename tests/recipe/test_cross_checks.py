@@ -69,7 +69,7 @@ BAD_REFERENCES = [
     (
         "stages.teacher.student.tokenizer_name_or_path=stage:student",
         "stage `student` comes later, and stages run as written; move it up, or put a stage before "
-        "this one that makes a model",
+        "this one that makes a tokenizer",
     ),
     (
         "stages.evaluation.models.1=stage:teacher_data",

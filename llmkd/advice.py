@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 from llmkd.recipe.data import Task
-from llmkd.recipe.evaluation import PerplexityTask, Suite
+from llmkd.recipe.evaluation import Suite, compares_with_teacher
+from llmkd.recipe.evaluation_base import TextTask
 from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.schema import (
@@ -140,8 +141,10 @@ def _of_evaluation(stage: EvaluateStage) -> list[str]:
     keys = [] if stage.batch_size == "auto" else _halved("batch_size", stage.batch_size)
     tasks = stage.suite.tasks if isinstance(stage.suite, Suite) else []
     for index, task in enumerate(tasks):
-        if isinstance(task, PerplexityTask):
+        if isinstance(task, TextTask):
             keys.append(f"suite.tasks.{index}.data.max_length below {task.data.max_length}")
+    if isinstance(stage.suite, str) or compares_with_teacher(stage.suite):
+        keys += _narrow("teacher", stage.teacher)
     return keys or ["fewer or smaller `models`"]
 
 

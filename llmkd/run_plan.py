@@ -1,12 +1,17 @@
 """A recipe and its folder: where each stage writes, what it depends on, and what it makes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkd.evaluation.harness.definitions import files_of
 from llmkd.evaluation.suites import find_suite
+from llmkd.recipe import shipped
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.cross_checks import MODEL_KINDS
+from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
 from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
 from llmkd.run_folder import digest, fingerprint
@@ -105,13 +110,30 @@ class Run:
                 for value in references(stage)
                 if referenced_stage(value) is None and (found := _digest(Path(expanded(value))))
             }
-            | _programs(stage),
+            | {written: digest(path) for written, path in _further_files(stage).items()},
         }
 
 
-def _programs(stage: Stage) -> dict[str, str | None]:
-    files = stage.command_files if isinstance(stage, CurateStage) else {}
-    return {written: digest(Path(path)) for written, path in files.items()}
+def _further_files(stage: Stage) -> dict[str, Path]:
+    """Files that are read though the stage does not name them, or not by their path."""
+    match stage:
+        case CurateStage():
+            programs = {written: Path(path) for written, path in stage.command_files.items()}
+            return programs | _files_of_suites(stage.suites)
+        case EvaluateStage(suite=Suite(tasks=tasks)):
+            named = (task.definition for task in tasks if isinstance(task, LMEvalTask))
+            own = (Path(expanded(path)) for path in named if isinstance(path, str))
+            return {str(path): path for definition in own for path in files_of(definition)[1:]}
+        case _:
+            return {}
+
+
+def _files_of_suites(suites: Sequence[str]) -> dict[str, Path]:
+    """Of suites by name or path: themselves, and the local files that their tasks read."""
+    read = (value for name in suites for value in references(find_suite(name)))
+    data = {value: Path(expanded(value)) for value in read}
+    suites_themselves = {name: shipped.find_suite(name) for name in suites}
+    return suites_themselves | {value: path for value, path in data.items() if path.exists()}
 
 
 def _digest(path: Path) -> str | None:

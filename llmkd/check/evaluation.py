@@ -1,10 +1,10 @@
 """What is known of an evaluate stage before it runs."""
 
+from llmkd.check.evaluation_memory import evaluation_memory
 from llmkd.check.facts import Fact, StageFacts, known, value_of
 from llmkd.check.harness import harness_length, harness_rows, refuse_unknown_task
 from llmkd.check.kinds import head_problem
 from llmkd.check.labels import labelled_facts, num_labelled_rows, refuse_unknown_rows
-from llmkd.check.memory import generate_memory
 from llmkd.check.models import Model
 from llmkd.check.ood import longest_ood_row, num_ood_rows
 from llmkd.check.prompts import prompt_length
@@ -32,9 +32,11 @@ from llmkd.recipe.reasoning import ReasoningTask
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.yaml_places import Key
 
+UNKNOWN_LENGTH = Fact(None, "not known", "the data cannot be used as it is")
+
 
 def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFacts:
-    """Parameters of each model, rows of each task, and the memory of the largest model."""
+    """Parameters of each model, rows of each task, and the memory of all that stands at a time."""
     found = StageFacts(stage.kind)
     suite = find_suite(stage.suite)
     models = [
@@ -42,6 +44,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
         checker.models.of(PretrainedModel(model_name_or_path=value, dtype="auto"))
         for value in stage.models
     ]
+    teacher = None
     if stage.teacher is not None:
         teacher = checker.models.of(stage.teacher)
         found.facts["teacher parameters"] = teacher.parameters
@@ -52,7 +55,7 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
     for index, model in enumerate(models):
         place = ("stages", name, "models", index)
         found.problems += head_problem(place, model, is_classifier=is_for_classifiers(suite))
-    lengths: list[Fact] = []
+    lengths: list[list[Fact]] = []
     for index, task in enumerate(suite.tasks):
         key: Key = ("stages", name, "suite")
         if not isinstance(stage.suite, str):
@@ -64,13 +67,14 @@ def evaluate_facts(checker: Checker, name: str, stage: EvaluateStage) -> StageFa
                 found.facts[f"{task.name} rows"] = known(lambda task=task: _rows(task))
             if isinstance(task, ClassificationTask):
                 refuse_unknown_rows(task.data, [model.labels for model in models])
-            lengths += [
-                known(lambda task=task, model=model: _length(task, model)) for model in models
-            ]
+            lengths.append(
+                [known(lambda task=task, model=model: _length(task, model)) for model in models]
+            )
         except DataError as error:
+            lengths.append([UNKNOWN_LENGTH for _ in models])
             at = key if isinstance(stage.suite, str) else (*key, *error.key)
             found.problems.append(Problem(at, f"{task.name}: {error.message}"))
-    found.facts["memory"] = known(lambda: _memory(models, lengths, _least_at_once(stage)))
+    found.facts["memory"] = evaluation_memory(stage, suite, models, teacher, lengths)
     checker.judge(found, checker.memory(), stage)
     return found
 
@@ -111,15 +115,3 @@ def _length(task: EvaluationTask, model: Model) -> Fact:
         return Fact(task.prompt_length + task.completion_length, "exact")
     prompt = value_of(prompt_length(task.data, model.tokenizer))
     return Fact(prompt + task.max_completion_length, "at most", "prompt and completion")
-
-
-def _least_at_once(stage: EvaluateStage) -> int:
-    return 1 if stage.batch_size == "auto" else stage.batch_size
-
-
-def _memory(models: list[Model], lengths: list[Fact], batch_size: int) -> Fact:
-    """The largest model's: they are loaded one after the other."""
-    longest = max((value_of(length) for length in lengths), default=1)
-    length = Fact(longest, "at most")
-    needed = [generate_memory(model, batch_size, length) for model in models]
-    return max(needed, key=value_of)

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.errors import InputError
+from llmkd.evaluation.budgets import POSITIONS_AT_ONCE
 from llmkd.evaluation.kept import Answer
 from llmkd.evaluation.measured import Estimate, Measured, Setting
-from llmkd.evaluation.perplexity import POSITIONS_AT_ONCE, batches_of, inputs_of, num_read
+from llmkd.evaluation.perplexity import batches_of, inputs_of, num_read
 from llmkd.evaluation.statistics import bootstrap_ratio
 from llmkd.evaluation.subject import Subject
 from llmkd.evaluation.windows import Window, windows_of

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,8 @@ def _write(
         )
     length = min(task.max_completion_length, room)
     settings = _settings(task, length, subject.tokenizer)
-    with _counted(subject.model, task.num_draft_tokens) as rounds:
-        ids, seconds = _generated(
-            teacher.model, prompt, settings, seed, assistant_model=subject.model
-        )
+    with _counted(subject.model, task.num_draft_tokens) as (draft, rounds):
+        ids, seconds = _generated(teacher.model, prompt, settings, seed, assistant_model=draft)
     _, alone = _generated(teacher.model, prompt, settings, seed)
     expected = _expected(subject, teacher.model, ids, len(prompt), task.temperature)
     return {
@@ -128,18 +127,22 @@ def _generated(
 
 
 @contextmanager
-def _counted(draft: PreTrainedModel, num_tokens: int) -> Iterator[list[tuple[int, int]]]:
-    """Yields a list that gets (accepted, drafted) of each round of drafting.
+def _counted(
+    model: PreTrainedModel, num_tokens: int
+) -> Iterator[tuple[PreTrainedModel, list[tuple[int, int]]]]:
+    """Yields the model as a draft, and a list that gets (accepted, drafted) of each of its rounds.
 
     The draft writes `num_tokens` each time, whatever its own settings adapt to.
     """
     rounds: list[tuple[int, int]] = []
-    update, before = AssistedCandidateGenerator.update_candidate_strategy, draft.generation_config
+    update = AssistedCandidateGenerator.update_candidate_strategy
 
     def noted(self: Any, input_ids: Any, scores: Any, num_matches: Any) -> None:
         rounds.append((int(num_matches), scores.shape[1] - 1))
         update(self, input_ids, scores, num_matches)
 
+    # The same weights with other settings: the model may be the teacher too.
+    draft = copy(model)
     draft.generation_config = GenerationConfig(
         num_assistant_tokens=num_tokens,
         num_assistant_tokens_schedule="constant",
@@ -147,10 +150,9 @@ def _counted(draft: PreTrainedModel, num_tokens: int) -> Iterator[list[tuple[int
     )
     AssistedCandidateGenerator.update_candidate_strategy = noted
     try:
-        yield rounds
+        yield draft, rounds
     finally:
         AssistedCandidateGenerator.update_candidate_strategy = update
-        draft.generation_config = before
 
 
 @torch.inference_mode()

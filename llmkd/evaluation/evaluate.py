@@ -20,7 +20,12 @@ from llmkd.faults import explanation, ran_out_of_memory
 from llmkd.models.classifiers import load_classifier
 from llmkd.models.load import load_model
 from llmkd.progress import Progress, say
-from llmkd.recipe.evaluation import EvaluationTask, Suite, is_for_classifiers
+from llmkd.recipe.evaluation import (
+    EvaluationTask,
+    Suite,
+    compares_with_teacher,
+    is_for_classifiers,
+)
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Engine
 
@@ -87,15 +92,16 @@ def evaluate(
     """
     found, estimates = Evaluation(), dict[tuple[str, str], list[Estimate]]()
     load = load_classifier if is_for_classifiers(suite) else load_model
-    beside = None if teacher is None else Subject(*teacher, load=load)
-    # Of these the tokenizers alone are held: a model goes when its tasks are done.
-    first, *_ = named = [subject_at(label, path, load) for label, path in models]
-    for subject in named:
+    first, *_ = subjects = [subject_at(label, path, load) for label, path in models]
+    for subject in subjects:
         _ = subject.tokenizer
+    beside = None
+    if teacher is not None and compares_with_teacher(suite):
+        beside = _teacher_among(subjects, Subject(*teacher, load=load))
     total = len(models) * len(suite.tasks) * PROGRESS_STEPS
     num_finished = 0
-    for position, (label, path) in enumerate(models):
-        subject = subject_at(label, path, load)
+    for position, subject in enumerate(subjects):
+        label = subject.label
         with closing(subject):
             for number, task in enumerate(suite.tasks):
                 begun = num_finished * PROGRESS_STEPS
@@ -112,13 +118,20 @@ def evaluate(
                     estimates[label, task.name] = list(measured.estimates)
                     found.details.add(measured.details, task=task.name, model=label)
                     found.records += _records(measured, subject, task, suite, seed)
-                    _compare(found, estimates, (models[0][0], label), suite, task)
+                    _compare(found, estimates, (first.label, label), suite, task)
                 num_finished += 1
         if (num_parameters := subject.num_parameters) is not None:
             found.details.parameters[label] = num_parameters
+        if subject is not beside:
+            subject.release()
     if not found.records and all(failure.is_bad_input for failure in found.failures):
         raise InputError([str(failure) for failure in found.failures])
     return found
+
+
+def _teacher_among(subjects: Sequence[Subject], teacher: Subject) -> Subject:
+    """The teacher; where it is measured too, the same subject, so that it is loaded once."""
+    return next((one for one in subjects if one.is_as_loaded(teacher.source)), teacher)
 
 
 def _tried(

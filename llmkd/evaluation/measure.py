@@ -17,7 +17,12 @@ from llmkd.evaluation.subject import Subject
 from llmkd.evaluation.text_units import text_units
 from llmkd.recipe.classification import ClassificationTask
 from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
-from llmkd.recipe.evaluation import EvaluationTask, ExactMatchTask, PerplexityTask
+from llmkd.recipe.evaluation import (
+    EvaluationTask,
+    ExactMatchTask,
+    PerplexityTask,
+    is_in_transformers,
+)
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
 from llmkd.recipe.reasoning import ReasoningTask
@@ -30,9 +35,7 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
     Raises:
         InputError: A model or data set that cannot be used.
     """
-    if not isinstance(task, LMEvalTask):
-        # Two do not fit on an accelerator.
-        subject.close()
+    _make_room(subject, task, setting)
     match task:
         case ExactMatchTask():
             return _exact_match(subject, task, setting)
@@ -63,6 +66,16 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
             from llmkd.evaluation.reasoning import measure_reasoning
 
             return measure_reasoning(subject, task, setting)
+
+
+def _make_room(subject: Subject, task: EvaluationTask, setting: Setting) -> None:
+    """Gives back what the task does not use: two copies do not fit on an accelerator."""
+    if not isinstance(task, LMEvalTask):
+        subject.close()
+    if not is_in_transformers(task, setting.engine):
+        subject.release()
+        if setting.teacher is not None:
+            setting.teacher.release()
 
 
 def _exact_match(subject: Subject, task: ExactMatchTask, setting: Setting) -> Measured:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.kinds import collator_for, tokenizing_for
+from llmkd.evaluation.budgets import LOGITS_AT_ONCE, POSITIONS_AT_ONCE
 from llmkd.evaluation.details import Bin
 from llmkd.evaluation.kept import Kept
 from llmkd.evaluation.reliability import Reliability
@@ -21,11 +22,6 @@ from llmkd.models.kinds import is_seq2seq
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
 from llmkd.recipe.evaluation import PerplexityTask
-
-LOGITS_AT_ONCE = 2**26
-"""A batch's positions times the vocabulary, unless one window alone has more."""
-POSITIONS_AT_ONCE = 1024
-"""Positions whose logits are held in float32 at a time."""
 
 
 @dataclass(frozen=True)

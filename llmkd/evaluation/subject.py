@@ -1,5 +1,6 @@
 """A model that is measured: what results call it, and where it is, loaded when first asked for."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import config_of, load_model, load_tokenizer
 from llmkd.recipe.models import PretrainedModel
 from llmkd.run_folder import digest
 from llmkd.teacher_data.transformers_engine import load_for_inference
@@ -80,6 +81,21 @@ class Subject:
             InputError: Nothing loadable is there.
         """
         return load_for_inference(self.source, self.load)[0]
+
+    def release(self) -> None:
+        """Gives back the memory of the model in transformers, which is loaded again when asked for."""
+        if self.__dict__.pop("model", None) is not None:
+            # Some models refer to themselves.
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def is_as_loaded(self, other: PretrainedModel) -> bool:
+        """Whether another source stands for the same weights in the same type: one copy serves both."""
+        if not self.source.names_the_model_of(other):
+            return False
+        own = str(config_of(self.source).dtype).removeprefix("torch.")
+        one, two = (own if each.dtype == "auto" else each.dtype for each in (self.source, other))
+        return one == two
 
 
 def subject_at(

@@ -5,7 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from llmkd.recipe.base import RecipePart
-from llmkd.recipe.curation_steps import CuratedRows, CurationStep, VerifyCommandStep
+from llmkd.recipe.curation_steps import (
+    ContaminationStep,
+    CuratedRows,
+    CurationStep,
+    VerifyCommandStep,
+)
 
 
 class Concatenation(RecipePart):
@@ -97,3 +102,9 @@ class CurateStage(RecipePart):
         """The files of all these programs, each by how it is written."""
         steps = (step for step in self.steps if isinstance(step, VerifyCommandStep))
         return {written: path for step in steps for written, path in step.files.items()}
+
+    @property
+    def suites(self) -> list[str]:
+        """The names or paths of all suites whose questions are looked for."""
+        steps = (step for step in self.steps if isinstance(step, ContaminationStep))
+        return [name for step in steps for name in step.suites]

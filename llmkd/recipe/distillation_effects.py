@@ -42,6 +42,10 @@ class DraftTask(FileTask):
     """0 is greedy: then a token is accepted where it is the teacher's favourite."""
 
 
+TeacherTask = AgreementTask | DraftTask
+"""Tasks that compare a model with a teacher."""
+
+
 class CostTask(NamedTask):
     """What a model costs: size, arithmetic, speed and memory, in a process of its own."""
 

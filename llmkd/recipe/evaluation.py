@@ -7,11 +7,12 @@ from pydantic import Field
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.classification import ClassificationTask, ClassifierTask
 from llmkd.recipe.data import AdditionTask
-from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask
+from llmkd.recipe.distillation_effects import AgreementTask, CostTask, DraftTask, TeacherTask
 from llmkd.recipe.evaluation_base import NamedTask, TextTask
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.ood import OODTask
 from llmkd.recipe.reasoning import ReasoningTask
+from llmkd.recipe.teacher_data import Engine, TransformersEngine
 
 
 class ExactMatchTask(NamedTask):
@@ -56,6 +57,21 @@ class Suite(RecipePart):
     """One line on what it measures."""
     tasks: list[EvaluationTask] = Field(min_length=1)
     """What is measured, in order."""
+
+
+def compares_with_teacher(suite: Suite) -> bool:
+    """Whether any task of a suite asks for a teacher."""
+    return any(isinstance(task, TeacherTask) for task in suite.tasks)
+
+
+def is_in_transformers(task: EvaluationTask, engine: Engine | None) -> bool:
+    """Whether the process that measures has the model in transformers for a task.
+
+    Otherwise it is in an engine, or in a process of its own.
+    """
+    if isinstance(task, ReasoningTask | LMEvalTask):
+        return engine is None or isinstance(engine, TransformersEngine)
+    return not isinstance(task, CostTask)
 
 
 def is_for_classifiers(suite: Suite) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from llmkd.recipe.distillation_effects import AgreementTask, DraftTask
+from llmkd.recipe.distillation_effects import TeacherTask
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.places import Problem
@@ -29,7 +29,7 @@ def suite_use_problems(
 
 
 def _teacher_problems(stage: EvaluateStage, suite: Suite, key: Key) -> Iterator[Problem]:
-    asking = [task.name for task in suite.tasks if isinstance(task, AgreementTask | DraftTask)]
+    asking = [task.name for task in suite.tasks if isinstance(task, TeacherTask)]
     if asking and stage.teacher is None:
         yield Problem(
             key,

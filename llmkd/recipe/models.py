@@ -1,5 +1,6 @@
 """Teachers, students and adapters, as a recipe names them."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
@@ -31,6 +32,15 @@ class PretrainedModel(RecipePart):
         """What a reader may call it."""
         adapter = self.adapter_name_or_path
         return self.model_name_or_path + (f" with adapter {adapter}" if adapter else "")
+
+    def names_the_model_of(self, other: "PretrainedModel") -> bool:
+        """Whether both are the same but for the type of their weights, however a path is written."""
+        one, two = (
+            each.model_dump(exclude={"dtype"})
+            | {"model_name_or_path": os.path.realpath(each.model_name_or_path)}
+            for each in (self, other)
+        )
+        return one == two
 
 
 class InProcessTeacher(PretrainedModel):

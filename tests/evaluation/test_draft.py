@@ -21,7 +21,7 @@ def measured(tiny_llama, tokenizer, tmp_path):
         tiny_llama(tokenizer, seed=seed).save_pretrained(folders[-1])
         tokenizer.save_pretrained(folders[-1])
 
-    def measure(student, teacher, **fields):
+    def measure(student, teacher, *, is_one_copy=False, **fields):
         subjects = [
             Subject(str(i), PretrainedModel(model_name_or_path=str(folders[i]), dtype="auto"))
             for i in (student, teacher)
@@ -30,6 +30,8 @@ def measured(tiny_llama, tokenizer, tmp_path):
             {"kind": "draft", "name": "d", "data": {"dataset_name": str(path)}, **fields}
         )
         setting = Setting(subjects[0], 1, 5, lambda *_: None, teacher=subjects[1])
+        if is_one_copy:
+            subjects[1].__dict__["model"] = subjects[0].model
         before = subjects[0].model.generation_config
         found = measure_draft(subjects[0], task, setting)
         assert subjects[0].model.generation_config is before
@@ -38,9 +40,17 @@ def measured(tiny_llama, tokenizer, tmp_path):
     return measure
 
 
+@pytest.mark.parametrize("is_one_copy", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_model_accepts_all_that_it_drafts_itself(measured, temperature):
-    found = measured(0, 0, temperature=temperature, max_completion_length=18, num_draft_tokens=5)
+def test_a_model_accepts_all_that_it_drafts_itself(measured, temperature, is_one_copy):
+    found = measured(
+        0,
+        0,
+        is_one_copy=is_one_copy,
+        temperature=temperature,
+        max_completion_length=18,
+        num_draft_tokens=5,
+    )
     assert found["measured_acceptance"] == 1
     assert found["acceptance"] == pytest.approx(1)
     # Five drafted tokens and one of the teacher's own in each of three rounds.

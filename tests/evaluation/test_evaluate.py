@@ -1,14 +1,20 @@
 import json
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
+from llmkd.errors import LlmkdError
+from llmkd.evaluation import cost as cost_module
 from llmkd.evaluation import evaluate as evaluate_module
 from llmkd.evaluation import measure as measure_module
+from llmkd.evaluation import subject as subject_module
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.evaluation.exact_match import ScoredAnswers
 from llmkd.evaluation.perplexity import score_text
 from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.models import PretrainedModel
 
 
 @pytest.fixture
@@ -37,8 +43,8 @@ def models(tiny_llama, tokenizer, tmp_path):
     return folders
 
 
-def run(models, suite, progress=lambda done, total: None):
-    return evaluate(models, suite, batch_size=4, seed=5, progress=progress)
+def run(models, suite, progress=lambda done, total: None, **more):
+    return evaluate(models, suite, batch_size=4, seed=5, progress=progress, **more)
 
 
 def test_every_model_gets_every_metric_in_order(models, suite):
@@ -100,6 +106,63 @@ def test_where_memory_runs_out_fewer_examples_are_taken_at_once(models, suite, m
     found = evaluate(models, suite, batch_size=64, seed=5, progress=lambda done, total: None)
     assert len(found.failures) == 4
     assert all("out of memory" in failure.message for failure in found.failures)
+
+
+@pytest.fixture
+def standing(monkeypatch):
+    """The folders of all models in memory, each time that one was loaded or a cost measured."""
+    alive, seen = WeakKeyDictionary(), []
+    load = subject_module.load_for_inference
+
+    def noted_load(source, kind):
+        model, tokenizer = load(source, kind)
+        alive[model] = Path(source.model_name_or_path).name
+        seen.append(sorted(alive.values()))
+        return model, tokenizer
+
+    def noted_cost(subject, task, setting):
+        seen.append(sorted(alive.values()))
+        raise LlmkdError("not measured here")
+
+    monkeypatch.setattr(subject_module, "load_for_inference", noted_load)
+    monkeypatch.setattr(cost_module, "measure_cost", noted_cost)
+    return seen
+
+
+def compared(suite, *kinds):
+    """The suite's text, and tasks that compare with a teacher."""
+    text = suite.tasks[1].model_dump(mode="json")
+    near = {**text, "kind": "agreement", "name": "near"}
+    cost = {"kind": "cost", "name": "cost"}
+    tasks = {"perplexity": text, "agreement": near, "cost": cost}
+    return Suite.model_validate({"name": "compared", "tasks": [tasks[kind] for kind in kinds]})
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_teacher_that_is_measured_too_is_loaded_once(models, suite, standing, dtype):
+    teacher = PretrainedModel(model_name_or_path=f"{models[0][1]}/", dtype=dtype)
+    found = run(models, compared(suite, "perplexity", "agreement"), teacher=("first", teacher))
+    assert standing == [["first"], ["first", "second"]]
+    values = {(r.model, r.metric): r.value for r in found.records if r.task == "near"}
+    assert values["first", "forward_kl"] == 0
+    assert values["second", "forward_kl"] > 0.001
+    # Measured last, it is there already; of another type, it is another copy.
+    standing.clear()
+    run(models[::-1], compared(suite, "agreement"), teacher=("first", teacher))
+    assert standing == [["second"], ["first", "second"]]
+    standing.clear()
+    half = teacher.model_copy(update={"dtype": "bfloat16"})
+    run(models[:1], compared(suite, "agreement"), teacher=("first", half))
+    assert standing == [["first"], ["first", "first"]]
+
+
+def test_no_model_stands_beside_what_does_not_use_it(models, suite, standing):
+    teacher = ("first", PretrainedModel(model_name_or_path=models[0][1]))
+    run(models, compared(suite, "agreement", "cost"), teacher=teacher)
+    assert standing == [["first"], [], ["second"], ["first", "second"], []]
+    standing.clear()
+    run(models, compared(suite, "perplexity"), teacher=teacher)
+    assert standing == [["first"], ["second"]]
 
 
 def test_progress_grows_to_its_total(models, suite):

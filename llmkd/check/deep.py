@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
-from llmkd.check.stand_ins import write_curated, write_rows
+from llmkd.check.stand_ins import link_first_model, write_curated, write_rows
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
@@ -39,9 +39,11 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import (
+    MODEL_KINDS,
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -154,7 +156,7 @@ class _Products:
             if state is not None and state.is_finished and self.job.has_product(name):
                 return self.job.product(name)
             stand_ins.append(name)
-            is_model = self.job.recipe.stages[name].kind == "train"
+            is_model = self.job.recipe.stages[name].kind in MODEL_KINDS
             return str(self.folder(name) / "model" if is_model else self.folder(name))
 
         return rewrite
@@ -168,6 +170,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             _try_generate(stage, folder, seed)
         case ScoreStage():
             _try_score(stage, folder, seed)
+        case MergeStage():
+            link_first_model(stage, folder)
         case CurateStage():
             write_curated(stage, folder)
         case EvaluateStage():

@@ -15,6 +15,7 @@ from llmkd.check.vocabulary import Tokenizer, read_tokenizer, tokenizer_of_task
 from llmkd.check.weights import Weights, read_json, read_weights
 from llmkd.data.labels import has_classifier_head, names_in_config
 from llmkd.errors import DataError
+from llmkd.models.adapter_configs import base_of
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import Classification, StoreRows, Task
 from llmkd.recipe.local_paths import expanded
@@ -26,7 +27,7 @@ from llmkd.recipe.models import (
     ServerTeacher,
     StoreTeacher,
 )
-from llmkd.recipe.schema import Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import MergeStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -89,9 +90,21 @@ class Models:
         stage_name = referenced_stage(source.model_name_or_path)
         if stage_name is None:
             return self._local(source)
-        student = self.student_of(stage_name)
-        width = DTYPE_BYTES.get(source.dtype, student.bytes_per_parameter)
-        return replace(_saved(student), name=source.model_name_or_path, bytes_per_parameter=width)
+        made = self._made_by(stage_name)
+        width = DTYPE_BYTES.get(source.dtype, made.bytes_per_parameter)
+        return replace(made, name=source.model_name_or_path, bytes_per_parameter=width)
+
+    def merged_from(self, name: str) -> Model:
+        """A model that a merge stage names, as its files are: of an adapter, the model under it."""
+        source = base_of(expanded(name)) or name
+        return self.of(PretrainedModel(model_name_or_path=source, dtype="auto"))
+
+    def _made_by(self, stage_name: str) -> Model:
+        """What is in the model folder of a stage."""
+        stage = self.recipe.stages[stage_name]
+        if isinstance(stage, MergeStage):
+            return self.merged_from(next(iter(stage.inputs.values())))
+        return _saved(self.student_of(stage_name))
 
     def labels_of(self, stage: TrainStage) -> list[str]:
         """What the outputs of a stage's classifier will stand for.
@@ -120,7 +133,7 @@ class Models:
         """The tokenizer of a model, or why it is not known."""
         stage_name = referenced_stage(name)
         if stage_name is not None:
-            return self.student_of(stage_name).tokenizer
+            return self._made_by(stage_name).tokenizer
         key = (name, revision)
         if key not in self._tokenizers:
             self._tokenizers[key] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))

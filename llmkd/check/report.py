@@ -10,6 +10,7 @@ from llmkd.check.curation import curate_facts
 from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
+from llmkd.check.merging import merge_facts
 from llmkd.check.stages import Checker, shown_bytes
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
@@ -18,6 +19,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     Recipe,
     ScoreStage,
     TrainStage,
@@ -74,6 +76,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
         match stage:
             case TrainStage():
                 stages[name] = checker.train(name, stage)
+            case MergeStage():
+                stages[name] = merge_facts(checker, name, stage)
             case GenerateStage():
                 stages[name] = generate_facts(checker, name, stage)
             case ScoreStage():

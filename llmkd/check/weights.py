@@ -44,7 +44,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     if "quantization_config" in config:
         raise NotKnownError(f"{folder}: quantized; the run itself will tell")
     shapes = {
-        name: value for name, value in shapes_in(folder).items() if not _is_buffer(name, value[1])
+        name: value for name, value in shapes_in(folder).items() if not is_buffer(name, value[1])
     }
     head, embedding = (
         _rows(shapes, "lm_head.weight"),
@@ -135,7 +135,8 @@ def _size(value: Any) -> int:
     return value
 
 
-def _is_buffer(name: str, shape: list[int]) -> bool:
+def is_buffer(name: str, shape: list[int]) -> bool:
+    """Whether a tensor of a checkpoint is none of the parameters; models make it anew."""
     # `attn.bias` is GPT-2's causal mask where it has four dimensions, and a bias otherwise.
     return name.endswith(BUFFERS) and (name.endswith("inv_freq") or len(shape) != 1)
 

@@ -25,13 +25,14 @@ from llmkd.recipe.prompt_checks import prompt_problems
 from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import EvaluateStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import EvaluateStage, MergeStage, Stage, TeacherDataStage, TrainStage
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
 MODEL, DATA, STORE, CURATED = "a model", "a data set", "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL,),
+    "merge": (MODEL,),
     "generate": (DATA, STORE),
     "score": (STORE,),
     "curate": (DATA, CURATED),
@@ -62,6 +63,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
         problems += curation_problems(stage, key, stages)
+        if isinstance(stage, MergeStage):
+            problems += [Problem((*key, *place), text) for place, text in stage.problems()]
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems

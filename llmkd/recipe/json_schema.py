@@ -11,6 +11,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     Recipe,
     ScoreStage,
     TrainStage,
@@ -43,7 +44,7 @@ def recipe_schema() -> Schema:
         trainer.pop(keyword, None)
     trainer["$ref"] = f"#/$defs/{TRAINER}"
     one_stage: list[Schema] = []
-    for model in (TrainStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
+    for model in (TrainStage, MergeStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
         name = f"One{model.__name__}"
         parts[name] = _one_stage(whole, parts[model.__name__])
         one_stage.append({"$ref": f"#/$defs/{name}"})

@@ -28,6 +28,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     Recipe,
     ScoreStage,
     Stage,
@@ -38,7 +39,7 @@ from llmkd.recipe.shipped import find_recipe, find_suite
 from llmkd.recipe.training_arguments import trainer_problems
 from llmkd.recipe.yaml_places import Key, dotted, read_file
 
-STAGE_MODELS = (TrainStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage)
+STAGE_MODELS = (TrainStage, MergeStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage)
 
 Part = TypeVar("Part", bound=RecipePart)
 

@@ -9,6 +9,7 @@ from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
+from llmkd.recipe.merging import MergeStage
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
 from llmkd.recipe.teacher_data import Capture, Engine, Generation, TopKCapture
 
@@ -99,9 +100,13 @@ class EvaluateStage(RecipePart):
 
 
 Stage = Annotated[
-    TrainStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
+    TrainStage | MergeStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
+
+
+MODEL_KINDS = frozenset({"train", "merge"})
+"""The kinds of stages whose product is a model folder."""
 
 
 class Recipe(RecipePart):

@@ -9,6 +9,7 @@ from llmkd.recipe.references import references
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
+    MergeStage,
     Recipe,
     TeacherDataStage,
     TrainStage,
@@ -21,7 +22,7 @@ def find_roles(recipe: Recipe) -> dict[str, Role]:
     """The role of every model, by what results call it: the stage's name, or the path given.
 
     A train stage with a teacher, or whose data a teacher wrote, is a student, and so is one that
-    trains a student on. A model that a teacher field names is a teacher. What a teacher or a student
+    trains a student on, or merges some. A model that a teacher field names is a teacher. What a teacher or a student
     was trained on from has no role, nor have other models that are measured. Other train stages are
     twins.
     """
@@ -48,7 +49,7 @@ def only_twin(recipe: Recipe, measured: Collection[str]) -> str | None:
 
 
 def teachers_of(recipe: Recipe, name: str) -> list[str]:
-    """The models that a train stage learns from, or that the student did that it trains on.
+    """The models that a stage's model has learned from, itself or by those that it is made of.
 
     They are its teacher's, and who wrote its data.
     """
@@ -86,16 +87,26 @@ def _is_store(recipe: Recipe, value: str) -> bool:
 
 
 def _ancestors(recipe: Recipe, name: str) -> list[str]:
-    """The stages whose models a train stage trains on, from the nearest to the first."""
-    found: list[str] = []
-    stage = recipe.stages.get(name)
-    while isinstance(stage, TrainStage) and isinstance(stage.student, PretrainedStudent):
-        before = referenced_stage(stage.student.model_name_or_path)
-        if before is None or before in (name, *found):
-            break
-        found.append(before)
-        stage = recipe.stages.get(before)
+    """The stages whose models a stage makes its own of, from the nearest to the first."""
+    found, left = list[str](), _begun_from(recipe, name)
+    while left:
+        before = left.pop(0)
+        if before not in (name, *found):
+            found.append(before)
+            left += _begun_from(recipe, before)
     return found
+
+
+def _begun_from(recipe: Recipe, name: str) -> list[str]:
+    """The stages whose weights a stage trains on, or merges."""
+    match recipe.stages.get(name):
+        case TrainStage(student=PretrainedStudent(model_name_or_path=source)):
+            sources = [source]
+        case MergeStage(inputs=inputs):
+            sources = list(inputs.values())
+        case _:
+            sources = []
+    return [stage for source in sources if (stage := referenced_stage(source)) is not None]
 
 
 def _all_teachers(recipe: Recipe) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import assert_never
 import yaml
 
 from llmkd.evaluation.results import Record
+from llmkd.recipe.base import RecipePart
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
@@ -21,17 +22,27 @@ def model_card(stage: TrainStage, name: str) -> str:
         name: The stage's name.
     """
     teacher = teacher_name(stage)
-    front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     is_classifier = isinstance(stage.data, Classification)
     what = "sequence classifier" if is_classifier else "language model"
     if is_regression(stage.data):
         what = "sequence regression model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
+    return card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
+
+
+def card(stage: RecipePart, name: str, summary: str) -> str:
+    """A model card in the hub's format.
+
+    Args:
+        stage: What made the model.
+        name: The stage's name.
+        summary: What the model is, and what it was made from.
+    """
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (
-        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n"
-        f"A {what}, {origin}, made with llmkd. Objective: {losses}.\n\n"
+        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n{summary}\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
 

@@ -57,7 +57,7 @@ def _differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> str 
 
 
 def _memory(first: Model, num_models: int) -> Fact:
-    """One tensor of each model in float32, and two more of its size."""
+    """One tensor of each model in float32, their sum, and what is written of it."""
     if not isinstance(first.shape, Shape):
         return Fact(None, "not known", first.shape)
     shape = first.shape

@@ -13,6 +13,7 @@ from torch import Tensor
 from llmkd.check.weights import INDEX, WHOLE, is_buffer
 from llmkd.errors import InputError
 from llmkd.merging.adapter import Adapter
+from llmkd.merging.methods import is_finite
 from llmkd.models.adapter_configs import CONFIG as ADAPTER_CONFIG
 from llmkd.models.load import not_loadable
 
@@ -77,7 +78,7 @@ class Checkpoint:
             return tensor
         wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         whole = wide if self.adapter is None else self.adapter.added(name, wide)
-        if not bool(torch.isfinite(whole).all()):
+        if not is_finite(whole):
             raise InputError(
                 f"{self.key}: {self.name}: {name} holds NaN or an infinite number; name another "
                 "model, or a checkpoint from before its training went wrong"

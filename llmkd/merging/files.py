@@ -82,5 +82,9 @@ def _write_file(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            tensor = made(name).contiguous().reshape(-1).view(torch.uint8)
-            file.write(tensor.numpy().data)
+            # Under no name, which would hold it while the next one is made.
+            file.write(_bytes(made(name)))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,7 +1,8 @@
 """Merging: tensor by tensor from the models' files into a new model folder.
 
-At any moment one tensor of each model is in memory, in float32, and two more of its size: the sum, and
-the sum in the type that is written. Neither the number of tensors nor the size of files matters.
+At any moment one tensor of each model is in memory, in float32, and their sum; files in half precision
+are read into a tensor of half that size first, and so is the sum before it is written. Neither the
+number of tensors nor the size of files matters.
 """
 
 import json
@@ -19,7 +20,7 @@ from llmkd.merging.checkpoint import INTEGERS, TYPES, Checkpoint, copied_files, 
 from llmkd.merging.distances import Cosines
 from llmkd.merging.files import write_tensors
 from llmkd.merging.fit import fitted
-from llmkd.merging.methods import coefficients, cosine, is_on_one_line, weighted_sum
+from llmkd.merging.methods import coefficients, cosine, is_finite, is_on_one_line, weighted_sum
 from llmkd.progress import Progress
 from llmkd.recipe.merging import MergeStage, Slerp
 from llmkd.training.checkpoints import publish, removed_on_failure
@@ -61,7 +62,7 @@ class Merge:
         self.num_on_one_line += is_on_one_line(found[0])
         weights = coefficients(self.stage.method, len(tensors), found[0])
         merged = weighted_sum(tensors, weights).to(TYPES[dtype])
-        if not bool(torch.isfinite(merged).all()):
+        if not is_finite(merged):
             raise InputError(
                 f"method: with these weights, numbers of {name} are too large for {dtype}; write "
                 "smaller weights"

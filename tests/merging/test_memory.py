@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
-NUM_TENSORS, SIZE = 12, 16 * MIB
+# Larger than what the C library keeps for itself when it is freed.
+NUM_TENSORS, SIZE = 5, 36 * MIB
 
 
 def resident(field):
@@ -19,7 +20,7 @@ def resident(field):
 def test_a_merge_holds_one_tensor_of_each_model(saved, merged):
     folders = [saved("a", 1), saved("b", 2)]
     merged(*folders, kind="slerp", output="warm")
-    tensors = {f"{i}.weight": torch.full((4, MIB), i + 1.0) for i in range(NUM_TENSORS)}
+    tensors = {f"{i}.weight": torch.full((9, MIB), i + 1.0) for i in range(NUM_TENSORS)}
     for folder in folders:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     del tensors
@@ -28,5 +29,5 @@ def test_a_merge_holds_one_tensor_of_each_model(saved, merged):
     folder = merged(*folders, kind="slerp")
     peak = resident("VmHWM") - before
     assert (folder / "model.safetensors").stat().st_size > NUM_TENSORS * SIZE
-    # One of each model and the sum make three; of 36 in the three files.
-    assert peak < 4.5 * SIZE
+    # One of each model and the sum make three; of 15 in the three files.
+    assert peak < 3.5 * SIZE

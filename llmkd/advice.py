@@ -12,6 +12,7 @@ from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -87,6 +88,8 @@ def smaller(stage: Stage) -> list[str]:
             )
         case CurateStage():
             return ["fewer rows: num_examples in data"]
+        case PruneStage():
+            return _of_pruning(stage)
         case EvaluateStage():
             return _of_evaluation(stage)
 
@@ -124,6 +127,15 @@ def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:
             sizes = []
     shard = _halved("shard_size", stage.shard_size)
     return [*sizes, *lengths, *shard, *_narrow("teacher", stage.teacher)]
+
+
+def _of_pruning(stage: PruneStage) -> list[str]:
+    lengths = (
+        []
+        if isinstance(stage.data, Task | None)
+        else [f"data.max_length below {stage.data.max_length}"]
+    )
+    return [*_halved("batch_size", stage.batch_size), *lengths, *_narrow("model", stage.model)]
 
 
 def _of_evaluation(stage: EvaluateStage) -> list[str]:

@@ -279,7 +279,7 @@ def _results_of(run: Path, baseline: str | None) -> list[Any]:
 
 
 def _print_products(job: Any) -> None:
-    from llmkd.recipe.schema import MODEL_KINDS
+    from llmkd.recipe.cross_checks import MODEL_KINDS
 
     names = [name for name, stage in job.recipe.stages.items() if stage.kind in MODEL_KINDS]
     lines = [f"{name}: {job.product(name)}" for name in names]

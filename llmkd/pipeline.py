@@ -22,10 +22,10 @@ from llmkd.evaluation.results import Record, read_results, write_results
 from llmkd.failure import DEBUG
 from llmkd.faults import explained
 from llmkd.progress import say
+from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.references import needed_for
 from llmkd.recipe.schema import (
-    MODEL_KINDS,
     CurateStage,
     EvaluateStage,
     Recipe,

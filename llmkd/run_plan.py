@@ -6,8 +6,9 @@ from typing import Any
 
 from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
-from llmkd.recipe.schema import MODEL_KINDS, CurateStage, EvaluateStage, Recipe, Stage
+from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
 from llmkd.run_folder import digest, fingerprint
 
 RESOLVED_RECIPE = "recipe.resolved.yaml"
@@ -67,6 +68,7 @@ class Run:
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
             "curate": ["curation.json", "data.jsonl"],
+            "prune": ["pruning.json", "model/config.json"],
             "evaluate": [RESULTS],
         }
         paths = made[self.recipe.stages[name].kind]

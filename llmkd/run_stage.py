@@ -16,6 +16,7 @@ from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -130,6 +131,12 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
 
             with progress(name) as moved:
                 run_curation(stage, folder, seed=seed, progress=moved)
+        case PruneStage():
+            from llmkd.progress import progress
+            from llmkd.pruning.run import run_prune
+
+            with progress(name) as moved:
+                run_prune(stage, folder, name=name, seed=seed, progress=moved)
         case EvaluateStage():
             assert isinstance(written, EvaluateStage)
             _evaluate(stage, written, folder, name, seed)

@@ -36,6 +36,7 @@ SHAPED = [
     "evaluation",
     "curation.minhash",
     "curation.contamination",
+    "pruning",
 ]
 jaxtyping.install_import_hook([f"llmkd.{name}" for name in SHAPED], "beartype.beartype")
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known
-from llmkd.check.models import model_folder
-from llmkd.check.weights import Shapes, header_of, read_json, shapes_in
+from llmkd.check.weights import Shapes, header_of, model_folder, read_json, shapes_in
 from llmkd.models.adapter_configs import CONFIG, Config, beyond_vllm, largest_rank, no_lora
 from llmkd.recipe.adapter_checks import FIELD
 from llmkd.recipe.local_paths import expanded, is_there
@@ -21,7 +20,11 @@ SHARED = ("lm_head", "embed_tokens")
 
 
 def look_at_adapter(
-    found: StageFacts, key: Key, teacher: PretrainedModel | None, engine: Engine | None = None
+    found: StageFacts,
+    key: Key,
+    teacher: PretrainedModel | None,
+    engine: Engine | None = None,
+    role: str = "teacher",
 ) -> None:
     """Adds what is known of a teacher's adapter, and what is wrong with it, to a stage's facts.
 
@@ -30,6 +33,7 @@ def look_at_adapter(
         key: The stage's.
         teacher: None where the stage has none here.
         engine: What runs it, where the recipe says.
+        role: The field that names the teacher; `model` of a stage that has none.
     """
     if teacher is None or teacher.adapter_name_or_path is None:
         return
@@ -37,13 +41,13 @@ def look_at_adapter(
     try:
         folder = model_folder(name, None)
         if problem := _what_is_wrong(folder, teacher, engine):
-            found.problems.append(Problem((*key, "teacher", FIELD), f"{name} {problem}"))
+            found.problems.append(Problem((*key, role, FIELD), f"{name} {problem}"))
             return
         config = _config(folder)
     except NotKnownError as error:
-        found.facts["teacher adapter"] = Fact(None, "not known", str(error))
+        found.facts[f"{role} adapter"] = Fact(None, "not known", str(error))
         return
-    found.facts["teacher adapter"] = known(lambda: _parameters(folder, config))
+    found.facts[f"{role} adapter"] = known(lambda: _parameters(folder, config))
     _warn_of_other_name(found, config, teacher)
 
 

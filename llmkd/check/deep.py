@@ -25,11 +25,14 @@ from llmkd.data.prompts import PromptTokenize, answered
 from llmkd.data.sources import load_rows
 from llmkd.errors import LlmkdError
 from llmkd.evaluation.evaluate import evaluate
+from llmkd.pruning.run import run_prune
 from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.data import (
     AdditionTask,
     CompletionTask,
     DatasetSource,
+    DataSource,
     LabelledRows,
     Mixture,
     SequenceLengths,
@@ -39,11 +42,11 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.models import StoreTeacher
 from llmkd.recipe.references import expanded, resolved
 from llmkd.recipe.schema import (
-    MODEL_KINDS,
     CurateStage,
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     ScoreStage,
     Stage,
     TrainStage,
@@ -174,6 +177,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             link_first_model(stage, folder)
         case CurateStage():
             write_curated(stage, folder)
+        case PruneStage():
+            _try_prune(stage, folder, seed)
         case EvaluateStage():
             _try_evaluate(stage, seed)
     return None
@@ -241,16 +246,26 @@ def _with_few_rows(stage: TrainStage) -> TrainStage:
     """Enough rows for a few batches; reading and tokenizing all of them is the training's work."""
     batch = stage.trainer.get("per_device_train_batch_size", 8)
     most = BATCHES_READ * batch * stage.trainer.get("gradient_accumulation_steps", 1)
-    data = stage.data
-    if isinstance(data, Mixture):
-        sources = [source.model_copy(update=at_most(source, most)) for source in data.sources]
-        data = data.model_copy(update={"sources": sources, "num_examples": None})
-    else:
-        data = data.model_copy(update=at_most(data, most))
     # Nothing is tracked, uploaded or measured now and then.
     trainer = {**stage.trainer, "report_to": "none", "push_to_hub": False}
+    data = _few_rows(stage.data, most)
     update = {"data": data, "trainer": trainer, "term_gradient_steps": None}
     return stage.model_copy(update=update)
+
+
+def _few_rows(data: DataSource, most: int) -> DataSource:
+    if isinstance(data, Mixture):
+        sources = [source.model_copy(update=at_most(source, most)) for source in data.sources]
+        return data.model_copy(update={"sources": sources, "num_examples": None})
+    return data.model_copy(update=at_most(data, most))
+
+
+def _try_prune(stage: PruneStage, folder: Path, seed: int) -> None:
+    """Prunes by a few rows, each read by itself."""
+    data = None if stage.data is None else _few_rows(stage.data, STAND_IN_ROWS)
+    num_examples = min(stage.num_examples, FEW_ROWS)
+    few = stage.model_copy(update={"data": data, "num_examples": num_examples, "batch_size": 1})
+    run_prune(few, folder, name=folder.name, seed=seed, progress=_silent)
 
 
 def _try_generate(stage: GenerateStage, folder: Path, seed: int) -> None:

@@ -1,6 +1,5 @@
 """What is known of a recipe's models and tokenizers without loading them."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from llmkd.check.facts import Fact, NotKnownError, known
 from llmkd.check.labels import checked_labels
 from llmkd.check.seq2seq import NO_SHAPE, is_seq2seq, num_seq2seq_parameters, reading_as
 from llmkd.check.vocabulary import Tokenizer, read_tokenizer, tokenizer_of_task
-from llmkd.check.weights import Weights, read_json, read_weights
+from llmkd.check.weights import Weights, model_folder, read_json, read_weights
 from llmkd.data.labels import has_classifier_head, names_in_config
 from llmkd.errors import DataError
 from llmkd.models.adapter_configs import base_of
@@ -27,7 +26,7 @@ from llmkd.recipe.models import (
     ServerTeacher,
     StoreTeacher,
 )
-from llmkd.recipe.schema import MergeStage, Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import MergeStage, PruneStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -73,38 +72,40 @@ class Models:
         self._folders: dict[tuple[str, str | None], Model] = {}
 
     def student_of(self, stage_name: str) -> Model:
-        """The student of a train stage, as it is trained."""
+        """The student of a train stage, as it is trained; what a prune or merge stage makes."""
         if stage_name not in self._students:
             stage = self.recipe.stages[stage_name]
-            assert isinstance(stage, TrainStage)
-            labels = self._labels_or_why(stage)
-            if isinstance(stage.student, ScratchStudent):
-                model = self._scratch(stage, stage.student, labels)
+            if isinstance(stage, PruneStage):
+                model = self._pruned(stage)
+            elif isinstance(stage, MergeStage):
+                model = self.merged_from(next(iter(stage.inputs.values())))
             else:
-                model = self._pretrained(stage.student, labels)
-            self._students[stage_name] = _with_template(model, stage)
+                assert isinstance(stage, TrainStage)
+                model = self._trained(stage)
+            self._students[stage_name] = model
         return self._students[stage_name]
+
+    def _trained(self, stage: TrainStage) -> Model:
+        labels = self._labels_or_why(stage)
+        if isinstance(stage.student, ScratchStudent):
+            model = self._scratch(stage, stage.student, labels)
+        else:
+            model = self._pretrained(stage.student, labels)
+        return _with_template(model, stage)
 
     def of(self, source: PretrainedModel) -> Model:
         """A model that is loaded: from a folder, the hub's cache, or an earlier stage."""
         stage_name = referenced_stage(source.model_name_or_path)
         if stage_name is None:
             return self._local(source)
-        made = self._made_by(stage_name)
-        width = DTYPE_BYTES.get(source.dtype, made.bytes_per_parameter)
-        return replace(made, name=source.model_name_or_path, bytes_per_parameter=width)
+        student = self.student_of(stage_name)
+        width = DTYPE_BYTES.get(source.dtype, student.bytes_per_parameter)
+        return replace(_saved(student), name=source.model_name_or_path, bytes_per_parameter=width)
 
     def merged_from(self, name: str) -> Model:
         """A model that a merge stage names, as its files are: of an adapter, the model under it."""
         source = base_of(expanded(name)) or name
         return self.of(PretrainedModel(model_name_or_path=source, dtype="auto"))
-
-    def _made_by(self, stage_name: str) -> Model:
-        """What is in the model folder of a stage."""
-        stage = self.recipe.stages[stage_name]
-        if isinstance(stage, MergeStage):
-            return self.merged_from(next(iter(stage.inputs.values())))
-        return _saved(self.student_of(stage_name))
 
     def labels_of(self, stage: TrainStage) -> list[str]:
         """What the outputs of a stage's classifier will stand for.
@@ -133,7 +134,7 @@ class Models:
         """The tokenizer of a model, or why it is not known."""
         stage_name = referenced_stage(name)
         if stage_name is not None:
-            return self._made_by(stage_name).tokenizer
+            return self.student_of(stage_name).tokenizer
         key = (name, revision)
         if key not in self._tokenizers:
             self._tokenizers[key] = _or_why(lambda: read_tokenizer(model_folder(name, revision)))
@@ -201,6 +202,12 @@ class Models:
 
         return replace(model, trainable=known(adapters))
 
+    def _pruned(self, stage: PruneStage) -> Model:
+        # Imported here, for it needs this module.
+        from llmkd.check.pruning import pruned
+
+        return pruned(self.of(stage.model), stage)
+
     def _local(self, source: PretrainedModel) -> Model:
         key = (source.model_name_or_path, source.revision)
         if key not in self._folders:
@@ -227,28 +234,6 @@ class Models:
             is_seq2seq(config), has_classifier_head(config) if "architectures" in config else None,
             config,
         )  # fmt: skip
-
-
-def model_folder(name: str, revision: str | None) -> Path:
-    """The folder of a model: itself, or the hub's cache.
-
-    Raises:
-        NotKnownError: It is not on this machine.
-    """
-    folder = expanded(name)
-    try:
-        if folder.is_dir():
-            return folder
-        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-        cached = hub / f"models--{name.replace('/', '--')}"
-        branch = cached / "refs" / (revision or "main")
-        commit = branch.read_text().strip() if branch.is_file() else revision
-        if commit and (cached / "snapshots" / commit).is_dir():
-            return cached / "snapshots" / commit
-    except (OSError, ValueError, RuntimeError) as error:
-        raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
-    raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
 def _with_template(student: Model, stage: TrainStage) -> Model:

@@ -11,6 +11,7 @@ from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
 from llmkd.check.merging import merge_facts
+from llmkd.check.pruning import prune_facts
 from llmkd.check.stages import Checker, shown_bytes
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
@@ -20,6 +21,7 @@ from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     Recipe,
     ScoreStage,
     TrainStage,
@@ -84,6 +86,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
                 stages[name] = score_facts(checker, name, stage)
             case CurateStage():
                 stages[name] = curate_facts(checker, name, stage)
+            case PruneStage():
+                stages[name] = prune_facts(checker, name, stage)
             case EvaluateStage():
                 stages[name] = evaluate_facts(checker, name, stage)
     problems = [problem for found in stages.values() for problem in found.problems]

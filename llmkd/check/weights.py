@@ -6,11 +6,13 @@ References:
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import NotKnownError
+from llmkd.recipe.local_paths import expanded
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_JSON_BYTES = 32 * 2**20
@@ -33,6 +35,28 @@ class Weights:
     """Of the type that most of them have in the files."""
     num_embeddings: int | None
     """Rows of the output head, or of the embedding where the two are tied."""
+
+
+def model_folder(name: str, revision: str | None) -> Path:
+    """The folder of a model: itself, or the hub's cache.
+
+    Raises:
+        NotKnownError: It is not on this machine.
+    """
+    folder = expanded(name)
+    try:
+        if folder.is_dir():
+            return folder
+        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        cached = hub / f"models--{name.replace('/', '--')}"
+        branch = cached / "refs" / (revision or "main")
+        commit = branch.read_text().strip() if branch.is_file() else revision
+        if commit and (cached / "snapshots" / commit).is_dir():
+            return cached / "snapshots" / commit
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
+    raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
 def read_weights(folder: Path, config: dict[str, Any]) -> Weights:

@@ -84,7 +84,7 @@ def cost_of(model: PreTrainedModel, task: CostTask) -> dict[str, Any]:
         "peak_memory_mib": _peak_memory(model.device) / MIB,
         "prefill_seconds": [prefill for prefill, _ in rounds],
         "decode_seconds": [decode for _, decode in rounds],
-        "flops_per_token": _flops(model, prompt) / prompt.numel(),
+        "flops_per_token": count_flops(model, prompt) / prompt.numel(),
     }
 
 
@@ -125,10 +125,17 @@ def _peak_memory(device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def _flops(model: PreTrainedModel, prompt: torch.Tensor) -> int:
+def count_flops(model: PreTrainedModel, prompt: torch.Tensor, **more: torch.Tensor) -> int:
+    """Of reading a prompt at once; the model then has plain attention.
+
+    Args:
+        model: On any device, `meta` among them.
+        prompt: Token ids, [B, T].
+        **more: Further inputs of the model.
+    """
     # PyTorch counts the products of plain attention, not those of every fused kernel.
     model.set_attn_implementation("eager")
-    inputs = {"input_ids": prompt}
+    inputs = {"input_ids": prompt, **more}
     if is_seq2seq(model.config):
         inputs["decoder_input_ids"] = prompt
     with FlopCounterMode(display=False) as counter:

@@ -18,7 +18,7 @@ from llmkd.errors import InputError
 from llmkd.models.adapter_configs import Config, no_lora
 from llmkd.models.kinds import auto_class
 
-KEY = "teacher.adapter_name_or_path"
+KEY = "adapter_name_or_path"
 
 
 def adapter_config(name: str) -> Config:

@@ -13,6 +13,7 @@ from llmkd.recipe.references import trained_as
 from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
+    PruneStage,
     ScoreStage,
     Stage,
     TeacherDataStage,
@@ -82,6 +83,8 @@ def _taken(stage: Stage, key: Key, suite: Suite | None) -> Iterator[tuple[Key, s
         case GenerateStage() | ScoreStage():
             place = (*key, "teacher", "model_name_or_path")
             yield place, stage.teacher.model_name_or_path, False
+        case PruneStage():
+            yield (*key, "model", "model_name_or_path"), stage.model.model_name_or_path, False
         case EvaluateStage() if suite is not None:
             for index, model in enumerate(stage.models):
                 yield (*key, "models", index), model, is_for_classifiers(suite)

@@ -22,10 +22,18 @@ from llmkd.recipe.losses import (
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.places import Problem, nearest
 from llmkd.recipe.prompt_checks import prompt_problems
+from llmkd.recipe.pruning_checks import pruning_problems
 from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import EvaluateStage, MergeStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import (
+    EvaluateStage,
+    MergeStage,
+    PruneStage,
+    Stage,
+    TeacherDataStage,
+    TrainStage,
+)
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
@@ -36,9 +44,12 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "generate": (DATA, STORE),
     "score": (STORE,),
     "curate": (DATA, CURATED),
+    "prune": (MODEL,),
     "evaluate": ("results",),
 }
 """What each kind of stage makes."""
+MODEL_KINDS = frozenset(kind for kind, made in PRODUCTS.items() if MODEL in made)
+"""The kinds of stages that make a model folder."""
 WANTED = {"dataset_name": DATA, "fewshot_name": DATA, "path": STORE, "stage": CURATED}
 """What a field that names a stage wants of it; others want a model."""
 
@@ -65,6 +76,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += curation_problems(stage, key, stages)
         if isinstance(stage, MergeStage):
             problems += [Problem((*key, *place), text) for place, text in stage.problems()]
+        if isinstance(stage, PruneStage):
+            problems += pruning_problems(stage, key)
         if isinstance(stage, EvaluateStage):
             problems += _repeated(stage.models, (*key, "models"), "model")
     return problems

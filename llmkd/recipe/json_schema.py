@@ -12,6 +12,7 @@ from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     Recipe,
     ScoreStage,
     TrainStage,
@@ -31,6 +32,10 @@ _TYPES = {
     "dict": "object",
 }
 
+STAGE_MODELS = (
+    TrainStage, GenerateStage, ScoreStage, CurateStage, PruneStage, MergeStage, EvaluateStage,
+)  # fmt: skip
+
 Schema = dict[str, Any]
 
 
@@ -44,7 +49,7 @@ def recipe_schema() -> Schema:
         trainer.pop(keyword, None)
     trainer["$ref"] = f"#/$defs/{TRAINER}"
     one_stage: list[Schema] = []
-    for model in (TrainStage, MergeStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage):
+    for model in STAGE_MODELS:
         name = f"One{model.__name__}"
         parts[name] = _one_stage(whole, parts[model.__name__])
         one_stage.append({"$ref": f"#/$defs/{name}"})

@@ -29,6 +29,7 @@ from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
     MergeStage,
+    PruneStage,
     Recipe,
     ScoreStage,
     Stage,
@@ -39,7 +40,15 @@ from llmkd.recipe.shipped import find_recipe, find_suite
 from llmkd.recipe.training_arguments import trainer_problems
 from llmkd.recipe.yaml_places import Key, dotted, read_file
 
-STAGE_MODELS = (TrainStage, MergeStage, GenerateStage, ScoreStage, CurateStage, EvaluateStage)
+STAGE_MODELS = (
+    TrainStage,
+    GenerateStage,
+    ScoreStage,
+    CurateStage,
+    PruneStage,
+    MergeStage,
+    EvaluateStage,
+)
 
 Part = TypeVar("Part", bound=RecipePart)
 

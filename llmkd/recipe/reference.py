@@ -38,7 +38,7 @@ with the path of the file that `llmkd check --schema > recipe.schema.json` write
 # The order of the page: heading -> parts of the schema under it.
 SECTIONS = {
     "The recipe": ["Recipe"],
-    "Stages": ["TrainStage", "MergeStage", "GenerateStage", "ScoreStage", "CurateStage", "EvaluateStage"],
+    "Stages": ["TrainStage", "GenerateStage", "ScoreStage", "CurateStage", "PruneStage", "MergeStage", "EvaluateStage"],
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
@@ -59,6 +59,7 @@ SECTIONS = {
         "LengthStep", "RepetitionStep", "DuplicatesStep", "ContaminationStep", "RewriteStep", "SelectStep",
         "ExtractStep",
     ],
+    "Pruning": ["PrunedModel", "DepthPruning", "WidthPruning"],
     "Merging": ["Slerp", "Linear", "TaskArithmetic"],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",

@@ -11,6 +11,7 @@ from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.merging import MergeStage
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
+from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.teacher_data import Capture, Engine, Generation, TopKCapture
 
 
@@ -100,13 +101,9 @@ class EvaluateStage(RecipePart):
 
 
 Stage = Annotated[
-    TrainStage | MergeStage | GenerateStage | ScoreStage | CurateStage | EvaluateStage,
+    TrainStage | GenerateStage | ScoreStage | CurateStage | PruneStage | MergeStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
-
-
-MODEL_KINDS = frozenset({"train", "merge"})
-"""The kinds of stages whose product is a model folder."""
 
 
 class Recipe(RecipePart):

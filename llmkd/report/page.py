@@ -19,6 +19,7 @@ from llmkd.report.curves import curves, group_size
 from llmkd.report.merging import merging_sections
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
+from llmkd.report.pruning import pruning_sections
 from llmkd.report.roles import find_roles, teachers_of
 from llmkd.report.run_files import RunFiles
 from llmkd.report.samples import cards
@@ -116,6 +117,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "trade_offs": trade_offs(groups, details, colors),
         "curation": curation_sections(first),
         "merging": merging_sections(first, colors),
+        "pruning": pruning_sections(first),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),
         "ended": ended(first),

@@ -10,6 +10,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     MergeStage,
+    PruneStage,
     Recipe,
     TeacherDataStage,
     TrainStage,
@@ -98,10 +99,12 @@ def _ancestors(recipe: Recipe, name: str) -> list[str]:
 
 
 def _begun_from(recipe: Recipe, name: str) -> list[str]:
-    """The stages whose weights a stage trains on, or merges."""
+    """The stages whose weights a stage trains on, prunes or merges."""
     match recipe.stages.get(name):
         case TrainStage(student=PretrainedStudent(model_name_or_path=source)):
             sources = [source]
+        case PruneStage(model=model):
+            sources = [model.model_name_or_path]
         case MergeStage(inputs=inputs):
             sources = list(inputs.values())
         case _:

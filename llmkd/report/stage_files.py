@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=0, le=2**62)]
 """No more than floats and charts can take."""
 
+Measure = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+
 
 class Part(BaseModel):
     """A piece of such a file; what it does not know, it leaves alone."""
@@ -152,6 +154,20 @@ class StepCounts(Part):
     """Rows, by the reason why they did not stay."""
     counted: dict[str, Count] = {}
     """What else the step did."""
+
+
+class Pruning(Part):
+    """`pruning.json`: what a prune stage measured and cut."""
+
+    num_examples: Count | None = None
+    """Calibration rows; None where nothing was measured."""
+    block_influence: list[Measure] = []
+    """Of each layer."""
+    angular_distances: list[list[Measure]] = []
+    """Of each number of neighbouring layers, from 1: by the first layer."""
+    removed_layers: list[Count] = []
+    before: dict[str, Measure] = {}
+    after: dict[str, Measure] = {}
 
 
 class Curation(Part):

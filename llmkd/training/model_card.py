@@ -1,5 +1,6 @@
 """The README.md of a model folder: where the model comes from, and what was measured."""
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import yaml
@@ -8,6 +9,7 @@ from llmkd.evaluation.results import Record
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
+from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.schema import TrainStage
 from llmkd.teacher_data.places import open_store
 
@@ -31,18 +33,38 @@ def model_card(stage: TrainStage, name: str) -> str:
     return card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
 
 
-def card(stage: RecipePart, name: str, summary: str) -> str:
+def pruned_card(
+    stage: PruneStage, name: str, before: Mapping[str, float], after: Mapping[str, float]
+) -> str:
+    """As `model_card`, of a pruned model.
+
+    Args:
+        stage: What made the model.
+        name: The stage's name.
+        before: Sizes of the whole model, as in `pruning.json`.
+        after: Sizes of the pruned one.
+    """
+    lines = [f"| {size} | {before[size]:,.0f} | {after[size]:,.0f} |\n" for size in before]
+    return card(
+        stage,
+        name,
+        f"A language model, pruned from `{stage.model.name}` with llmkd, and not trained since.\n\n"
+        "| | before | after |\n|---|---|---|\n" + "".join(lines).rstrip(),
+    )
+
+
+def card(stage: RecipePart, name: str, content: str) -> str:
     """A model card in the hub's format.
 
     Args:
         stage: What made the model.
         name: The stage's name.
-        summary: What the model is, and what it was made from.
+        content: What the model is, and what it was made from.
     """
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (
-        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n{summary}\n\n"
+        f"---\n{yaml.safe_dump(front)}---\n\n# {name}\n\n{content}\n\n"
         f"## Recipe\n\n```yaml\n{part}```\n"
     )
 

@@ -24,6 +24,7 @@ from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
 from llmkd.models.head import check_head, output_head
 from llmkd.models.kinds import auto_class
+from llmkd.models.save import CARD, MODEL
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress, say
 from llmkd.recipe.data import Classification, StoreRows
@@ -49,9 +50,6 @@ from llmkd.training.parts import Parts
 from llmkd.training.progress import ProgressBar
 from llmkd.training.teachers import build_teacher, check_store_fits
 from llmkd.training.trackers import Trackers, tracker_names
-
-MODEL = "model"
-"""The product's folder inside the stage's: whole weights, tokenizer, model card."""
 
 
 def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
@@ -232,7 +230,7 @@ def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name:
             trainer.processing_class.save_pretrained(saved)
         if stage.student.kind == "scratch" and not isinstance(stage.data, Classification):
             _cut_padding(saved, trainer.vocab_size)
-        (saved / "README.md").write_text(model_card(stage, name))
+        (saved / CARD).write_text(model_card(stage, name))
         publish(saved, folder / MODEL)
     if trainer.args.push_to_hub:
         assert trainer.hub_model_id is not None

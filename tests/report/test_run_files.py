@@ -121,7 +121,7 @@ def test_what_may_not_be_entered_is_named_and_left_out(make_run, monkeypatch):
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", guarded)
-    assert len(read_run(folder).problems) == 6
+    assert len(read_run(folder).problems) == 7
 
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))

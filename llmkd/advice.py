@@ -12,6 +12,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     PruneStage,
     ScoreStage,
     Stage,
@@ -77,6 +78,8 @@ def smaller(stage: Stage) -> list[str]:
     match stage:
         case TrainStage():
             return _of_training(stage)
+        case MergeStage():
+            return ["fewer `models`"]
         case GenerateStage(generation=generation):
             length = f"generation.max_completion_length below {generation.max_completion_length}"
             return _of_capture(stage, length)

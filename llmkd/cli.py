@@ -14,6 +14,7 @@ from llmkd.cache_commands import cache
 from llmkd.command import Debug, Json, Quiet, command, dumped, print_records, show
 from llmkd.errors import InputError
 from llmkd.eval_command import evaluate
+from llmkd.merge_command import merge
 
 app = typer.Typer(
     name="llmkd",
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cache)
 app.command("eval")(evaluate)
+app.command("merge")(merge)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
 OptionalRecipe = Annotated[

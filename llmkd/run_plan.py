@@ -70,6 +70,7 @@ class Run:
         made = {
             "train": ["model/config.json"],
             "task_rows": ["tokenizer.json", "data.jsonl"],
+            "merge": ["model/merge.json"],
             "generate": ["store/manifest.json", "data.jsonl"],
             "score": ["store/manifest.json"],
             "curate": ["curation.json", "data.jsonl"],

@@ -15,6 +15,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     PruneStage,
     ScoreStage,
     Stage,
@@ -114,6 +115,12 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.data.task_rows import write_task_rows
 
             write_task_rows(stage, folder, seed=seed)
+        case MergeStage():
+            from llmkd.merging.merge import merge
+            from llmkd.progress import progress
+
+            with progress(name) as moved:
+                merge(stage, folder / "model", name=name, progress=moved)
         case GenerateStage() | ScoreStage():
             from llmkd.progress import progress
             from llmkd.teacher_data.capture import run_capture

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known
-from llmkd.check.models import model_folder
-from llmkd.check.weights import Shapes, header_of, read_json, shapes_in
+from llmkd.check.weights import Shapes, header_of, model_folder, read_json, shapes_in
 from llmkd.models.adapter_configs import CONFIG, Config, beyond_vllm, largest_rank, no_lora
 from llmkd.recipe.adapter_checks import FIELD
 from llmkd.recipe.local_paths import expanded, is_there

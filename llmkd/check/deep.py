@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
-from llmkd.check.stand_ins import MOST_ROWS, write_curated, write_rows
+from llmkd.check.stand_ins import MOST_ROWS, link_first_model, write_curated, write_rows
 from llmkd.data.cache import tokenized
 from llmkd.data.classification import labelled_rows
 from llmkd.data.prompts import PromptTokenize, answered
@@ -46,6 +46,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     PruneStage,
     ScoreStage,
     Stage,
@@ -177,6 +178,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
             _try_generate(stage, folder, seed)
         case ScoreStage():
             _try_score(stage, folder, seed)
+        case MergeStage():
+            link_first_model(stage, folder)
         case CurateStage():
             write_curated(stage, folder)
         case PruneStage():

@@ -1,6 +1,5 @@
 """What is known of a recipe's models and tokenizers without loading them."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from llmkd.check.facts import Fact, NotKnownError, known
 from llmkd.check.labels import checked_labels
 from llmkd.check.seq2seq import NO_SHAPE, is_seq2seq, num_seq2seq_parameters, reading_as
 from llmkd.check.vocabulary import Tokenizer, read_tokenizer, tokenizer_of_task
-from llmkd.check.weights import Weights, read_json, read_weights
+from llmkd.check.weights import Weights, model_folder, read_json, read_weights
 from llmkd.data.labels import has_classifier_head, names_in_config
 from llmkd.errors import DataError
+from llmkd.models.adapter_configs import base_of
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import Classification, StoreRows, Task
 from llmkd.recipe.local_paths import expanded
@@ -27,7 +27,7 @@ from llmkd.recipe.models import (
     StoreTeacher,
 )
 from llmkd.recipe.procedural import TaskRowsStage
-from llmkd.recipe.schema import PruneStage, Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import MergeStage, PruneStage, Recipe, TeacherDataStage, TrainStage
 from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -73,11 +73,13 @@ class Models:
         self._folders: dict[tuple[str, str | None], Model] = {}
 
     def student_of(self, stage_name: str) -> Model:
-        """The student of a train stage, as it is trained; what a prune stage makes."""
+        """The student of a train stage, as it is trained; what a prune or merge stage makes."""
         if stage_name not in self._students:
             stage = self.recipe.stages[stage_name]
             if isinstance(stage, PruneStage):
                 model = self._pruned(stage)
+            elif isinstance(stage, MergeStage):
+                model = self.merged_from(next(iter(stage.inputs.values())))
             else:
                 assert isinstance(stage, TrainStage)
                 model = self._trained(stage)
@@ -100,6 +102,11 @@ class Models:
         student = self.student_of(stage_name)
         width = DTYPE_BYTES.get(source.dtype, student.bytes_per_parameter)
         return replace(_saved(student), name=source.model_name_or_path, bytes_per_parameter=width)
+
+    def merged_from(self, name: str) -> Model:
+        """A model that a merge stage names, as its files are: of an adapter, the model under it."""
+        source = base_of(expanded(name)) or name
+        return self.of(PretrainedModel(model_name_or_path=source, dtype="auto"))
 
     def labels_of(self, stage: TrainStage) -> list[str]:
         """What the outputs of a stage's classifier will stand for.
@@ -231,28 +238,6 @@ class Models:
             is_seq2seq(config), has_classifier_head(config) if "architectures" in config else None,
             config,
         )  # fmt: skip
-
-
-def model_folder(name: str, revision: str | None) -> Path:
-    """The folder of a model: itself, or the hub's cache.
-
-    Raises:
-        NotKnownError: It is not on this machine.
-    """
-    folder = expanded(name)
-    try:
-        if folder.is_dir():
-            return folder
-        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-        cached = hub / f"models--{name.replace('/', '--')}"
-        branch = cached / "refs" / (revision or "main")
-        commit = branch.read_text().strip() if branch.is_file() else revision
-        if commit and (cached / "snapshots" / commit).is_dir():
-            return cached / "snapshots" / commit
-    except (OSError, ValueError, RuntimeError) as error:
-        raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
-    raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
 
 
 def _with_template(student: Model, stage: TrainStage) -> Model:

@@ -10,6 +10,7 @@ from llmkd.check.curation import curate_facts
 from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
+from llmkd.check.merging import merge_facts
 from llmkd.check.pruning import prune_facts
 from llmkd.check.stages import Checker, shown_bytes
 from llmkd.check.task_rows import task_rows_facts
@@ -20,6 +21,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    MergeStage,
     PruneStage,
     Recipe,
     ScoreStage,
@@ -80,6 +82,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
                 stages[name] = checker.train(name, stage)
             case TaskRowsStage():
                 stages[name] = task_rows_facts(checker, name, stage)
+            case MergeStage():
+                stages[name] = merge_facts(checker, name, stage)
             case GenerateStage():
                 stages[name] = generate_facts(checker, name, stage)
             case ScoreStage():

@@ -1,4 +1,4 @@
-"""Stand-ins for what stages would write: of a curate stage, some of its rows in their final shape."""
+"""Stand-ins for what stages would write: some rows of a curate stage, a merge stage's first model."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,11 @@ from llmkd.curation.run import DATA
 from llmkd.curation.sources import named_rows
 from llmkd.curation.tally import Row
 from llmkd.curation.vote import UNDECIDED
+from llmkd.merging.files import num_bytes
+from llmkd.merging.merge import opened
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
 from llmkd.recipe.curation_steps import CuratedRows, ExtractStep, RewriteStep, VerifyStep, VoteStep
+from llmkd.recipe.merging import MergeStage
 
 MOST_ROWS = 256
 
@@ -31,6 +34,19 @@ def write_curated(stage: CurateStage, folder: Path) -> None:
     write_rows(folder / f"{UNDECIDED}.jsonl", map(without_completion, rows))
     counts = {"num_in": len(rows), "num_out": len(rows), "steps": []}
     (folder / MANIFEST).write_text(json.dumps(counts))
+
+
+def link_first_model(stage: MergeStage, folder: Path) -> None:
+    """Looks at the models and tries one tensor; the first model stands in for the merged one.
+
+    Raises:
+        InputError: They cannot be merged.
+    """
+    work = opened(stage)
+    first = work.models[0]
+    work.tensor(min(first.headers, key=lambda name: num_bytes(first.headers[name])))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model").symlink_to(first.folder.absolute())
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

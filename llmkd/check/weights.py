@@ -6,11 +6,13 @@ References:
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkd.check.facts import NotKnownError
+from llmkd.recipe.local_paths import expanded
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_JSON_BYTES = 32 * 2**20
@@ -35,6 +37,28 @@ class Weights:
     """Rows of the output head, or of the embedding where the two are tied."""
 
 
+def model_folder(name: str, revision: str | None) -> Path:
+    """The folder of a model: itself, or the hub's cache.
+
+    Raises:
+        NotKnownError: It is not on this machine.
+    """
+    folder = expanded(name)
+    try:
+        if folder.is_dir():
+            return folder
+        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        cached = hub / f"models--{name.replace('/', '--')}"
+        branch = cached / "refs" / (revision or "main")
+        commit = branch.read_text().strip() if branch.is_file() else revision
+        if commit and (cached / "snapshots" / commit).is_dir():
+            return cached / "snapshots" / commit
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotKnownError(f"{name}: cannot be looked at ({error})") from error
+    raise NotKnownError(f"{name} is not on this machine; `hf download {name}` fetches it")
+
+
 def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     """Counts what is in a model folder.
 
@@ -44,7 +68,7 @@ def read_weights(folder: Path, config: dict[str, Any]) -> Weights:
     if "quantization_config" in config:
         raise NotKnownError(f"{folder}: quantized; the run itself will tell")
     shapes = {
-        name: value for name, value in shapes_in(folder).items() if not _is_buffer(name, value[1])
+        name: value for name, value in shapes_in(folder).items() if not is_buffer(name, value[1])
     }
     head, embedding = (
         _rows(shapes, "lm_head.weight"),
@@ -135,7 +159,8 @@ def _size(value: Any) -> int:
     return value
 
 
-def _is_buffer(name: str, shape: list[int]) -> bool:
+def is_buffer(name: str, shape: list[int]) -> bool:
+    """Whether a tensor of a checkpoint is none of the parameters; models make it anew."""
     # `attn.bias` is GPT-2's causal mask where it has four dimensions, and a bias otherwise.
     return name.endswith(BUFFERS) and (name.endswith("inv_freq") or len(shape) != 1)
 

@@ -1,6 +1,8 @@
 """What an adapter's `adapter_config.json` says of it. Imports no torch."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 CONFIG = "adapter_config.json"
@@ -35,16 +37,32 @@ def no_lora(config: Config) -> str | None:
     )
 
 
+def base_of(folder: Path) -> str | None:
+    """The model that the adapter in a folder is for; None where there is no adapter."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        base = config["base_model_name_or_path"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return base if isinstance(base, str) else None
+
+
 def largest_rank(config: Config) -> int:
     """The rank of its widest update."""
     return max(config["r"], *(config.get("rank_pattern") or {}).values(), 0)
 
 
-def beyond_vllm(config: Config) -> str | None:
-    """What of a LoRA adapter vLLM would not apply as peft does."""
+def unusual(config: Config) -> list[str]:
+    """The fields by which a LoRA adapter is more than one low-rank update of each weight."""
     odd = [name for name, plain in PLAIN.items() if config.get(name) and config[name] != plain]
     if str(config.get("init_lora_weights")).lower().startswith(CHANGE_THE_BASE):
         odd.append("init_lora_weights")
+    return odd
+
+
+def beyond_vllm(config: Config) -> str | None:
+    """What of a LoRA adapter vLLM would not apply as peft does."""
+    odd = unusual(config)
     if largest_rank(config) > RANKS_OF_VLLM[-1]:
         odd.append("r")
     if not odd:

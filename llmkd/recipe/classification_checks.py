@@ -9,6 +9,7 @@ from llmkd.recipe.evaluation import Suite, is_for_classifiers
 from llmkd.recipe.models import PretrainedStudent, ScratchStudent
 from llmkd.recipe.ood import OODTask
 from llmkd.recipe.places import Problem
+from llmkd.recipe.references import trained_as
 from llmkd.recipe.schema import (
     EvaluateStage,
     GenerateStage,
@@ -33,7 +34,7 @@ def kind_problems(stages: Mapping[str, Stage], suites: Mapping[str, Suite]) -> I
     for name, stage in stages.items():
         key = ("stages", name)
         for place, source, wants_classifier in _taken(stage, key, suites.get(name)):
-            target = stages.get(referenced_stage(source) or "")
+            target = trained_as(stages, source)
             if isinstance(target, TrainStage) and is_of_classifier(target) != wants_classifier:
                 yield Problem(place, _wrong_kind(source, wants_classifier=wants_classifier))
         if isinstance(stage, TrainStage) and is_of_classifier(stage):

@@ -26,7 +26,14 @@ from llmkd.recipe.pruning_checks import pruning_problems
 from llmkd.recipe.rationale_checks import rationale_problems
 from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
-from llmkd.recipe.schema import EvaluateStage, PruneStage, Stage, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import (
+    EvaluateStage,
+    MergeStage,
+    PruneStage,
+    Stage,
+    TeacherDataStage,
+    TrainStage,
+)
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
 from llmkd.recipe.yaml_places import Key
 
@@ -35,6 +42,7 @@ STORE, CURATED = "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL, TOKENIZER),
     "task_rows": (DATA, TOKENIZER),
+    "merge": (MODEL, TOKENIZER),
     "generate": (DATA, STORE),
     "score": (STORE,),
     "curate": (DATA, CURATED),
@@ -74,6 +82,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
         problems += curation_problems(stage, key, stages)
+        if isinstance(stage, MergeStage):
+            problems += [Problem((*key, *place), text) for place, text in stage.problems()]
         if isinstance(stage, PruneStage):
             problems += pruning_problems(stage, key)
         if isinstance(stage, EvaluateStage):

@@ -5,7 +5,14 @@ from collections.abc import Iterator, Mapping
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import DatasetRows, Mixture, NamedIntentPrompts, PromptRows, PromptTask
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import CurateStage, EvaluateStage, GenerateStage, Stage, TaskRowsStage
+from llmkd.recipe.schema import (
+    CurateStage,
+    EvaluateStage,
+    GenerateStage,
+    MergeStage,
+    Stage,
+    TaskRowsStage,
+)
 from llmkd.recipe.yaml_places import Key
 
 WRITTEN = ("prompt", "messages", "completion", "number")
@@ -22,7 +29,7 @@ def prompt_problems(stage: Stage, key: Key, stages: Mapping[str, Stage]) -> Iter
     """
     if isinstance(stage, GenerateStage):
         yield from _kept_problems(stage, (*key, "data"))
-    if not isinstance(stage, EvaluateStage | CurateStage | TaskRowsStage):
+    if not isinstance(stage, EvaluateStage | CurateStage | MergeStage | TaskRowsStage):
         for place, source in _data_sets(stage.data, (*key, "data")):
             name = referenced_stage(source.dataset_name)
             asked = stages.get(name) if name is not None else None

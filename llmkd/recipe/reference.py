@@ -61,6 +61,7 @@ SECTIONS = {
         "ExtractStep",
     ],
     "Pruning": ["PrunedModel", "DepthPruning", "WidthPruning"],
+    "Merging": ["Slerp", "Linear", "TaskArithmetic"],
     "Evaluation": [
         "Suite", "ExactMatchTask", "PerplexityTask", "ClassificationTask", "OODTask", "LMEvalTask",
         "HarnessRows", "AgreementTask", "DraftTask", "CostTask",

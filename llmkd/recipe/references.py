@@ -1,11 +1,11 @@
 """What a stage takes from elsewhere: models, tokenizers and data, by path, hub name or `stage:NAME`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from llmkd.recipe import local_paths
 from llmkd.recipe.base import RecipePart, referenced_stage
-from llmkd.recipe.schema import Recipe, Stage
+from llmkd.recipe.schema import MergeStage, Recipe, Stage
 from llmkd.recipe.shipped import beside_recipes
 
 REFERENCE_FIELDS = frozenset(
@@ -19,6 +19,7 @@ REFERENCE_FIELDS = frozenset(
         "chat_template",
         "prompt_file",
         "models",
+        "base",
         "deepspeed",
         "path",
         "stage",
@@ -46,6 +47,16 @@ def referenced_stages(stage: Stage) -> list[str]:
     """The names of the stages whose products a stage takes, each once."""
     names = (referenced_stage(value) for value in references(stage))
     return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def trained_as(stages: Mapping[str, Stage], reference: str) -> Stage | None:
+    """The stage that a `stage:NAME` names; of a merged model, the one that its first model is from."""
+    stage = stages.get(referenced_stage(reference) or "")
+    for _ in stages:  # Bounded, for what is not checked yet may name itself.
+        if not isinstance(stage, MergeStage):
+            break
+        stage = stages.get(referenced_stage(stage.models[0]) or "")
+    return stage
 
 
 def needed_for(recipe: Recipe, names: Iterable[str]) -> list[str]:

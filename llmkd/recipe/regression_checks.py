@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.classification import NO_LABELS, ClassifierTask
 from llmkd.recipe.data import Classification, LabelledRows, is_regression
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import CrossEntropyTerm, LabelMSETerm, LogitMSETerm, Loss
 from llmkd.recipe.places import Problem
+from llmkd.recipe.references import trained_as
 from llmkd.recipe.schema import EvaluateStage, Stage, TrainStage
 from llmkd.recipe.yaml_places import Key
 
@@ -24,7 +24,7 @@ def regression_problems(
     for name, stage in stages.items():
         key = ("stages", name)
         for place, source, wants_number in _taken(stage, key, suites.get(name)):
-            target = stages.get(referenced_stage(source) or "")
+            target = trained_as(stages, source)
             data = target.data if isinstance(target, TrainStage) else None
             if isinstance(data, Classification) and is_regression(data) != wants_number:
                 yield Problem(place, _wrong_output(source, wants_number=wants_number))

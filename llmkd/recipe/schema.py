@@ -9,6 +9,7 @@ from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.losses import Loss
+from llmkd.recipe.merging import MergeStage
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
 from llmkd.recipe.procedural import TaskRowsStage
 from llmkd.recipe.pruning import PruneStage
@@ -107,6 +108,7 @@ AnyStage = (
     | ScoreStage
     | CurateStage
     | PruneStage
+    | MergeStage
     | EvaluateStage
 )
 Stage = Annotated[AnyStage, Field(discriminator="kind")]

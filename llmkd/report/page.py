@@ -16,6 +16,7 @@ from llmkd.evaluation.references import published
 from llmkd.report import formats
 from llmkd.report.curation import curation_sections
 from llmkd.report.curves import curves, group_size
+from llmkd.report.merging import merging_sections
 from llmkd.report.notices import Notice
 from llmkd.report.palette import model_colors
 from llmkd.report.pruning import pruning_sections
@@ -115,6 +116,7 @@ def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any
         "published": published(),
         "trade_offs": trade_offs(groups, details, colors),
         "curation": curation_sections(first),
+        "merging": merging_sections(first, colors),
         "pruning": pruning_sections(first),
         "data": data_sections(first, colors),
         "repeat": repeat_command(first),

@@ -9,9 +9,9 @@ from llmkd.recipe.references import references
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
+    MergeStage,
     PruneStage,
     Recipe,
-    Stage,
     TeacherDataStage,
     TrainStage,
 )
@@ -23,7 +23,7 @@ def find_roles(recipe: Recipe) -> dict[str, Role]:
     """The role of every model, by what results call it: the stage's name, or the path given.
 
     A train stage with a teacher, or whose data a teacher wrote, is a student, and so is one that
-    trains a student on. A model that a teacher field names is a teacher. What a teacher or a student
+    trains a student on, or merges some. A model that a teacher field names is a teacher. What a teacher or a student
     was trained on from has no role, nor have other models that are measured. Other train stages are
     twins.
     """
@@ -50,7 +50,7 @@ def only_twin(recipe: Recipe, measured: Collection[str]) -> str | None:
 
 
 def teachers_of(recipe: Recipe, name: str) -> list[str]:
-    """The models that a train stage learns from, or that the student did that it trains on.
+    """The models that a stage's model has learned from, itself or by those that it is made of.
 
     They are its teacher's, and who wrote its data.
     """
@@ -88,22 +88,28 @@ def _is_store(recipe: Recipe, value: str) -> bool:
 
 
 def _ancestors(recipe: Recipe, name: str) -> list[str]:
-    """The stages whose models a stage trains on or prunes, from the nearest to the first."""
-    found: list[str] = []
-    before = _begun_from(recipe.stages.get(name))
-    while before is not None and before not in (name, *found):
-        found.append(before)
-        before = _begun_from(recipe.stages.get(before))
+    """The stages whose models a stage makes its own of, from the nearest to the first."""
+    found, left = list[str](), _begun_from(recipe, name)
+    while left:
+        before = left.pop(0)
+        if before not in (name, *found):
+            found.append(before)
+            left += _begun_from(recipe, before)
     return found
 
 
-def _begun_from(stage: Stage | None) -> str | None:
-    """The stage whose model a stage trains on, or prunes."""
-    if isinstance(stage, TrainStage) and isinstance(stage.student, PretrainedStudent):
-        return referenced_stage(stage.student.model_name_or_path)
-    if isinstance(stage, PruneStage):
-        return referenced_stage(stage.model.model_name_or_path)
-    return None
+def _begun_from(recipe: Recipe, name: str) -> list[str]:
+    """The stages whose weights a stage trains on, prunes or merges."""
+    match recipe.stages.get(name):
+        case TrainStage(student=PretrainedStudent(model_name_or_path=source)):
+            sources = [source]
+        case PruneStage(model=model):
+            sources = [model.model_name_or_path]
+        case MergeStage(inputs=inputs):
+            sources = list(inputs.values())
+        case _:
+            sources = []
+    return [stage for source in sources if (stage := referenced_stage(source)) is not None]
 
 
 def _all_teachers(recipe: Recipe) -> Iterator[str]:

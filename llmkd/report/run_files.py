@@ -19,7 +19,7 @@ from llmkd.recipe.schema import Recipe, Stage
 from llmkd.recipe.yaml_places import read_file
 from llmkd.report.axes import LARGEST
 from llmkd.report.roles import only_twin
-from llmkd.report.stage_files import Curation, DataCounts, Details, Generation, Pruning
+from llmkd.report.stage_files import Curation, DataCounts, Details, Generation, Merging, Pruning
 from llmkd.run_folder import StageState, read_stage
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS
 
@@ -40,6 +40,7 @@ class StageRun:
     details: Details = field(default_factory=Details)
     generation: Generation = field(default_factory=Generation)
     curation: Curation = field(default_factory=Curation)
+    merging: Merging = field(default_factory=Merging)
     pruning: Pruning = field(default_factory=Pruning)
 
     @property
@@ -160,6 +161,7 @@ def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) 
         _tolerant(folder / "details.json", _reader(Details), Details(), problems),
         _tolerant(folder / "generation.json", _reader(Generation), Generation(), problems),
         _tolerant(folder / "curation.json", _reader(Curation), Curation(), problems),
+        _tolerant(folder / "model/merge.json", _reader(Merging), Merging(), problems),
         _tolerant(folder / "pruning.json", _reader(Pruning), Pruning(), problems),
     )
 

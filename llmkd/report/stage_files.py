@@ -176,3 +176,24 @@ class Curation(Part):
     num_in: Count = 0
     num_out: Count = 0
     steps: list[StepCounts] = []
+
+
+class LayerCosines(Part):
+    """How far a layer's tensors are from those of the first model."""
+
+    layer: Count | None = None
+    """None for what is in no layer."""
+    model: str = ""
+    """Where the recipe names the other model."""
+    mean: float = math.nan
+    lowest: float = math.nan
+    lowest_tensor: str = ""
+
+
+class Merging(Part):
+    """`model/merge.json`: what a merge stage made, and of what."""
+
+    num_tensors: Count | None = None
+    num_interpolated_linearly: Count | None = None
+    """Of slerp alone."""
+    cosines: list[LayerCosines] = []

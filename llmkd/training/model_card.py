@@ -6,6 +6,7 @@ from typing import assert_never
 import yaml
 
 from llmkd.evaluation.results import Record
+from llmkd.recipe.base import RecipePart
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.pruning import PruneStage
@@ -29,7 +30,7 @@ def model_card(stage: TrainStage, name: str) -> str:
         what = "sequence regression model"
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
-    return _card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
+    return card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
 
 
 def pruned_card(
@@ -44,7 +45,7 @@ def pruned_card(
         after: Sizes of the pruned one.
     """
     lines = [f"| {size} | {before[size]:,.0f} | {after[size]:,.0f} |\n" for size in before]
-    return _card(
+    return card(
         stage,
         name,
         f"A language model, pruned from `{stage.model.name}` with llmkd, and not trained since.\n\n"
@@ -52,7 +53,14 @@ def pruned_card(
     )
 
 
-def _card(stage: TrainStage | PruneStage, name: str, content: str) -> str:
+def card(stage: RecipePart, name: str, content: str) -> str:
+    """A model card in the hub's format.
+
+    Args:
+        stage: What made the model.
+        name: The stage's name.
+        content: What the model is, and what it was made from.
+    """
     front: dict[str, object] = {"library_name": "transformers", "tags": ["llmkd"]}
     part = yaml.safe_dump(stage.model_dump(mode="json"), sort_keys=False)
     return (

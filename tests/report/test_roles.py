@@ -71,3 +71,25 @@ def test_what_students_twins_and_teachers_begin_from_is_no_twin(make_recipe, sta
     assert find_roles(make_recipe(parts)) == {
         "big": "other", "teacher": "teacher", "base": "other", "twin": "twin", "student": "student",
     }  # fmt: skip
+
+
+def test_a_merge_of_students_is_a_student_of_their_teachers(make_recipe, stages):
+    merged = {
+        "kind": "merge",
+        "models": ["stage:student", "stage:twin"],
+        "method": {"kind": "slerp"},
+    }
+    added = {"kind": "task_arithmetic", "base": "stage:teacher"}
+    models = [*stages["evaluation"]["models"], "stage:merged"]
+    stages["merged"] = merged
+    stages["evaluation"] = {**stages.pop("evaluation"), "models": models}
+    recipe = make_recipe(stages)
+    assert teachers_of(recipe, "merged") == ["teacher"]
+    # What it is merged from has its own role, but for the twin, which is no twin of a student's start.
+    assert find_roles(recipe) == {
+        "teacher": "teacher", "twin": "other", "student": "student", "merged": "student",
+    }  # fmt: skip
+    of_base = make_recipe(
+        {**stages, "merged": {**merged, "models": ["stage:student"], "method": added}}
+    )
+    assert find_roles(of_base)["merged"] == "student"

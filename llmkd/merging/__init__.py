@@ -1,0 +1,1 @@
+"""Several models of one shape made into one, weight by weight."""

@@ -1,0 +1,120 @@
+"""A LoRA adapter, added to its model's weights one tensor at a time."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llmkd.errors import InputError
+from llmkd.models.adapter_configs import CONFIG, Config, no_lora, unusual
+
+WEIGHTS = "adapter_model.safetensors"
+A, B = ".lora_A.weight", ".lora_B.weight"
+BEGIN = "base_model.model."
+
+
+class Adapter:
+    """What a LoRA adapter adds: `scale * B A` to each weight that it adapts.
+
+    The scale is alpha / r, or alpha / sqrt(r) with `use_rslora`.
+
+    Args:
+        place: How errors begin: the key and the adapter's name.
+        folder: What peft's `save_pretrained` made.
+
+    Raises:
+        InputError: It is no plain LoRA adapter, or its files are missing or broken.
+
+    References:
+        Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685, equation 3.
+    """
+
+    def __init__(self, place: str, folder: Path):
+        self.place, self.file = place, folder / WEIGHTS
+        config = _config(place, folder / CONFIG)
+        self.base: str = config["base_model_name_or_path"]
+        rank = config["r"]
+        divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+        self.scale = config["lora_alpha"] / divisor
+        # GPT-2's layers keep their weights with inputs first.
+        self.is_transposed = bool(config.get("fan_in_fan_out"))
+        self.shapes = self._shapes()
+
+    def added(self, name: str, weight: Tensor) -> Tensor:
+        """A weight of the model with the adapter's update in it, where it has one."""
+        key = f"{BEGIN}{name.removesuffix('.weight')}"
+        if key + A not in self.shapes:
+            return weight
+        with safe_open(self.file, framework="pt") as file:
+            a, b = (file.get_tensor(key + end).to(weight.dtype) for end in (A, B))
+        left, right = (a.T, b.T) if self.is_transposed else (b, a)
+        return torch.addmm(weight, left, right, alpha=self.scale)
+
+    def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuses an adapter of another model.
+
+        Args:
+            shapes: The model's tensors.
+
+        Raises:
+            InputError: A weight that it adapts is not there, or has another shape.
+        """
+        for key, (_, inputs) in self.shapes.items():
+            if not key.endswith(A):
+                continue
+            outputs = self.shapes[key.removesuffix(A) + B][0]
+            sides = (inputs, outputs) if self.is_transposed else (outputs, inputs)
+            weight = key.removeprefix(BEGIN).removesuffix(A) + ".weight"
+            if shapes.get(weight) != sides:
+                raise InputError(
+                    f"{self.place}: is of another model: it adapts {weight} of shape {list(sides)}, "
+                    f"and {self.base} has {_shown(shapes.get(weight))}; write the model that it was "
+                    f"trained on as base_model_name_or_path in its {CONFIG}"
+                )
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                names = list(file.keys())
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{self.place}: no whole {WEIGHTS} ({error}); save the adapter anew with peft"
+            ) from error
+        for name in shapes:
+            end = next((end for end in (A, B) if name.endswith(end)), None)
+            other = end and name.removesuffix(end) + (B if end == A else A)
+            if other not in shapes:
+                raise InputError(
+                    f"{self.place}: {name} is no part of a plain LoRA update; merge the adapter with "
+                    "peft's merge_and_unload, and name the folder that it is saved to"
+                )
+        return shapes
+
+
+def _config(place: str, path: Path) -> Config:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: {path.name}: {error}; copy the adapter anew") from error
+    if problem := no_lora(config):
+        raise InputError(f"{place} {problem}")
+    if not config.get("base_model_name_or_path"):
+        raise InputError(
+            f"{place}: {path.name} does not say which model it adapts; write base_model_name_or_path"
+        )
+    if odd := unusual(config):
+        named = ", ".join(f"{name}: {config[name]}" for name in odd)
+        raise InputError(
+            f"{place}: is more than a plain LoRA update ({named}); merge it with peft's "
+            "merge_and_unload, and name the folder that it is saved to"
+        )
+    return config
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "no such weight" if shape is None else f"shape {list(shape)}"

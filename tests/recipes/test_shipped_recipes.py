@@ -234,6 +234,52 @@ def test_annotate_runs_from_nothing(tmp_path, monkeypatch):
     assert manifest(recipe, "annotated")["num_in"] == vote["num_out"] + num_escalated
 
 
+HEALED = ["pruned", "sft", "self_data", "self_data_2", "merged", "kd"]
+
+
+def self_data(folder, *overrides):
+    written = ("solving", "sums", "differences", "test_sums", "test_differences")
+    few = [f"stages.{name}.data.num_examples=24" for name in written]
+    return shrunk("self_data", folder, *few, "stages.pruned.num_examples=8", *overrides)
+
+
+def test_self_data_runs_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    text = "{kind: perplexity, name: text, data: {dataset_name: stage:test_sums, max_length: 128}}"
+    recipe = self_data(
+        tmp_path / "run", f"stages.evaluation.suite={{name: short, tasks: [{text}]}}"
+    )
+    found = {r["model"]: r["value"] for r in records(recipe) if r["metric"] == "perplexity"}
+    assert set(found) == {"teacher", *HEALED}
+    (rewriting,) = manifest(recipe, "self_sums")["steps"]
+    # A teacher of two steps agrees with nobody, so that these two students read the same rows.
+    assert rewriting["num_out"] == sum(rewriting["counted"].values()) == 24
+    assert "rewritten" not in rewriting["counted"]
+    assert found["sft"] == found["self_data"]
+    assert len(set(found.values())) == len(found) - 1
+    assert manifest(recipe, "rewriting")["num_out"] == 24
+    layers = {
+        name: json.loads((Path(Run(recipe).product(name)) / "config.json").read_text())
+        for name in ("teacher", *HEALED)
+    }
+    assert {name: config["num_hidden_layers"] for name, config in layers.items()} == {
+        "teacher": 6,
+        **dict.fromkeys(HEALED, 4),
+    }
+
+
+@pytest.mark.slow
+def test_self_data_compares_all_ways_of_healing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tasks = "stages.evaluation.suite.tasks"
+    recipe = self_data(
+        tmp_path / "run", f"{tasks}.4.data.num_examples=2", f"{tasks}.5.num_rounds=1"
+    )
+    found = records(recipe)
+    for task in recipe.stages["evaluation"].suite.tasks:
+        assert {r["model"] for r in found if r["task"] == task.name} >= {*HEALED}
+
+
 def test_every_shipped_recipe_is_tested_here():
     tested = {
         *ADDITION,
@@ -244,6 +290,7 @@ def test_every_shipped_recipe_is_tested_here():
         "glue",
         "glue_bert",
         "self_consistency",
+        "self_data",
         "sinkhorn",
         "tinystories",
     }

@@ -11,6 +11,7 @@ from llmkd.recipe.curation_columns import column_problems
 from llmkd.recipe.curation_steps import (
     AnswerStep,
     ContaminationStep,
+    ExtractStep,
     LengthStep,
     RewriteStep,
     SelectStep,
@@ -21,6 +22,7 @@ from llmkd.recipe.curation_steps import (
 from llmkd.recipe.data import DatasetFiles
 from llmkd.recipe.losses import KeptFraction
 from llmkd.recipe.places import Problem
+from llmkd.recipe.prompt_checks import WRITTEN
 from llmkd.recipe.yaml_places import Key
 
 UNDECIDED = "undecided"
@@ -91,8 +93,16 @@ def _step_problems(stage: CurateStage, index: int, step: Any) -> Iterator[tuple[
                 "kind",
                 "needs the numbers of prompts, which this `data` leaves out; name one stage",
             )
+        case ExtractStep(column=str(column)) if column in WRITTEN:
+            yield "column", _taken(column)
+        case VoteStep(answer_column=str(column)) if column in WRITTEN:
+            yield "answer_column", _taken(column)
         case SelectStep():
             yield from _select_problems(step, before)
+
+
+def _taken(column: str) -> str:
+    return f"`{column}` is the rows' own column; write another name, such as label"
 
 
 def _keeps_undecided(step: Any) -> bool:

@@ -201,6 +201,16 @@ TRAIN = {
             "steps.0.command: there is no program no-such-program; write the path of one",
         ),
         ([KEEPING, KEEPING], {}, "steps.1.undecided: another vote before keeps them too"),
+        (
+            [{"kind": "extract", "grader": "number", "column": "completion"}],
+            {},
+            "steps.0.column: `completion` is the rows' own column; write another name",
+        ),
+        (
+            [VOTE | {"answer_column": "prompt"}],
+            {},
+            "steps.0.answer_column: `prompt` is the rows' own column; write another name",
+        ),
         ([{"kind": "contamination"}], {}, "steps.0.against: names nothing to look for"),
         (
             [VOTE],

@@ -14,7 +14,7 @@ class PretrainedModel(RecipePart):
     """A language model that `transformers` can load: causal, or with an encoder and a decoder."""
 
     model_name_or_path: str = Field(min_length=1)
-    """A folder, a hub name, or `stage:NAME` for what an earlier train stage made."""
+    """A folder, a hub name, or `stage:NAME` for the model that an earlier stage made."""
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     dtype: Dtype = "float32"
@@ -24,7 +24,7 @@ class PretrainedModel(RecipePart):
     """`sdpa`, `eager`, `flash_attention_2`, ...; null leaves the choice to transformers."""
     adapter_name_or_path: str | None = Field(default=None, min_length=1)
     """A LoRA adapter that peft saved, a folder or a hub name, to go on top of these weights. For
-    teachers of language models: a student starts from merged weights."""
+    teachers of language models and models to be pruned: a student starts from merged weights."""
 
     @property
     def name(self) -> str:

@@ -60,6 +60,8 @@ def run_survey(
     return {
         "model": stage.model.name,
         "seed": seed,
+        "protect_first": stage.depth.protect_first,
+        "protect_last": stage.depth.protect_last,
         **measured(importances),
         "num_held_out": len(rows),
         "num_held_out_tokens": sum(found.counts),

@@ -64,7 +64,7 @@ def _distances(distances: Sequence[Sequence[float]], lengths: Sequence[int]) -> 
         for n, color in zip(lengths, SHADES, strict=False)
     ]
     label = "Angular distance over blocks of layers, by their first layer"
-    return line_chart(series, label=label, x_label="first layer", has_zero=True)
+    return line_chart(series, label=label, x_label="first layer", has_zero=True, x_is_whole=True)
 
 
 def _perplexity(sizes: Sequence[Mapping[str, Any]]) -> Markup:
@@ -83,7 +83,9 @@ def _perplexity(sizes: Sequence[Mapping[str, Any]]) -> Markup:
         for importance, color in COLORS.items()
     ]
     label = "Perplexity on held-out rows by the number of layers removed"
-    return line_chart(series, label=label, x_label="layers removed", may_be_log=True)
+    return line_chart(
+        series, label=label, x_label="layers removed", may_be_log=True, x_is_whole=True
+    )
 
 
 def _cost(sizes: Sequence[Mapping[str, Any]]) -> Markup:
@@ -102,7 +104,7 @@ def _cost(sizes: Sequence[Mapping[str, Any]]) -> Markup:
         )
     ]
     label = "Parameters and FLOPs per token in percent, by the number of layers removed"
-    return line_chart(series, label=label, x_label="layers removed", has_zero=True)
+    return line_chart(series, label=label, x_label="layers removed", has_zero=True, x_is_whole=True)
 
 
 def _choices(

@@ -15,6 +15,7 @@ from llmkd.command import Debug, Json, Quiet, command, dumped, print_records, sh
 from llmkd.errors import InputError
 from llmkd.eval_command import evaluate
 from llmkd.merge_command import merge
+from llmkd.prune_command import prune
 
 app = typer.Typer(
     name="llmkd",
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(cache)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
+app.command("prune")(prune)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's path, or a shipped one's name.")]
 OptionalRecipe = Annotated[

@@ -80,7 +80,7 @@ def score_text(
         if not kept.has_all([number]):
             rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
             of_batch = Reliability()
-            found = _window_losses(model, inputs_of(collate(rows), model), of_batch)
+            found = row_losses(model, inputs_of(collate(rows), model), of_batch)
             kept.add({number: {"losses": found, "reliability": of_batch.as_data()}})
         answer = kept.answers[number]
         reliability.add_data(answer["reliability"])
@@ -110,9 +110,16 @@ def inputs_of(batch: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Ten
 
 
 @torch.inference_mode()
-def _window_losses(
+def row_losses(
     model: PreTrainedModel, batch: dict[str, Tensor], reliability: Reliability
 ) -> list[float]:
+    """The summed loss of each row, in nats.
+
+    Args:
+        model: In evaluation mode.
+        batch: As `inputs_of` gives it.
+        reliability: How sure the model was of the scored tokens is added to it.
+    """
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     logits, targets = model(**inputs, use_cache=False).logits, batch["target_ids"]
     chunks = zip(

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkd.data.collate import Collator
-from llmkd.data.prepare import TrainingData, prepare
+from llmkd.data.prepare import prepare
 from llmkd.errors import InputError
 from llmkd.models.positions import check_positions
 from llmkd.progress import Progress
@@ -51,23 +51,48 @@ def read_calibration(
     Raises:
         InputError: Rows that cannot be used, fewer than asked for, or longer than the model reads.
     """
+    rows = drawn_rows(stage, model, tokenizer, seed=seed, progress=progress)
+    if len(rows) < stage.num_examples:
+        raise InputError(f"num_examples: {too_few_rows(len(rows), stage.num_examples)}")
+    return Calibration(
+        batched(rows, tokenizer, stage.batch_size), sum(row["num_cut"] > 0 for row in rows)
+    )
+
+
+def drawn_rows(
+    stage: PruneStage,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    progress: Progress,
+    num_skipped: int = 0,
+) -> list[dict[str, Any]]:
+    """Some rows at random, for a data set may be sorted: `num_examples`, or fewer where it has fewer.
+
+    Args:
+        stage: As of `read_calibration`, as are `model`, `tokenizer`, `seed` and `progress`.
+        model: As there.
+        tokenizer: As there.
+        seed: As there.
+        progress: As there.
+        num_skipped: Rows that are drawn before these, and left to others.
+    """
     assert stage.data is not None
     assert not isinstance(stage.data, Classification)
     data = prepare(stage.data, tokenizer, seed=seed, progress=progress)
     check_positions(model, data.longest, "data.max_length")
-    rows = _drawn(data, stage.num_examples, seed)
-    if len(rows) < stage.num_examples:
-        raise InputError(f"num_examples: {too_few_rows(len(rows), stage.num_examples)}")
-    # Rows of like length together need little padding.
-    rows.sort(key=lambda row: row["length"])
-    pad: Any = tokenizer.pad_token_id or 0
-    starts, collate = range(0, len(rows), stage.batch_size), Collator(pad)
-    batches = [collate(rows[start : start + stage.batch_size]) for start in starts]
-    return Calibration(batches, sum(row["num_cut"] > 0 for row in rows))
-
-
-def _drawn(data: TrainingData, num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """So many rows at random, for a data set may be sorted."""
     assert isinstance(data.dataset, datasets.Dataset), "neither packed nor a stream"
     order = np.random.default_rng(seed).permutation(len(data.dataset))
-    return data.dataset.select(np.sort(order[:num_rows])).to_list()
+    chosen = order[num_skipped : num_skipped + stage.num_examples]
+    return data.dataset.select(np.sort(chosen)).to_list()
+
+
+def batched(
+    rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> list[dict[str, Tensor]]:
+    """Rows of like length together, which need little padding."""
+    rows = sorted(rows, key=lambda row: row["length"])
+    pad: Any = tokenizer.pad_token_id or 0
+    starts, collate = range(0, len(rows), batch_size), Collator(pad)
+    return [collate(rows[start : start + batch_size]) for start in starts]

@@ -93,6 +93,11 @@ def too_few_rows(num_rows: int, num_asked: int) -> str:
     )
 
 
+def most_removable(num_layers: int, depth: DepthPruning) -> int:
+    """Layers that may go by their importance; below 1 where all are protected."""
+    return min(num_layers - depth.protect_first - depth.protect_last, num_layers - 1)
+
+
 def _depth_problems(num_layers: int, depth: DepthPruning) -> Iterator[tuple[Key, str]]:
     if depth.layers is not None:
         for index, layer in enumerate(depth.layers):
@@ -106,7 +111,7 @@ def _depth_problems(num_layers: int, depth: DepthPruning) -> Iterator[tuple[Key,
             yield ("layers",), f"removes all {num_layers} layers; leave one or more out"
     elif depth.remove_layers is not None:
         protected = depth.protect_first + depth.protect_last
-        most = min(num_layers - protected, num_layers - 1)
+        most = most_removable(num_layers, depth)
         if depth.remove_layers > most:
             fewer = [f"write at most {most}"] if most > 0 else []
             ways = [*fewer, "protect fewer" if protected else "leave depth out"]

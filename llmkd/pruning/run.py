@@ -49,7 +49,7 @@ def run_prune(stage: PruneStage, folder: Path, *, name: str, seed: int, progress
         raise InputError([f"{dotted(key)}: {message}" for key, message in problems])
     before, importances, record = sizes_in(model.config), None, {"model": stage.model.name}
     if stage.data is not None:
-        importances, num_truncated = _measure(stage, model, tokenizer, seed, progress)
+        importances, num_truncated = measure(stage, model, tokenizer, seed, progress)
         record |= {**measured(importances), "num_truncated": num_truncated}
     cuts = choose(stage.depth, stage.width, importances)
     cut(model, cuts)
@@ -59,14 +59,18 @@ def run_prune(stage: PruneStage, folder: Path, *, name: str, seed: int, progress
     write_atomically(folder / PRUNING, json.dumps(record, indent=1) + "\n")
 
 
-def _measure(
+def measure(
     stage: PruneStage,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     progress: Progress,
 ) -> tuple[Importances, int]:
-    """The importances, and how many rows were cut."""
+    """The importances on the stage's calibration set, and how many of its rows were cut.
+
+    Raises:
+        InputError: The data cannot be used, or the model overflows on it.
+    """
     with data_progress("data") as moved:
         found = read_calibration(stage, model, tokenizer, seed=seed, progress=moved)
     importances = measure_importances(model, _counted(found.batches, progress))

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -56,6 +56,7 @@ def line_chart(
     mark: Mark | None = None,
     x_from_zero: bool = False,
     x_may_be_log: bool = False,
+    x_is_whole: bool = False,
     unit_square: bool = False,
 ) -> Markup:
     """The chart as SVG; its numbers are in `data-lines`, for the pointer to read.
@@ -69,6 +70,7 @@ def line_chart(
         mark: A vertical line.
         x_from_zero: Begins the x-axis at 0.
         x_may_be_log: As `may_be_log`, for x.
+        x_is_whole: Writes no fractions on the x-axis, for x are numbered things.
         unit_square: Both axes from 0 to 1, with the diagonal.
     """
     xs = [x for line in series for x, _ in line.points] + ([mark.x] if mark else [])
@@ -76,6 +78,8 @@ def line_chart(
     ys += [y for line in series for _, *ends in line.band for y in ends]
     across = _tight(xs, has_zero=x_from_zero, may_be_log=x_may_be_log)
     up = axis(ys, BOTTOM, TOP, may_be_log=may_be_log, has_zero=has_zero)
+    if x_is_whole:
+        across = replace(across, ticks=tuple(x for x in across.ticks if x == int(x)))
     if unit_square:
         across, up = (Axis(0, 1, *ends, False, (0, 0.25, 0.5, 0.75, 1)) for ends in _ENDS)
     drawn = [_band(line, across, up) for line in series if line.band]

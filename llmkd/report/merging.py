@@ -68,7 +68,7 @@ def _chart(
             series.append(Series(name, colors.get(name, "other-0"), points, band=band))
     first = next(iter(names.values()))
     label = f"{stage}: cosine of the weights with those of {first}, layer by layer"
-    return line_chart(series, label=label, x_label="layer") if series else None
+    return line_chart(series, label=label, x_label="layer", x_is_whole=True) if series else None
 
 
 def _caption(names: Mapping[str, str], merging: Merging) -> str:

@@ -1,19 +1,11 @@
 """The page: what the template is given, and the HTML that comes of it."""
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
-
-from llmkd import __version__
 from llmkd.evaluation.references import published
-from llmkd.report import formats
 from llmkd.report.curation import curation_sections
 from llmkd.report.curves import curves, group_size
 from llmkd.report.merging import merging_sections
@@ -26,14 +18,10 @@ from llmkd.report.samples import cards
 from llmkd.report.sections import answer_figures, data_sections, verdict_chart
 from llmkd.report.stage_files import Details
 from llmkd.report.symptoms import result_notices, stage_notices
+from llmkd.report.template import rendered
 from llmkd.report.trade_offs import trade_offs
 from llmkd.report.verdict import Group, groups_of_records
-from llmkd.run_folder import now
 from llmkd.run_plan import RESOLVED_RECIPE
-
-ASSETS = Path(__file__).parent / "assets"
-MARK = "<!-- made by llmkd report -->"
-"""The first line of every report, by which one is known."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +50,8 @@ def page(
         comparison_problem: Why several runs could not be compared.
         differing: Keys in which the runs' recipes differ.
     """
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
-    html = _template().render(
-        mark=Markup(MARK),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        version=__version__,
-        made=now(),
-        formats=formats,
+    return rendered(
+        "report.html",
         runs=runs,
         is_several=len(runs) > 1,
         comparison_problem=comparison_problem,
@@ -83,19 +63,6 @@ def page(
         group_size=group_size(runs),
         **_content(runs, groups),
     )
-    # A lone surrogate, which JSON may hold, cannot be written as UTF-8.
-    return html.encode("utf-8", "replace").decode("utf-8")
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
 
 
 def _content(runs: Sequence[RunFiles], groups: Sequence[Group]) -> dict[str, Any]:
@@ -188,13 +155,3 @@ def flat(content: Mapping[str, object]) -> list[tuple[str, str]]:
 def _models(details: Sequence[Details]) -> list[str]:
     items = [item for part in details for item in (*part.lengths, *part.reliability)]
     return list(dict.fromkeys(item.model for item in items))
-
-
-def _asset(name: str) -> Markup:
-    """A file of ours, which holds nothing of a run."""
-    return Markup((ASSETS / name).read_text(encoding="utf-8"))
-
-
-def _hash(content: str) -> str:
-    """What lets the page's own script and style run, and none that slipped in."""
-    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -6,9 +6,10 @@ from typing import Any
 
 from llmkd.errors import InputError
 from llmkd.evaluation.compare import compare_records
-from llmkd.report.page import MARK, groups_of_one, page, teachers
+from llmkd.report.page import groups_of_one, page, teachers
 from llmkd.report.roles import find_roles, only_twin
 from llmkd.report.run_files import RunFiles, read_run
+from llmkd.report.template import MARK
 from llmkd.report.verdict import Group, groups_of_runs
 from llmkd.run_folder import write_atomically
 
@@ -39,6 +40,16 @@ def write_report(
         html = page(runs, groups_of_one(runs[0], baseline))
     else:
         html = _page_of_several(runs, baseline)
+    write_page(path, html)
+    return path
+
+
+def write_page(path: Path, html: str) -> None:
+    """Puts a page in place of an older one, or where nothing is.
+
+    Raises:
+        InputError: Something else is there, or it cannot be written.
+    """
     try:
         _check_output(path)
         write_atomically(path, html)
@@ -46,7 +57,6 @@ def write_report(
         raise InputError(
             f"--output: {path} cannot be written ({error.strerror}); write another file"
         ) from error
-    return path
 
 
 def _page_of_several(runs: Sequence[RunFiles], baseline: str | None) -> str:

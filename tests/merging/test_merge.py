@@ -3,10 +3,11 @@
 import json
 import shutil
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from llmkd.errors import InputError
 from llmkd.merging.methods import cosine, slerp_coefficients
@@ -105,6 +106,18 @@ def test_an_adapter_is_merged_into_its_model_first(saved, merged, tmp_path, lora
     same(weights_of(found), expected, atol=1e-6)
     both = merged(tmp_path / "p", folder, kind="slerp", weight=1.0)
     same(weights_of(both), model.state_dict())
+
+
+def test_an_adapter_of_gpt2_is_turned_as_its_layers_are(merged, tmp_path, tokenizer):
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2")
+    settings = peft.LoraConfig(r=3, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    adapted = peft.get_peft_model(model, settings)
+    adapted.save_pretrained(tmp_path / "p")
+    folder = merged(tmp_path / "gpt2", tmp_path / "p", kind="slerp", weight=1.0)
+    same(weights_of(folder), adapted.merge_and_unload().state_dict(), atol=1e-6)
 
 
 def test_everything_beside_the_weights_is_the_first_models(saved, merged):

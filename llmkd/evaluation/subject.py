@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import config_of, load_model, load_tokenizer
+from llmkd.models.load import dtype_name, load_model, load_tokenizer
 from llmkd.recipe.models import PretrainedModel
 from llmkd.run_folder import digest
 from llmkd.teacher_data.transformers_engine import load_for_inference
@@ -93,9 +93,7 @@ class Subject:
         """Whether another source stands for the same weights in the same type: one copy serves both."""
         if not self.source.names_the_model_of(other):
             return False
-        own = str(config_of(self.source).dtype).removeprefix("torch.")
-        one, two = (own if each.dtype == "auto" else each.dtype for each in (self.source, other))
-        return one == two
+        return dtype_name(self.source) == dtype_name(other)
 
 
 def subject_at(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ Answer = dict[str, Any]
 class Kept:
     """What one model gave on one task, a line of JSON per example, in a file.
 
-    A kill cuts at most the last line, which is then not counted. What was kept under other settings is
-    not taken.
+    A kill cuts at most the last line, which is then not counted; nor is what follows a line that a
+    broken disk has damaged. What was kept under other settings is not taken.
 
     Args:
         path: The file; None keeps everything in memory alone.
@@ -50,8 +51,9 @@ class Kept:
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = [json.loads(line) for line in whole.splitlines()]
+        raw = list(takewhile(_is_whole, content.splitlines(keepends=True)))
+        lines = [json.loads(line) for line in raw]
+        whole = b"".join(raw)
         if lines[:1] == [self.head]:
             self.answers = {line.pop("example"): line for line in lines[1:]}
         else:
@@ -59,6 +61,15 @@ class Kept:
         if whole != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return False
+    is_known = isinstance(content, dict) and ("example" in content or "settings" in content)
+    return is_known and line.endswith(b"\n")
 
 
 def _line(content: Mapping[str, Any]) -> str:

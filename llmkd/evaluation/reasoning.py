@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import assert_never
 
-from transformers import AutoConfig
-
 from llmkd.data.prompts import Prompt
 from llmkd.errors import InputError
 from llmkd.evaluation.details import Sample, TaskDetails
@@ -17,6 +15,7 @@ from llmkd.evaluation.reasoning_prompts import prompts_of
 from llmkd.evaluation.statistics import bootstrap_mean
 from llmkd.evaluation.subject import Subject
 from llmkd.evaluation.text_metrics import TEXT_METRICS
+from llmkd.models.load import config_of
 from llmkd.recipe.reasoning import ReasoningTask
 from llmkd.rewards.exact import Grade, exact_match
 from llmkd.rewards.maths import math_verify, number
@@ -44,8 +43,7 @@ def measure_reasoning(subject: Subject, task: ReasoningTask, setting: Setting) -
     """
     _refuse_missing_packages(task)
     questions = read_questions(task.data, task.grader)
-    source = subject.source
-    config = AutoConfig.from_pretrained(source.model_name_or_path, revision=source.revision)
+    config = config_of(subject.source)
     prompts = prompts_of(task, questions, subject.tokenizer, config, seed=setting.seed)
     answers = answers_of(subject, task, setting, prompts)
     grades = [

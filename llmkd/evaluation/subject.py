@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from llmkd.errors import InputError
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import config_of, load_model, load_tokenizer
+from llmkd.models.load import config_of, dtype_name, load_model, load_tokenizer
 from llmkd.recipe.models import PretrainedModel
 from llmkd.run_folder import digest
 from llmkd.teacher_data.transformers_engine import load_for_inference
@@ -56,9 +56,11 @@ class Subject:
             return loaded.num_parameters()
         if self.load is not load_model:
             return None
-        config = AutoConfig.from_pretrained(
-            self.source.model_name_or_path, revision=self.source.revision
-        )
+        try:
+            config = config_of(self.source)
+        except InputError:
+            # Which its tasks have told.
+            return None
         kind = AutoModelForSeq2SeqLM if is_seq2seq(config) else AutoModelForCausalLM
         with torch.device("meta"):
             return kind.from_config(config).num_parameters()
@@ -93,9 +95,7 @@ class Subject:
         """Whether another source stands for the same weights in the same type: one copy serves both."""
         if not self.source.names_the_model_of(other):
             return False
-        own = str(config_of(self.source).dtype).removeprefix("torch.")
-        one, two = (own if each.dtype == "auto" else each.dtype for each in (self.source, other))
-        return one == two
+        return dtype_name(self.source) == dtype_name(other)
 
 
 def subject_at(

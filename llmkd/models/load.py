@@ -1,7 +1,7 @@
 """Models and tokenizers, as a recipe names them."""
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
 from llmkd.models.vocabulary import shared_vocab_size
-from llmkd.recipe.models import PretrainedModel, ScratchStudent
+from llmkd.recipe.models import Dtype, PretrainedModel, ScratchStudent
 
 UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
 """Fields that transformers reads, though not every configuration lists them."""
@@ -133,6 +133,20 @@ def _check_fields(fields: dict[str, Any]) -> None:
 def dtype_of(source: PretrainedModel) -> Any:
     """The type of the weights, as transformers takes it."""
     return source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+
+
+def dtype_name(source: PretrainedModel) -> Dtype:
+    """The type that the weights get, by name: of `auto` the checkpoint's own, where it says which.
+
+    For vLLM, whose own `auto` halves the numbers of a float32 checkpoint.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    if source.dtype != "auto":
+        return source.dtype
+    own = str(config_of(source).dtype).removeprefix("torch.")
+    return next((name for name in get_args(Dtype) if name == own), "auto")
 
 
 def attention_of(implementation: str | None) -> dict[str, str]:

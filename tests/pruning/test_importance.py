@@ -113,6 +113,15 @@ def test_it_is_measured_in_float32_of_a_bfloat16_model(build, batch):
         )
 
 
+def test_cosines_of_bfloat16_states_are_not_rounded_to_bfloat16(build):
+    model = build("llama").to(torch.bfloat16)
+    ids = torch.tensor([[5, 9, 21, 33, 7, 3]])
+    found = measure_importances(model, [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}])
+    states = states_of(model, ids)[:, 1:]
+    expected = 1 - F.cosine_similarity(states[:-1], states[1:], dim=-1).mean(1)
+    torch.testing.assert_close(found.block_influence, expected.float(), atol=1e-6, rtol=1e-5)
+
+
 def test_no_hook_is_left_on_the_model(model, batch):
     measure_importances(model, [batch])
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())

@@ -10,7 +10,6 @@ from llmkd import pipeline
 from llmkd.check.deep import try_stages
 from llmkd.check.report import check
 from llmkd.errors import InputError
-from llmkd.pruning import run as module
 from llmkd.pruning.importance import measure_importances
 from llmkd.pruning.run import run_prune
 from llmkd.pruning.sizes import size_of
@@ -157,7 +156,10 @@ def test_the_seed_draws_the_rows(prune):
     assert records[0]["block_influence"] != records[2]["block_influence"]
 
 
-def test_a_stage_that_is_killed_ends_in_the_same_bytes(prune, monkeypatch):
+@pytest.mark.parametrize(
+    "point", ["llmkd.models.save.publish", "llmkd.pruning.run.write_atomically"]
+)
+def test_a_stage_that_is_killed_ends_in_the_same_bytes(prune, monkeypatch, point):
     class KilledError(BaseException):
         pass
 
@@ -165,18 +167,16 @@ def test_a_stage_that_is_killed_ends_in_the_same_bytes(prune, monkeypatch):
         raise KilledError
 
     undisturbed, _ = prune(**BOTH, name="whole")
-    # Before the record, when the model is there; and while the model is being written.
-    for name, where in (("a", module), ("b", pipeline)):
-        with monkeypatch.context() as patched:
-            if where is module:
-                patched.setattr(module, "write_atomically", kill)
-            else:
-                patched.setattr("llmkd.models.save.publish", kill)
-                patched.setattr("llmkd.training.checkpoints.shutil.rmtree", lambda *a, **k: None)
-            with pytest.raises(KilledError):
-                prune(**BOTH, name=name)
-        folder, _ = prune(**BOTH, name=name)
-        assert digest(folder) == digest(undisturbed)
+    with monkeypatch.context() as patched:
+        patched.setattr(point, kill)
+        # A process that is killed tidies nothing up.
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KilledError):
+            prune(**BOTH, name="killed")
+    folder = undisturbed.with_name("killed")
+    assert not (folder / "pruning.json").exists()
+    prune(**BOTH, name="killed")
+    assert digest(folder) == digest(undisturbed)
 
 
 def test_a_calibration_set_that_is_shorter_than_asked_is_refused(prune):

@@ -193,8 +193,8 @@ def problems(config, **parts):
     ("depth", "key", "message"),
     [
         ({"remove_layers": 4}, "depth.remove_layers", "write at most 3, or protect fewer"),
-        ({"remove_layers": 9, "protect_first": 0, "protect_last": 0}, "depth.remove_layers", "write at most 4"),
-        ({"remove_layers": 1, "protect_first": 3, "protect_last": 2}, "depth.remove_layers", "protect fewer"),
+        ({"remove_layers": 9, "protect_first": 0, "protect_last": 0}, "depth.remove_layers", "write at most 4, or leave depth out"),
+        ({"remove_layers": 1, "protect_first": 3, "protect_last": 2}, "depth.remove_layers", "; protect fewer"),
         ({"layers": [1, 5]}, "depth.layers.1", "5 is no layer of the model, which has 5; write one of 0 to 4"),
         ({"layers": [0, 1, 2, 3, 4]}, "depth.layers", "leave one or more out"),
     ],

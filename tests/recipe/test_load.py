@@ -167,7 +167,7 @@ BAD_LINES = [
     ),
     (
         ("kind: train\n", ""),
-        "1 kind: missing; write one of train, generate, score, curate, evaluate",
+        "1 kind: missing; write one of train, generate, score, curate, prune, evaluate",
     ),
     (
         ("kind: train\n", "knd: train\n"),
@@ -176,7 +176,7 @@ BAD_LINES = [
     (
         ("kind: train\n", "kind: trian\n"),
         '2 kind: no such kind "trian"; did you mean `train`? '
-        "(there are train, generate, score, curate, evaluate)",
+        "(there are train, generate, score, curate, prune, evaluate)",
     ),
     (
         ("max_steps: 10", "max_step: 10"),

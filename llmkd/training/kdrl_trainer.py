@@ -25,7 +25,7 @@ from llmkd.losses.closed_form import REVERSE_KL
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.policy import Estimator, advantage, estimator
-from llmkd.losses.signals import LinearHead
+from llmkd.losses.signals import LinearHead, wide
 from llmkd.losses.terms import HeadTerm
 from llmkd.models.head import linear_head
 from llmkd.schedules import WeightSchedule, constant, linear
@@ -198,7 +198,7 @@ class KDRLTrainer(HookedGRPOTrainer):
         if kd is None or coefficient == 0:
             return policy
         # Gradients are averaged over ranks, and the ranks' shares are to be added.
-        count = rollouts["kd_count"].clamp(min=1) * self.accumulated_share
+        count = max(1, rollouts["kd_count"].item()) * self.accumulated_share
         share = self.accelerator.num_processes / count
         of_terms = self._of_tokens if self.estimator is not None else self._of_vocabulary
         loss, gaps = of_terms(kd, scores, rollouts, share)
@@ -206,7 +206,7 @@ class KDRLTrainer(HookedGRPOTrainer):
         return policy + coefficient * loss
 
     def _of_tokens(
-        self, kd: Distillation, scores: PolicyScores, rollouts: dict[str, Any], share: Tensor
+        self, kd: Distillation, scores: PolicyScores, rollouts: dict[str, Any], share: float
     ) -> tuple[Tensor, Tensor]:
         assert self.estimator is not None
         tokens, teacher = rollouts["kd_tokens"], rollouts["teacher_logprobs"]
@@ -215,7 +215,7 @@ class KDRLTrainer(HookedGRPOTrainer):
         return values.where(tokens, 0).sum() * share, gaps
 
     def _of_vocabulary(
-        self, kd: Distillation, scores: PolicyScores, rollouts: dict[str, Any], share: Tensor
+        self, kd: Distillation, scores: PolicyScores, rollouts: dict[str, Any], share: float
     ) -> tuple[Tensor, Tensor]:
         tokens, vocab_size = rollouts["kd_tokens"], kd.teacher.vocab_size
         assert scores.hidden is not None
@@ -228,7 +228,7 @@ class KDRLTrainer(HookedGRPOTrainer):
             _teacher_head(kd, rollouts, tokens),
             ids.where(ids < vocab_size, IGNORED_ID),
             [HeadTerm("reverse_kl", REVERSE_KL, self.temperature)],
-            share.float().expand(1, len(ids)),
+            scores.hidden.new_full((1, len(ids)), share, dtype=wide(scores.hidden.dtype)),
             compute_dtype=head_dtype(self.args),
         )
         return output.loss, output.values[0]

@@ -80,7 +80,7 @@ def distillation(teacher):
 def trained(tokenizer, tiny_llama, prompts, tmp_path):
     """Trains a random student; gives the trainer, with the micro-batches that it saw."""
 
-    def train(distillation=None, *, kind=Recording, student=None, **config):
+    def train(distillation=None, *, kind=Recording, student=None, resume=None, **config):
         student = student or tiny_llama(tokenizer)
         arguments = {
             "model": student,
@@ -94,7 +94,7 @@ def trained(tokenizer, tiny_llama, prompts, tmp_path):
         trainer = kind(**arguments)
         trainer.seen = []
         trainer.before = {name: p.detach().clone() for name, p in student.named_parameters()}
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         return trainer
 
     return train

@@ -57,17 +57,19 @@ def prune(
             "protect_first": protect_first,
             "protect_last": protect_last,
         }
-        if report and (intermediate_size or num_key_value_heads):
+        width = {
+            "intermediate_size": intermediate_size,
+            "num_key_value_heads": num_key_value_heads,
+        }
+        # 0 is not left out: the schema says what is wrong with it.
+        has_width = any(size is not None for size in width.values())
+        if report and has_width:
             raise InputError(
                 "--report: measures what layers cost; leave --intermediate-size and "
                 "--num-key-value-heads out"
             )
         if report and remove_layers is None:
             depth["remove_layers"] = 1  # Said for the schema's sake; as many as may are tried.
-        width = {
-            "intermediate_size": intermediate_size,
-            "num_key_value_heads": num_key_value_heads,
-        }
         stage = _stage(
             {
                 "model": {"model_name_or_path": model},
@@ -75,7 +77,7 @@ def prune(
                 "num_examples": num_examples,
                 "batch_size": batch_size,
                 "depth": None if depth["remove_layers"] is None else depth,
-                "width": width if any(width.values()) else None,
+                "width": width if has_width else None,
             }
         )
         if report:

@@ -43,7 +43,8 @@ def curated_rows(source: CurationSource) -> Stream:
 def _asked_nothing(source: CuratedRows) -> bool:
     """Whether this is of a teacher who was to answer what others left undecided: nothing."""
     folder = expanded(source.dataset_name)
-    return (folder / SUMMARY).is_file() and not (folder / DATA).stat().st_size
+    data = folder / DATA
+    return (folder / SUMMARY).is_file() and data.is_file() and not data.stat().st_size
 
 
 def named_rows(source: CuratedRows) -> Stream:

@@ -20,7 +20,7 @@ from llmkd.recipe.procedural import ChainedSumsTask, Operation, Order
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = "0123456789+-=;#\n :,.?abcdefghijklmnopqrstuvwxyz"
 """Those of the task, and what a prompt around it is written in."""
-MOST_TRIES = 1000
+MOST_TRIES = 10_000
 """Draws that give nothing new, one after another, before a split is taken to be exhausted."""
 LARGEST_REST = 20
 
@@ -42,19 +42,25 @@ def make_rows(task: ChainedSumsTask, seed: int) -> list[dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     tries = 0
     for problem in _problems(task, seed):
-        row = _row(problem, task)
-        tries = tries + 1 if row["prompt"] in rows else 0
-        rows.setdefault(row["prompt"], row)
+        row = None if problem is None else _row(problem, task)
+        is_new = row is not None and row["prompt"] not in rows
+        tries = 0 if is_new else tries + 1
+        if row is not None and is_new:
+            rows[row["prompt"]] = row
         if len(rows) == task.num_examples:
             break
         if tries == MOST_TRIES:
-            raise DataError(
-                "num_examples",
-                f"split {task.split} has about {len(rows)} problems of "
-                f"{task.num_terms} numbers up to {task.largest_term}, {task.num_examples} were asked "
-                f"for; write num_examples: {len(rows)} or less, or more numbers",
-            )
+            raise DataError("num_examples", _too_few(task, len(rows)))
     return list(rows.values())
+
+
+def _too_few(task: ChainedSumsTask, num_rows: int) -> str:
+    fewer = f"num_examples: {num_rows} or less, or " if num_rows else ""
+    return (
+        f"split {task.split} has about {num_rows} problems of {task.num_terms} numbers up to "
+        f"{task.largest_term}, {task.num_examples} were asked for; write {fewer}more numbers, or a "
+        "greater largest_term"
+    )
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ class _Problem:
     """Its own randomness."""
 
 
-def _problems(task: ChainedSumsTask, seed: int) -> Iterator[_Problem]:
-    """Problems of the split, drawn without end."""
+def _problems(task: ChainedSumsTask, seed: int) -> Iterator[_Problem | None]:
+    """Problems drawn without end; None for each of another split, as a split may have none."""
     stream = mixed(np.uint64(seed))
     for index in count():
         bits = mixed(np.uint64(index) ^ stream)
@@ -78,8 +84,7 @@ def _problems(task: ChainedSumsTask, seed: int) -> Iterator[_Problem]:
         operations: Sequence[Operation] = ("plus", "minus")
         operation = operations[own % 2] if task.operation == "both" else task.operation
         problem = _Problem(operation, terms, rest % LARGEST_REST, bits)
-        if is_in_split(_number(problem), task.split):
-            yield problem
+        yield problem if is_in_split(_number(problem), task.split) else None
 
 
 def _draws(bits: np.uint64, how_many: int) -> list[int]:

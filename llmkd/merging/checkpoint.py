@@ -16,9 +16,12 @@ from llmkd.merging.adapter import Adapter
 from llmkd.merging.methods import is_finite
 from llmkd.models.adapter_configs import CONFIG as ADAPTER_CONFIG
 from llmkd.models.load import not_loadable
+from llmkd.pruning.record import PRUNING
 
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
 """The files of a model folder beside its weights: configuration, tokenizer, templates."""
+NOT_COPIED = ("*.index.json", PRUNING)
+"""Where the first model's own weights are, and how it was made, which is not true of what it becomes."""
 FLOATS = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -120,7 +123,7 @@ def open_checkpoint(key: str, name: str) -> Checkpoint:
 def copied_files(folder: Path) -> list[Path]:
     """Configuration, tokenizer and templates of a model folder."""
     found = {path for pattern in COPIED for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.name != INDEX)
+    return sorted(path for path in found if not any(map(path.match, NOT_COPIED)))
 
 
 def _folder(name: str) -> Path:

@@ -83,8 +83,13 @@ class MergeStage(RecipePart):
         place = ("method", "weights")
         if len(method.weights) != count:
             yield place, f"{len(method.weights)} weights for {count} models; write one for each"
-        elif isinstance(method, Linear) and method.normalize and sum(method.weights) == 0:
+        elif isinstance(method, Linear) and method.normalize and _cancel(method.weights):
             yield place, "their sum is 0, by which they cannot be divided; write normalize: false"
+
+
+def _cancel(weights: list[float]) -> bool:
+    """Whether their sum is 0, or no more than what rounding leaves of it."""
+    return abs(sum(weights)) <= 1e-9 * sum(map(abs, weights))
 
 
 def _no_pair(count: int) -> str:

@@ -152,3 +152,11 @@ def test_a_mixture_with_nothing_to_repeat_is_refused(curate, write_rows):
     names = [{"dataset_name": some}, {"dataset_name": none}]
     with pytest.raises(InputError, match=r"none\.jsonl"):
         curate({"kind": "mixture", "sources": names, "num_examples": 5})
+
+
+def test_a_stage_that_wrote_no_text_is_refused(curate, tmp_path):
+    # As a score stage leaves it: what it counted, and a store.
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored" / "generation.json").write_text("{}")
+    with pytest.raises(InputError, match="data.dataset_split: .*scored has no file of split train"):
+        curate(str(tmp_path / "scored"))

@@ -117,6 +117,22 @@ def test_more_than_there_are_is_refused_with_how_many_there_are():
     assert len(make_rows(task.model_copy(update={"num_examples": most}), 0)) == most
 
 
+def test_a_split_without_a_problem_is_refused():
+    # 1+1= is the only problem there is, so that three of the four splits have none.
+    task = a_task(num_terms=2, largest_term=1, operation="plus", num_examples=1)
+    told = []
+    for split in SPLITS:
+        try:
+            assert [
+                row["prompt"] for row in make_rows(task.model_copy(update={"split": split}), 0)
+            ] == ["1+1="]
+        except DataError as error:
+            told.append(error.message)
+    assert len(told) == 3
+    assert "has about 0 problems" in told[0]
+    assert "num_examples: 0" not in told[0]
+
+
 def test_its_tokenizer_gives_every_character_back():
     tokenizer = build_tokenizer(a_task())
     for row in make_rows(a_task(reference_order="shuffled"), 0):

@@ -137,9 +137,13 @@ def test_everything_beside_the_weights_is_the_first_models(saved, merged):
     for name in ("generation_config.json", "tokenizer_config.json"):
         path = b / name
         path.write_text(path.read_text().replace("{", '{"of": "b",', 1))
+    for name in ("pruning.json", "pytorch_model.bin.index.json"):
+        (a / name).write_text("{}")
     folder = merged(a, b, kind="linear")
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         assert (folder / name).read_bytes() == (a / name).read_bytes()
+    # What says how the first model was made, or where its weights are, is not true of the merged one.
+    assert not [*folder.glob("pruning.json"), *folder.glob("*.index.json")]
     assert f"Merged from `{a}`, `{b}` by linear" in (folder / "README.md").read_text()
 
 
@@ -320,6 +324,8 @@ def test_an_adapter_of_a_tied_head_is_refused(saved, merged, tmp_path, lora):
         ("a", {"kind": "linear"}, "models: one model is nothing to merge"),
         ("ab", {"kind": "linear", "weights": [1.0]}, "method.weights: 1 weights for 2 models"),
         ("ab", {"kind": "linear", "weights": [1.0, -1.0]}, "method.weights: their sum is 0"),
+        # In floating point 0.1 + 0.2 - 0.3 is 5.6e-17.
+        ("aba", {"kind": "linear", "weights": [0.1, 0.2, -0.3]}, "method.weights: their sum is 0"),
         ("a", {"kind": "task_arithmetic", "base": "x", "weights": []}, "method.weights: 0 weights"),
     ],
 )  # fmt: skip

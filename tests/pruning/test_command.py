@@ -180,6 +180,11 @@ REPORT = ["--data", "rows.jsonl", "--num-examples", 9, "--num-held-out", 5, "--r
         ([*REPORT, "--intermediate-size", 8], "--report: measures what layers cost"),
         (["--report"], "importance is measured on a calibration set, and there is none"),
         (["--data", "rows.jsonl", "--output", "out"], "leaves nothing out"),
+        (
+            ["--data", "rows.jsonl", "--output", "out", "--intermediate-size", 0],
+            "intermediate_size: input should be greater than 0; got 0",
+        ),
+        ([*REPORT, "--num-key-value-heads", 0], "--report: measures what layers cost"),
         (["--data", "rows.jsonl", "--remove-layers", 1], "--output: missing"),
     ],
 )

@@ -17,7 +17,7 @@ from llmkd.evaluation import subject as subject_module
 from llmkd.evaluation.agreement import _Comparison
 from llmkd.evaluation.budgets import LOGITS_AT_ONCE
 from llmkd.evaluation.evaluate import evaluate
-from llmkd.evaluation.perplexity import _window_losses
+from llmkd.evaluation.perplexity import row_losses
 from llmkd.evaluation.reliability import Reliability
 from llmkd.models.load import load_model
 from llmkd.recipe.evaluation import Suite
@@ -159,7 +159,7 @@ def test_logits_are_those_that_the_scoring_computes(task, dtype):
         if task == "agreement":
             _Comparison(student, teacher, vocab_size, 5)(batch)
         else:
-            _window_losses(student, batch, Reliability())
+            row_losses(student, batch, Reliability())
     read = Suite.model_validate(safe_load(f"{{name: s, tasks: [{TASKS[task]}]}}")).tasks[0]
     width = dtype.itemsize
     found = evaluation_memory._logits(read, width, vocab_size, rows, length)

@@ -130,6 +130,7 @@ SHIPPED = {
     "prompts/annotate.txt": {"labels", "text"},
     "prompts/explain.txt": {"question"},
     "prompts/rewrite.txt": {"instruction", "answer"},
+    "prompts/rewrite_sums.txt": {"reference", "prompt"},
 }
 
 

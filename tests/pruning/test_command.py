@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from llmkd.cli import app
+from llmkd.progress import QUIET
 from llmkd.pruning.bypass import bypassed
 from llmkd.pruning.surgery import remove_layers
 
@@ -21,6 +22,7 @@ ROWS = [{"text": f"{i}+{i % 7}={i + i % 7};"} for i in range(40)]
 def place(tmp_path, tokenizer, tiny_llama, monkeypatch):
     """A folder with a model of four layers and forty rows."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(QUIET, "1")  # As `--quiet` sets it, and taken back behind each test.
     tiny_llama(tokenizer, num_hidden_layers=4).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     for name, rows in (("rows", ROWS), ("few", ROWS[:3])):

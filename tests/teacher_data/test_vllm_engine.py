@@ -203,7 +203,7 @@ def test_an_adapter_of_another_model_is_refused(
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 64}
     lora(tiny_llama(tokenizer, **heads | shape), tmp_path / "adapter")
     with pytest.raises(
-        InputError, match=r"teacher\.adapter_name_or_path: .*(of another model|size mismatch)"
+        InputError, match=r"adapter_name_or_path: .*(of another model|size mismatch)"
     ):
         engine(adapter=str(tmp_path / "adapter"))
 

@@ -158,5 +158,7 @@ def test_a_stage_that_wrote_no_text_is_refused(curate, tmp_path):
     # As a score stage leaves it: what it counted, and a store.
     (tmp_path / "scored").mkdir()
     (tmp_path / "scored" / "generation.json").write_text("{}")
-    with pytest.raises(InputError, match="data.dataset_split: .*scored has no file of split train"):
+    with pytest.raises(
+        InputError, match=r"data\.dataset_split: .*scored has no file of split train"
+    ):
         curate(str(tmp_path / "scored"))

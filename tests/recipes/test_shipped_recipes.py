@@ -264,7 +264,7 @@ def test_self_data_runs_from_nothing(tmp_path, monkeypatch):
     }
     assert {name: config["num_hidden_layers"] for name, config in layers.items()} == {
         "teacher": 6,
-        **dict.fromkeys(HEALED, 4),
+        **dict.fromkeys(HEALED, 5),
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from datasets.exceptions import DatasetNotFoundError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
@@ -58,7 +59,14 @@ def _definition(task: LMEvalTask) -> Config:
     path = Path(task.definition).expanduser()
     if not path.is_file():
         raise InputError(f"definition: there is no file {path}; write the path of a task's YAML")
-    return {**load_yaml(path), "task": task.task_name}
+    try:
+        return {**load_yaml(path), "task": task.task_name}
+    except (OSError, ValueError, yaml.YAMLError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"definition: {path} cannot be read ({reason}); mend it, or what it includes or takes "
+            "functions from"
+        ) from error
 
 
 def _local_rows(task: LMEvalTask, config: Config) -> Config:

@@ -143,3 +143,14 @@ def test_a_definition_stays_as_it_was_written(make_task):
     before = task.model_dump_json()
     load_task(task, seed=0)
     assert task.model_dump_json() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["include: gone.yaml\n", "task: [\n", "- a\n", "process_docs: !function gone.f\n"],
+)
+def test_a_definition_that_cannot_be_read_is_refused_in_words(make_task, tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"definition: .*mine.yaml cannot be read \(.*\); mend it"):
+        load_task(make_task(str(path)), seed=0)

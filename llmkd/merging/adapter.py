@@ -101,9 +101,17 @@ def _config(place: str, path: Path) -> Config:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: {path.name}: {error}; copy the adapter anew") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{place}: {path.name} has no fields; copy the adapter anew")
     if problem := no_lora(config):
         raise InputError(f"{place} {problem}")
-    if not config.get("base_model_name_or_path"):
+    if config["r"] < 1 or not isinstance(config.get("lora_alpha"), int | float):
+        raise InputError(
+            f"{place}: {path.name} has r: {config['r']} and lora_alpha: {config.get('lora_alpha')}, "
+            "which give no scale; write what it was trained with"
+        )
+    base = config.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
         raise InputError(
             f"{place}: {path.name} does not say which model it adapts; write base_model_name_or_path"
         )

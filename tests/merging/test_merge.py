@@ -291,6 +291,10 @@ def test_whole_numbers_must_be_the_same(saved, merged):
         ({"base_model_name_or_path": None}, "does not say which model it adapts"),
         ({"base_model_name_or_path": "ITSELF"}, "which is an adapter itself"),
         ({"base_model_name_or_path": "OTHER"}, r"is of another model: it adapts model\.layers\.\d"),
+        ({"base_model_name_or_path": 5}, "does not say which model it adapts"),
+        ({"lora_alpha": None}, "has r: 4 and lora_alpha: None, which give no scale"),
+        ({"r": 0}, "has r: 0 and lora_alpha: .*, which give no scale"),
+        ([1], r"adapter_config\.json has no fields"),
         ("adapter_model.safetensors", r"no whole adapter_model\.safetensors"),
     ],
 )
@@ -299,6 +303,8 @@ def test_an_adapter_that_cannot_be_merged_is_told(saved, merged, tmp_path, lora,
     lora(AutoModelForCausalLM.from_pretrained(base), tmp_path / "p")
     if isinstance(edit, str):
         (tmp_path / "p" / edit).unlink()
+    elif isinstance(edit, list):
+        (tmp_path / "p" / "adapter_config.json").write_text(json.dumps(edit))
     else:
         path = tmp_path / "p" / "adapter_config.json"
         names = {"ITSELF": str(tmp_path / "p"), "OTHER": str(other)}

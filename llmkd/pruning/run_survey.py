@@ -44,7 +44,8 @@ def run_survey(
     with progress("importance") as moved:
         importances, _ = measure(stage, model, tokenizer, seed, moved)
     other = _of_held_out(stage, held_out, num_held_out)
-    skipped = stage.num_examples if held_out is None else 0
+    is_same = held_out in (None, getattr(stage.data, "dataset_name", None))
+    skipped = stage.num_examples if is_same else 0
     with progress("held-out rows") as moved:
         rows = drawn_rows(other, model, tokenizer, seed=seed, progress=moved, num_skipped=skipped)
     if len(rows) < num_held_out:

@@ -202,6 +202,8 @@ def test_tensors_that_cannot_be_merged_are_named(saved, merged, tmp_path, change
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True and False"),
         # Of the same shapes.
         ({"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}, "num_attention_heads is 8 and 4"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters is .*500000"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001 and 1e-06"),
     ],
 )  # fmt: skip
 def test_another_architecture_is_refused_even_of_equal_shapes(saved, merged, config, expected):

@@ -119,7 +119,8 @@ def test_the_page_has_all_of_it_and_loads_nothing(place):
     assert (refused.exit_code, (place / "p.html").read_text()) == (2, "mine")
 
 
-def test_rows_that_calibrate_are_not_held_out(place, monkeypatch):
+@pytest.mark.parametrize("named", [(), ("--held-out", "rows.jsonl")])
+def test_rows_that_calibrate_are_not_held_out(place, monkeypatch, named):
     from llmkd.pruning import run_survey
 
     seen = []
@@ -133,7 +134,15 @@ def test_rows_that_calibrate_are_not_held_out(place, monkeypatch):
     monkeypatch.setattr(run_survey, "drawn_rows", spied)
     monkeypatch.setattr("llmkd.pruning.calibration.drawn_rows", spied)
     done = prune(
-        "model", "--data", "rows.jsonl", "--num-examples", 30, "--num-held-out", 10, "--report"
+        "model",
+        "--data",
+        "rows.jsonl",
+        "--num-examples",
+        30,
+        "--num-held-out",
+        10,
+        "--report",
+        *named,
     )
     assert done.exit_code == 0
     calibration, held_out = seen

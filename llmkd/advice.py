@@ -6,12 +6,14 @@ from pathlib import Path
 from llmkd.recipe.data import Task
 from llmkd.recipe.evaluation import Suite, compares_with_teacher
 from llmkd.recipe.evaluation_base import TextTask
+from llmkd.recipe.grpo_arguments import GRPO
 from llmkd.recipe.losses import BatchTerm
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     ScoreStage,
@@ -20,6 +22,7 @@ from llmkd.recipe.schema import (
     TrainStage,
 )
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine, VLLMEngine
+from llmkd.recipe.training_arguments import effective
 from llmkd.training.checkpoints import newest_checkpoint
 
 DEFAULT_BATCH_SIZE = 8
@@ -31,9 +34,14 @@ FRUGAL_OPTIMIZERS = ("adafactor", "sgd", "8bit", "4bit", "lomo", "galore", "apol
 def goes_on(stage: Stage, folder: Path) -> str:
     """What the same command does next, to follow "the same command"."""
     match stage:
-        case TrainStage(resume="auto") if checkpoint := newest_checkpoint(folder / "checkpoints"):
+        case TrainStage(resume="auto") | KDRLStage(resume="auto") if (
+            checkpoint := newest_checkpoint(folder / "checkpoints")
+        ):
             return f"goes on from {checkpoint.name}"
-        case TrainStage(resume=resume) if resume not in ("auto", "never"):
+        case TrainStage(resume=resume) | KDRLStage(resume=resume) if resume not in (
+            "auto",
+            "never",
+        ):
             return f"goes on from {resume}"
         case GenerateStage() | ScoreStage() if any((folder / "store" / "shards").glob("*.arrow")):
             return "goes on after the last whole shard"
@@ -78,6 +86,8 @@ def smaller(stage: Stage) -> list[str]:
     match stage:
         case TrainStage():
             return _of_training(stage)
+        case KDRLStage():
+            return _of_rollouts(stage)
         case MergeStage():
             return ["fewer `models`"]
         case GenerateStage(generation=generation):
@@ -117,6 +127,23 @@ def _of_training(stage: TrainStage) -> list[str]:
     if not any(part in trainer.get("optim", "adamw") for part in FRUGAL_OPTIMIZERS):
         keys.append("trainer.optim: adafactor")
     return [*keys, "a smaller student"]
+
+
+def _of_rollouts(stage: KDRLStage) -> list[str]:
+    trainer = effective(stage.trainer, GRPO)
+    steps = 2 * trainer["gradient_accumulation_steps"]
+    keys = [
+        f"{key} with trainer.gradient_accumulation_steps: {steps} (the same loss)"
+        for key in _halved(
+            "trainer.per_device_train_batch_size", trainer["per_device_train_batch_size"]
+        )
+    ]
+    keys.append(f"trainer.max_completion_length below {trainer['max_completion_length']}")
+    if not trainer["gradient_checkpointing"]:
+        keys.append("trainer.gradient_checkpointing: true")
+    if stage.student.lora is None:
+        keys.append("student.lora: {r: 16}")
+    return [*keys, *_narrow("teacher", stage.teacher), "a smaller student"]
 
 
 def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:

@@ -69,6 +69,7 @@ class Run:
         """Whether what a finished stage made is still there."""
         made = {
             "train": ["model/config.json"],
+            "kdrl": ["model/config.json"],
             "task_rows": ["tokenizer.json", "data.jsonl"],
             "merge": ["model/merge.json"],
             "generate": ["store/manifest.json", "data.jsonl"],

@@ -15,6 +15,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     ScoreStage,
@@ -111,6 +112,10 @@ def _do(job: Run, stage: Stage, folder: Path, name: str) -> None:
             from llmkd.training.train import run_train
 
             run_train(stage, folder, name=name, seed=seed)
+        case KDRLStage():
+            from llmkd.training.kdrl import run_kdrl
+
+            run_kdrl(stage, folder, name=name, seed=seed)
         case TaskRowsStage():
             from llmkd.data.task_rows import write_task_rows
 

@@ -17,7 +17,7 @@ from llmkd.check.row_facts import DataFacts
 from llmkd.errors import DataError, LlmkdError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
-from llmkd.recipe.data import PromptRows
+from llmkd.recipe.data import PromptRows, Prompts
 from llmkd.recipe.places import Problem
 from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
 from llmkd.recipe.teacher_data import Capture, SampledCapture, ServerEngine, TransformersEngine
@@ -45,7 +45,7 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     look_at_adapter(found, ("stages", name), stage.teacher, stage.engine)
     rows = prompt = NOT_USABLE
     try:
-        rows = known(lambda: _prompt_rows(checker, stage))
+        rows = known(lambda: prompt_rows_of(checker, stage.data))
         prompt = known(lambda: prompt_length(stage.data, teacher.tokenizer))
     except DataError as error:
         found.problems.append(Problem(("stages", name, "data", *error.key), error.message))
@@ -70,8 +70,8 @@ def generate_facts(checker: "Checker", name: str, stage: GenerateStage) -> Stage
     return found
 
 
-def _prompt_rows(checker: "Checker", stage: GenerateStage) -> Fact:
-    source = stage.data
+def prompt_rows_of(checker: "Checker", source: Prompts) -> Fact:
+    """How many prompts there are, those of an earlier stage too."""
     before = referenced_stage(source.dataset_name) if isinstance(source, PromptRows) else None
     if not isinstance(source, PromptRows) or before is None or source.dataset_split != "train":
         return prompt_rows(source)

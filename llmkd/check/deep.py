@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.check.deep_kdrl import try_kdrl
 from llmkd.check.miniature import FEW_ROWS, FEW_TOKENS, at_most, in_miniature
 from llmkd.check.stand_ins import MOST_ROWS, link_first_model, write_curated, write_rows
 from llmkd.data.cache import tokenized
@@ -46,6 +47,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     ScoreStage,
@@ -171,6 +173,8 @@ def _try(stage: Stage, folder: Path, seed: int) -> Batch | None:
     match stage:
         case TrainStage():
             return _try_train(stage, folder, seed)
+        case KDRLStage():
+            try_kdrl(stage, folder, seed)
         case TaskRowsStage():
             few = stage.data.model_copy(update=at_most(stage.data, MOST_ROWS))
             write_task_rows(stage.model_copy(update={"data": few}), folder, seed=seed)

@@ -27,7 +27,14 @@ from llmkd.recipe.models import (
     StoreTeacher,
 )
 from llmkd.recipe.procedural import TaskRowsStage
-from llmkd.recipe.schema import MergeStage, PruneStage, Recipe, TeacherDataStage, TrainStage
+from llmkd.recipe.schema import (
+    KDRLStage,
+    MergeStage,
+    PruneStage,
+    Recipe,
+    TeacherDataStage,
+    TrainStage,
+)
 from llmkd.teacher_data.places import tokenizer_folder
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -80,6 +87,8 @@ class Models:
                 model = self._pruned(stage)
             elif isinstance(stage, MergeStage):
                 model = self.merged_from(next(iter(stage.inputs.values())))
+            elif isinstance(stage, KDRLStage):
+                model = self._pretrained(stage.student, None)
             else:
                 assert isinstance(stage, TrainStage)
                 model = self._trained(stage)

@@ -9,6 +9,7 @@ from llmkd.check.capture import generate_facts, score_facts
 from llmkd.check.curation import curate_facts
 from llmkd.check.evaluation import evaluate_facts
 from llmkd.check.facts import StageFacts
+from llmkd.check.kdrl import kdrl_facts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
 from llmkd.check.merging import merge_facts
 from llmkd.check.pruning import prune_facts
@@ -21,6 +22,7 @@ from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
     GenerateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     Recipe,
@@ -80,6 +82,8 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
         match stage:
             case TrainStage():
                 stages[name] = checker.train(name, stage)
+            case KDRLStage():
+                stages[name] = kdrl_facts(checker, name, stage)
             case TaskRowsStage():
                 stages[name] = task_rows_facts(checker, name, stage)
             case MergeStage():

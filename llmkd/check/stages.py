@@ -74,7 +74,7 @@ class Checker:
         if teacher is not None:
             found.facts["teacher parameters"] = teacher.parameters
         look_at_adapter(found, ("stages", name), stage.local_teacher)
-        found.facts["vocabulary"] = _vocabulary(found, student, teacher, ("stages", name))
+        found.facts["vocabulary"] = vocabulary_fact(found, student, teacher, ("stages", name))
         data = self._data(found, name, stage, student.tokenizer)
         found.facts |= {
             "rows": data.rows, "tokens per row": data.tokens_per_row,
@@ -174,7 +174,7 @@ def _config_problems(name: str, stage: TrainStage) -> list[Problem]:
     ]
 
 
-def _vocabulary(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
+def vocabulary_fact(found: StageFacts, student: Model, teacher: Model | None, key: Key) -> Fact:
     """The tokens that all share; disagreement goes to the problems."""
     tokenizer = student.tokenizer
     if isinstance(tokenizer, str):
@@ -214,7 +214,7 @@ def _position_problems(
             continue
         is_of_sides = model.is_seq2seq or data.longest_side.value
         longest = data.longest_side if is_of_sides else data.longest
-        limit = _num_positions(model)
+        limit = num_positions_of(model)
         if longest.value is None or limit is None or longest.exactness == "at most":
             continue
         if longest.value > limit:
@@ -222,7 +222,8 @@ def _position_problems(
             found.problems.append(Problem(("stages", name, *key), message))
 
 
-def _num_positions(model: Model) -> int | None:
+def num_positions_of(model: Model) -> int | None:
+    """Tokens that a model has learned positions for; None where there is no such limit."""
     if isinstance(model.shape, str):
         return num_positions(model.config) if model.is_seq2seq else None
     return model.shape.num_positions

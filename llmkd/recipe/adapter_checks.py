@@ -6,7 +6,7 @@ from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.data import Classification
 from llmkd.recipe.models import PretrainedModel, PretrainedStudent
 from llmkd.recipe.places import Problem
-from llmkd.recipe.schema import PruneStage, Stage, TrainStage
+from llmkd.recipe.schema import KDRLStage, PruneStage, Stage, TrainStage
 from llmkd.recipe.yaml_places import Key
 
 FIELD = "adapter_name_or_path"
@@ -15,7 +15,7 @@ MERGED = "merge it into its model (peft's merge_and_unload), and write that as m
 
 def adapter_problems(stage: Stage, key: Key) -> Iterator[Problem]:
     """What is wrong with the adapters of a stage's student, teacher or model."""
-    student = stage.student if isinstance(stage, TrainStage) else None
+    student = stage.student if isinstance(stage, TrainStage | KDRLStage) else None
     if isinstance(student, PretrainedStudent) and student.adapter_name_or_path is not None:
         message = f"a student does not start from an adapter; {MERGED}"
         yield Problem((*key, "student", FIELD), message)

@@ -9,6 +9,7 @@ from llmkd.recipe.classification_checks import suite_problems
 from llmkd.recipe.curation_checks import curation_problems
 from llmkd.recipe.data import Classification, Mixture, SequenceLengths, Task, is_regression
 from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.kdrl_checks import kdrl_problems
 from llmkd.recipe.local_paths import looks_like_path, missing_path
 from llmkd.recipe.losses import (
     BatchTerm,
@@ -28,6 +29,7 @@ from llmkd.recipe.reasoning_checks import reasoning_problems
 from llmkd.recipe.references import REFERENCE_FIELDS
 from llmkd.recipe.schema import (
     EvaluateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     Stage,
@@ -41,6 +43,7 @@ MODEL, TOKENIZER, DATA = "a model", "a tokenizer", "a data set"
 STORE, CURATED = "a teacher store", "a curated data set"
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (MODEL, TOKENIZER),
+    "kdrl": (MODEL, TOKENIZER),
     "task_rows": (DATA, TOKENIZER),
     "merge": (MODEL, TOKENIZER),
     "generate": (DATA, STORE),
@@ -79,6 +82,8 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)
             problems += captured_teacher_problems(stage, key, stages)
+        if isinstance(stage, KDRLStage):
+            problems += kdrl_problems(stage, key, stages)
         if isinstance(stage, TeacherDataStage):
             problems += engine_problems(stage, key)
         problems += curation_problems(stage, key, stages)

@@ -20,6 +20,7 @@ from llmkd.recipe.cross_checks import (
 )
 from llmkd.recipe.evaluation import Suite
 from llmkd.recipe.evaluation_checks import suite_use_problems
+from llmkd.recipe.grpo_arguments import TRAINER_BLOCKS
 from llmkd.recipe.overrides import apply_overrides
 from llmkd.recipe.places import Problem, Source
 from llmkd.recipe.problems import problems_of
@@ -234,6 +235,7 @@ def _trainer_problems(data: Mapping[str, Any]) -> list[Problem]:
     return [
         Problem(("stages", name, "trainer", argument), message)
         for name, stage in _raw_stages(data).items()
-        if stage.get("kind") == "train" and isinstance(stage.get("trainer"), dict)
-        for argument, message in trainer_problems(stage["trainer"])
+        if (block := TRAINER_BLOCKS.get(str(stage.get("kind")))) is not None
+        if isinstance(stage.get("trainer"), dict)
+        for argument, message in trainer_problems(stage["trainer"], block)
     ]

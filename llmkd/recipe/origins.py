@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 
 from llmkd.recipe.dump import to_yaml
+from llmkd.recipe.grpo_arguments import TRAINER_BLOCKS
 from llmkd.recipe.places import Source
-from llmkd.recipe.schema import Recipe, TrainStage
-from llmkd.recipe.training_arguments import DEFAULTS, OWNED
+from llmkd.recipe.schema import KDRLStage, Recipe, TrainStage
 from llmkd.recipe.yaml_places import Key, dotted
 
 WIDEST_COLUMN = 56
@@ -44,17 +44,18 @@ def to_yaml_with_origins(recipe: Recipe, source: Source) -> str:
     return "\n".join([heading, *written]) + "\n"
 
 
-def unwritten_defaults(stage: TrainStage) -> dict[str, Any]:
+def unwritten_defaults(stage: TrainStage | KDRLStage) -> dict[str, Any]:
     """Llmkd's own defaults that a `trainer` block leaves as they are."""
+    block = TRAINER_BLOCKS[stage.kind]
     return {
         name: value
-        for name, value in DEFAULTS.items()
-        if name not in stage.trainer and name not in OWNED
+        for name, value in block.defaults.items()
+        if name not in stage.trainer and name not in block.owned
     }
 
 
 def _has_trainer(recipe: Recipe, name: str) -> bool:
-    return isinstance(recipe.stages[name], TrainStage)
+    return recipe.stages[name].kind in TRAINER_BLOCKS
 
 
 def _unwritten_defaults(stage: Any) -> list[str]:

@@ -8,6 +8,7 @@ from llmkd.recipe.base import RecipePart, kind_or
 from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.data import AdditionTask, DatasetSource, DataSource, Prompts
 from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.losses import Loss
 from llmkd.recipe.merging import MergeStage
 from llmkd.recipe.models import InProcessTeacher, PretrainedModel, StudentSource, Teacher
@@ -103,6 +104,7 @@ class EvaluateStage(RecipePart):
 
 AnyStage = (
     TrainStage
+    | KDRLStage
     | TaskRowsStage
     | GenerateStage
     | ScoreStage

@@ -129,11 +129,24 @@ class Argument:
     """transformers' own words for it."""
 
 
-def trainer_problems(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class TrainerBlock:
+    """What a stage's `trainer` block may hold."""
+
+    known: Callable[[], Mapping[str, Argument]]
+    """The names, with what each takes."""
+    owned: Mapping[str, str]
+    """Those of them that llmkd sets, with what to write instead."""
+    defaults: Mapping[str, Any]
+    """llmkd's own defaults."""
+    whose: str
+    """The class whose fields they are."""
+
+
+def trainer_problems(block: Mapping[str, Any], kind: TrainerBlock) -> Iterator[tuple[str, str]]:
     """Each name in a `trainer` block that is wrong, and why."""
-    known = training_arguments()
     for name, value in block.items():
-        problem = _problem(name, value, known)
+        problem = _problem(name, value, kind)
         if problem:
             yield name, problem
     for name, (is_bad, message) in _REFUSED.items():
@@ -189,11 +202,12 @@ def _trackers() -> list[str]:
     return re.findall(r'"(\w+)":', table[1]) if table else []
 
 
-def _problem(name: str, value: Any, known: Mapping[str, Argument]) -> str | None:
-    if name in OWNED:
-        return f"not taken here: {OWNED[name]}"
+def _problem(name: str, value: Any, kind: TrainerBlock) -> str | None:
+    known = kind.known()
+    if name in kind.owned:
+        return f"not taken here: {kind.owned[name]}"
     if name not in known:
-        return f"no such training argument; {_suggestion(name, known)}"
+        return f"no such training argument; {_suggestion(name, kind)}"
     argument = known[name]
     if argument.types and not any(_is_of(value, kind) for kind in argument.types):
         wanted = " or ".join(_WORDS[kind] for kind in argument.types)
@@ -210,11 +224,11 @@ def _problem(name: str, value: Any, known: Mapping[str, Argument]) -> str | None
     return None
 
 
-def _suggestion(name: str, known: Mapping[str, Argument]) -> str:
-    if FOREIGN_NAMES.get(name) in known:
+def _suggestion(name: str, kind: TrainerBlock) -> str:
+    if FOREIGN_NAMES.get(name) in kind.known():
         return f"llmkd calls it `{FOREIGN_NAMES[name]}`"
-    near = nearest(name, [candidate for candidate in known if candidate not in OWNED])
-    return f"did you mean `{near}`?" if near else "see transformers.TrainingArguments"
+    near = nearest(name, [candidate for candidate in kind.known() if candidate not in kind.owned])
+    return f"did you mean `{near}`?" if near else f"see {kind.whose}"
 
 
 def _hint(value: Any, types: tuple[str, ...]) -> str:
@@ -232,23 +246,35 @@ def _is_of(value: Any, kind: str) -> bool:
 def training_arguments() -> dict[str, Argument]:
     """The fields of the installed `transformers.TrainingArguments`, from its source."""
     folder = _folder()
-    main = ast.parse((folder / "training_args.py").read_text(encoding="utf-8"))
-    helpers = ast.parse((folder / "trainer_utils.py").read_text(encoding="utf-8"))
-    classes = {
-        node.name: node for node in [*helpers.body, *main.body] if isinstance(node, ast.ClassDef)
-    }
+    return fields_of("TrainingArguments", folder / "trainer_utils.py", folder / "training_args.py")
+
+
+TRAINING = TrainerBlock(training_arguments, OWNED, DEFAULTS, "transformers.TrainingArguments")
+"""Of a train stage."""
+
+
+def fields_of(name: str, *sources: Path) -> dict[str, Argument]:
+    """The fields that a dataclass itself has, read from its source and that of the enums it uses."""
+    nodes = (node for path in sources for node in ast.parse(path.read_text(encoding="utf-8")).body)
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     return {
         statement.target.id: _argument(statement, classes)
-        for statement in classes["TrainingArguments"].body
+        for statement in classes[name].body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     }
 
 
 def _folder() -> Path:
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
+    folder = package_folder("transformers")
+    if folder is None:
         raise LlmkdError("transformers is not installed; run pip install llmkd again")
-    return Path(spec.origin).parent
+    return folder
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package is, found without importing it; None where it is not installed."""
+    spec = importlib.util.find_spec(name)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def limits(name: str) -> dict[str, Any]:
@@ -256,10 +282,10 @@ def limits(name: str) -> dict[str, Any]:
     return dict(_RANGES[name][2]) if name in _RANGES else {}
 
 
-def effective(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """All training arguments: a recipe's own, else llmkd's defaults, else those of transformers."""
-    defaults = {name: argument.default for name, argument in training_arguments().items()}
-    return {**defaults, **DEFAULTS, **trainer}
+def effective(trainer: Mapping[str, Any], kind: TrainerBlock = TRAINING) -> dict[str, Any]:
+    """All training arguments: a recipe's own, else llmkd's defaults, else those of their class."""
+    defaults = {name: argument.default for name, argument in kind.known().items()}
+    return {**defaults, **kind.defaults, **trainer}
 
 
 def _argument(statement: ast.AnnAssign, classes: Mapping[str, ast.ClassDef]) -> Argument:

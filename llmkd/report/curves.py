@@ -9,7 +9,7 @@ from markupsafe import Markup
 from llmkd.recipe.schema import TrainStage
 from llmkd.report.formats import number
 from llmkd.report.line_chart import Series, line_chart
-from llmkd.report.run_files import Line, RunFiles
+from llmkd.report.run_files import Line, RunFiles, StageRun
 from llmkd.report.symptoms import cross_entropy_name
 
 MOST_POINTS = 200
@@ -20,11 +20,33 @@ HEADS = {
     "kl": "KL between teacher and student, nats per token; of classifiers, per text",
     "grad_norm": "Gradient norm",
     "tokens_per_s": "Tokens per second; of classifiers, texts",
+    "reward": "Reward: the weighted sum of all",
+    "completions/mean_length": "Length of responses, tokens",
+    "completions/clipped_ratio": "Share of responses that were cut",
+    "entropy": "Entropy of the student at a token, nats",
+    "frac_reward_zero_std": "Share of groups whose rewards are all equal, which teach GRPO nothing",
+    "kd/reverse_kl": "KL of the student from its teacher on its own responses, nats per token",
+    "kd/coefficient": "Coefficient of the distillation term",
+    "kd/responses": "Share of responses that are imitated",
     "learning_rate": "Learning rate",
     "peak_memory_gib": "Peak memory, GiB",
 }
 """Metrics with a chart of their own, in this order; others that are drawn are `loss/` and
 `grad_norm/` of a term."""
+ROLLOUTS = (
+    "reward",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "entropy",
+    "frac_reward_zero_std",
+    "kd/reverse_kl",
+    "kd/coefficient",
+    "kd/responses",
+)
+"""Of trainings on the student's own responses."""
+VALIDATION = "validation/"
+VALIDATED = ("completions/mean_length", "completions/clipped_ratio")
+"""What is drawn of a validation beside its rewards."""
 AMOUNTS = ("tokens_per_s", "learning_rate", "peak_memory_gib")
 """Drawn from 0, never on a logarithmic axis."""
 OWN_AND_TEACHERS = "teacher_nll"
@@ -68,17 +90,35 @@ def thinned(points: Sequence[tuple[float, float]], size: int) -> list[tuple[floa
 
 def _metrics(runs: Sequence[RunFiles]) -> list[str]:
     """What was logged and is drawn, in order: losses, teacher, gradient, speed."""
-    lines = (line for run in runs for stage in run.stages.values() for line in stage.metrics)
-    logged = dict.fromkeys(name for line in lines for name in line)
+    stages = [stage for run in runs for stage in run.stages.values()]
+    logged = dict.fromkeys(name for stage in stages for line in stage.metrics for name in line)
+    validated = dict.fromkeys(
+        name for stage in stages for line in stage.validation for name in line
+    )
     of_terms = [name for name in logged if name.startswith("loss/")]
     norms = [name for name in logged if name.startswith("grad_norm/")]
+    looks = [name for name in validated if _is_reward(name) or name in VALIDATED]
     before, after = ["loss", *of_terms, OWN_AND_TEACHERS, "teacher_mse", "kl", "grad_norm"], AMOUNTS
-    return [name for name in (*before, *norms, *after) if name in logged]
+    rewards = [name for name in logged if _is_reward(name)]
+    found = [name for name in (*rewards, *ROLLOUTS, *before, *norms, *after) if name in logged]
+    return [*(f"{VALIDATION}{name}" for name in looks), *found]
+
+
+def _is_reward(name: str) -> bool:
+    return name.startswith("rewards/") and name.endswith("/mean")
+
+
+def _lines_of(stage: StageRun, metric: str) -> list[Line]:
+    """The log lines that have a metric, or may have it, under that name."""
+    if not metric.startswith(VALIDATION):
+        return stage.metrics
+    own = metric.removeprefix(VALIDATION)
+    return [{"step": line["step"], metric: line[own]} for line in stage.validation if own in line]
 
 
 def _series(runs: Sequence[RunFiles], metric: str, colors: Mapping[str, str]) -> Iterator[Series]:
     for name, stage in runs[0].recipe.stages.items():
-        lines = [run.stages[name].metrics for run in runs if name in run.stages]
+        lines = [_lines_of(run.stages[name], metric) for run in runs if name in run.stages]
         if metric == OWN_AND_TEACHERS and isinstance(stage, TrainStage):
             own = cross_entropy_name(stage)
             if any(metric in line for of_run in lines for line in of_run) and own is not None:
@@ -129,7 +169,9 @@ def _title(metric: str, lines: Sequence[Series]) -> str:
         return f"Term {metric.removeprefix('loss/')}"
     if metric.startswith("grad_norm/"):
         return f"Gradient norm of {metric.removeprefix('grad_norm/')}"
-    return HEADS[metric]
+    own = metric.removeprefix(VALIDATION)
+    title = f"Mean reward of {own.split('/')[1]}" if _is_reward(own) else HEADS[own]
+    return title if own == metric else f"Validation: {title[0].lower()}{title[1:]}"
 
 
 def _chart(title: str, metric: str, lines: Sequence[Series]) -> Markup:

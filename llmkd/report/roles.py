@@ -9,6 +9,7 @@ from llmkd.recipe.references import references
 from llmkd.recipe.schema import (
     CurateStage,
     EvaluateStage,
+    KDRLStage,
     MergeStage,
     PruneStage,
     Recipe,
@@ -62,7 +63,7 @@ def teachers_of(recipe: Recipe, name: str) -> list[str]:
 
 def _own_teachers(recipe: Recipe, name: str) -> list[str]:
     stage = recipe.stages.get(name)
-    if not isinstance(stage, TrainStage):
+    if not isinstance(stage, TrainStage | KDRLStage):
         return []
     found = list(references(stage.teacher)) if stage.teacher else []
     for value in [*found, *references(stage.data)]:
@@ -101,7 +102,10 @@ def _ancestors(recipe: Recipe, name: str) -> list[str]:
 def _begun_from(recipe: Recipe, name: str) -> list[str]:
     """The stages whose weights a stage trains on, prunes or merges."""
     match recipe.stages.get(name):
-        case TrainStage(student=PretrainedStudent(model_name_or_path=source)):
+        case (
+            TrainStage(student=PretrainedStudent(model_name_or_path=source))
+            | KDRLStage(student=PretrainedStudent(model_name_or_path=source))
+        ):
             sources = [source]
         case PruneStage(model=model):
             sources = [model.model_name_or_path]
@@ -124,7 +128,7 @@ def _trained(recipe: Recipe) -> list[str]:
 
 
 def _is_trained(recipe: Recipe, name: str) -> bool:
-    return isinstance(recipe.stages.get(name), TrainStage)
+    return isinstance(recipe.stages.get(name), TrainStage | KDRLStage)
 
 
 def _measured(recipe: Recipe) -> list[str]:

@@ -36,6 +36,7 @@ class StageRun:
     stage: Stage
     state: StageState | None
     metrics: list[Line] = field(default_factory=list)
+    validation: list[Line] = field(default_factory=list)
     data: DataCounts = field(default_factory=DataCounts)
     details: Details = field(default_factory=Details)
     generation: Generation = field(default_factory=Generation)
@@ -147,16 +148,12 @@ def _read_recipe(path: Path) -> Recipe:
 
 
 def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) -> StageRun:
-    metrics, num_broken = _tolerant(folder / "metrics.jsonl", read_metrics, ([], 0), problems)
-    if num_broken:
-        problems.append(
-            f"{folder / 'metrics.jsonl'}: {num_broken} broken line{'s' * (num_broken > 1)} left out"
-        )
     return StageRun(
         name,
         stage,
         _tolerant(folder, read_stage, None, problems),
-        metrics,
+        _read_lines(folder / "metrics.jsonl", problems),
+        _read_lines(folder / "validation.jsonl", problems),
         _tolerant(folder / "data.json", _reader(DataCounts), DataCounts(), problems),
         _tolerant(folder / "details.json", _reader(Details), Details(), problems),
         _tolerant(folder / "generation.json", _reader(Generation), Generation(), problems),
@@ -164,6 +161,13 @@ def _read_stage_run(folder: Path, name: str, stage: Stage, problems: list[str]) 
         _tolerant(folder / "model/merge.json", _reader(Merging), Merging(), problems),
         _tolerant(folder / "pruning.json", _reader(Pruning), Pruning(), problems),
     )
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[Line]:
+    lines, num_broken = _tolerant(path, read_metrics, ([], 0), problems)
+    if num_broken:
+        problems.append(f"{path}: {num_broken} broken line{'s' * (num_broken > 1)} left out")
+    return lines
 
 
 def _read_records(

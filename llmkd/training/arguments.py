@@ -1,13 +1,15 @@
 """The recipe's `trainer:` block as `transformers.TrainingArguments`, with llmkd's defaults."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
 from llmkd.errors import InputError
 from llmkd.recipe.training_arguments import DEFAULTS
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def training_arguments(
@@ -23,25 +25,48 @@ def training_arguments(
     Raises:
         InputError: transformers refuses the values.
     """
+    own = {"label_names": ["target_ids"]}
+    return build_arguments(TrainingArguments, DEFAULTS | trainer, checkpoints, seed=seed, own=own)
+
+
+def build_arguments(
+    kind: type[Arguments],
+    values: dict[str, Any],
+    checkpoints: Path,
+    *,
+    seed: int,
+    own: dict[str, Any],
+) -> Arguments:
+    """Arguments of one kind, with what llmkd sets for every trainer.
+
+    Args:
+        kind: The class.
+        values: The recipe's block over llmkd's defaults.
+        checkpoints: Where checkpoints go.
+        seed: The run's.
+        own: What else llmkd sets, for this kind.
+
+    Raises:
+        InputError: Its own library refuses the values.
+    """
     owned = {
         "output_dir": str(checkpoints),
         "seed": seed,
         "data_seed": seed,
-        "use_cpu": not torch.accelerator.is_available() or trainer.get("use_cpu", False),
+        "use_cpu": not torch.accelerator.is_available() or values.get("use_cpu", False),
         "remove_unused_columns": False,
-        "label_names": ["target_ids"],
         "disable_tqdm": True,
         # Trackers are built by llmkd.training.trackers, which the training survives.
         "report_to": "none",
         # Each rank reads a stream by itself: batches of different lengths cannot be sent around.
         "accelerator_config": {
-            **(trainer.get("accelerator_config") or {}),
+            **(values.get("accelerator_config") or {}),
             "dispatch_batches": False,
         },
         "do_train": True,
     }
     try:
-        arguments = TrainingArguments(**{**DEFAULTS, **trainer, **owned})
+        arguments = kind(**{**values, **owned, **own})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"trainer: {error}") from error
     # One process drives one device: DataParallel's replicas would not share the chunked head.

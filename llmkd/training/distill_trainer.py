@@ -1,6 +1,5 @@
 """`transformers.Trainer` with llmkd's objective in place of the model's own loss."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.utils.data import Sampler
-from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from llmkd.data.rationale import PART_IDS
 from llmkd.models.signals import signals
 from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.teachers.protocol import Teacher
-from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.metrics import StepMetrics
 from llmkd.training.sampling import LengthGroupedSampler
+from llmkd.training.whole_checkpoints import WholeCheckpoints
 
 
-class DistillTrainer(Trainer):
+class DistillTrainer(WholeCheckpoints):
     """Minimises an `Objective`; everything else is `transformers.Trainer`.
 
     Args:
@@ -53,7 +51,6 @@ class DistillTrainer(Trainer):
         self.teacher = teacher
         self.vocab_size = vocab_size
         self.step_metrics = StepMetrics()
-        self._checkpoint_root: Path | None = None
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the metrics go on where the checkpoint left them."""
@@ -177,32 +174,10 @@ class DistillTrainer(Trainer):
             logs |= self.step_metrics.flush(self.accelerator)
         super().log(logs, start_time)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        # Checkpoints are written in the staging folder while `_checkpoint_root` names it.
-        return (
-            str(self._checkpoint_root) if self._checkpoint_root else super()._get_output_dir(trial)
-        )
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes the checkpoint aside, then gives it its name by one rename."""
-        folder = Path(super()._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = folder / STAGING
+    def collect_state(self) -> None:
+        """What was measured since the last log line, over all ranks."""
         self.step_metrics.collect(self.accelerator)
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        with removed_on_failure(staging):
-            self._checkpoint_root = staging
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._checkpoint_root = None
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self.step_metrics.save(staging / name)
-                publish(staging / name, folder / name)
-        if self.args.should_save:
-            retire(folder, keep=self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+
+    def save_state_in(self, checkpoint: Path) -> None:
+        """What is not logged yet."""
+        self.step_metrics.save(checkpoint)

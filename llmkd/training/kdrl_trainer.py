@@ -195,7 +195,7 @@ class KDRLTrainer(HookedGRPOTrainer):
         """GRPO's loss and the distillation term's share of this micro-batch."""
         kd = self.distillation
         coefficient = 0.0 if kd is None else kd.coefficient(self.state.global_step)
-        if kd is None or coefficient == 0:
+        if kd is None or coefficient == 0 or "kd_tokens" not in rollouts:
             return policy
         # Gradients are averaged over ranks, and the ranks' shares are to be added.
         count = max(1, rollouts["kd_count"].item()) * self.accumulated_share

@@ -89,8 +89,8 @@ class StepMetrics:
         self.sums, self.latest = state["sums"], state.get("latest", {})
 
 
-class MetricsFile(TrainerCallback):
-    """Appends every log line to `metrics.jsonl`, on the main process.
+class JsonLines(TrainerCallback):
+    """A file of one JSON object per line, each with its `step`, on the main process.
 
     Args:
         path: The file. When training begins it is cut back to the checkpoint's step.
@@ -109,6 +109,16 @@ class MetricsFile(TrainerCallback):
         kept = [line for line in lines if _step_of(line) <= state.global_step]
         write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
+    def append(self, state: TrainerState, figures: dict[str, Any]) -> None:
+        """A line of this step."""
+        if state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+
+
+class MetricsFile(JsonLines):
+    """Appends every log line to `metrics.jsonl`."""
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -125,10 +135,8 @@ class MetricsFile(TrainerCallback):
         **_: Any,
     ) -> None:
         """One JSON object per logged step."""
-        if not state.is_world_process_zero or not logs or "grad_norm" not in logs:
-            return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        if logs and "grad_norm" in logs:
+            self.append(state, logs)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -8,6 +8,7 @@ import yaml
 from llmkd.evaluation.results import Record
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.data import Classification, is_regression
+from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.schema import TrainStage
@@ -31,6 +32,18 @@ def model_card(stage: TrainStage, name: str) -> str:
     losses = ", ".join(loss.name or loss.kind for loss in stage.losses)
     origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher's logits"
     return card(stage, name, f"A {what}, {origin}, made with llmkd. Objective: {losses}.")
+
+
+def kdrl_card(stage: KDRLStage, name: str) -> str:
+    """As `model_card`, of a model trained on its own rollouts."""
+    rewards = ", ".join(reward.kind for reward in stage.reward_funcs)
+    taught = f" and distilled from `{stage.teacher.name}`" if stage.teacher else ""
+    return card(
+        stage,
+        name,
+        f"A language model, trained on its own responses{taught} with llmkd. Objective: "
+        f"{stage.objective.kind}. Rewards: {rewards}.",
+    )
 
 
 def pruned_card(

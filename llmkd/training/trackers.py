@@ -47,6 +47,24 @@ def tracker_names(report_to: str | list[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def trackers(report_to: Any, arguments: TrainingArguments, folder: Path) -> list[TrainerCallback]:
+    """The trackers of a training, none but on the main process.
+
+    Args:
+        report_to: As the recipe has it.
+        arguments: Those that they add by themselves are taken over from here.
+        folder: The stage's.
+    """
+    # TrainingArguments adds Kubeflow's by itself, and Trainer builds what is named there.
+    added: Any = arguments.report_to
+    arguments.report_to = []
+    named: list[str] = [*tracker_names(report_to), *(added or [])]
+    wanted = list[TrainerCallback]()
+    if named and arguments.process_index == 0:
+        wanted.append(Trackers(dict.fromkeys(named), folder))
+    return wanted
+
+
 class Trackers(TrainerCallback):
     """Passes every event on to trackers; one that fails is named once and left out from then on.
 

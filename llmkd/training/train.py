@@ -1,12 +1,8 @@
 """A train stage, from its part of the recipe to a model folder."""
 
-import shutil
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import (
-    AutoConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -22,34 +18,25 @@ from llmkd.data.prepare import prepare
 from llmkd.data.rationale import WithParts
 from llmkd.errors import InputError
 from llmkd.models.documents import check_documents_apart, is_flash
-from llmkd.models.head import check_head, output_head
-from llmkd.models.kinds import auto_class
-from llmkd.models.save import CARD, MODEL
+from llmkd.models.head import check_head
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
-from llmkd.progress import progress, say
+from llmkd.progress import progress
 from llmkd.recipe.data import Classification, StoreRows
 from llmkd.recipe.rationale import StepByStep
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.captured import WithTeacher
 from llmkd.teachers.store import StoreSource
 from llmkd.training.arguments import head_dtype, training_arguments
-from llmkd.training.checkpoints import (
-    newest_checkpoint,
-    publish,
-    removed_on_failure,
-    set_aside_after,
-)
 from llmkd.training.classification import build_classifiers
 from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.engine import EngineReport
-from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
-from llmkd.training.metrics import STATE_FILE, MetricsFile
+from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
-from llmkd.training.progress import ProgressBar
+from llmkd.training.running import train_to_model
 from llmkd.training.teachers import build_teacher, check_store_fits
-from llmkd.training.trackers import Trackers, tracker_names
+from llmkd.training.trackers import trackers
 
 
 def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
@@ -65,20 +52,15 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
         InputError: Models, tokenizers or data do not fit each other.
     """
     trainer = build_trainer(stage, folder, seed=seed)
-    checkpoint = _checkpoint(stage.resume, folder / "checkpoints")
-    if checkpoint:
-        say(f"{name}: continues from {checkpoint}")
-    interruption = SaveOnSigterm()
-    trainer.add_callback(interruption)
-    with progress(name) as moved:
-        trainer.add_callback(ProgressBar(moved))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
-    _write_model(trainer, stage, folder, name)
-    # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    is_padded = stage.student.kind == "scratch" and not isinstance(stage.data, Classification)
+    train_to_model(
+        trainer,
+        folder,
+        name=name,
+        resume=stage.resume,
+        card=model_card(stage, name),
+        vocab_size=trainer.vocab_size if is_padded else None,
+    )
 
 
 def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrainer:
@@ -93,7 +75,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
     if arguments.process_index == 0:
         callbacks.append(DataReport(data, folder / "data.json"))
-    callbacks += _trackers(stage, arguments, folder)
+    callbacks += trackers(stage.trainer.get("report_to"), arguments, folder)
     trainer = DistillTrainer(
         objective=build_objective(
             stage,
@@ -154,16 +136,6 @@ def _build_language_models(
     return parts
 
 
-def _trackers(
-    stage: TrainStage, arguments: TrainingArguments, folder: Path
-) -> list[TrainerCallback]:
-    # TrainingArguments adds Kubeflow's by itself, and Trainer builds what is named there.
-    added, arguments.report_to = arguments.report_to, []
-    wanted = [*tracker_names(stage.trainer.get("report_to")), *(added or [])]
-    names = list(dict.fromkeys(wanted))
-    return [Trackers(names, folder)] if names and arguments.process_index == 0 else []
-
-
 def _check_engine(trainer: DistillTrainer) -> None:
     plugin = trainer.accelerator.state.deepspeed_plugin
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
@@ -194,58 +166,3 @@ def _num_steps(arguments: TrainingArguments, num_rows: int) -> int:
     per_rank = -(-num_rows // (arguments.train_batch_size * arguments.world_size))
     per_epoch = -(-per_rank // arguments.gradient_accumulation_steps)
     return max(1, int(-(-per_epoch * arguments.num_train_epochs // 1)))
-
-
-def _checkpoint(resume: str, folder: Path) -> Path | None:
-    match resume:
-        case "auto":
-            return newest_checkpoint(folder)
-        case "never":
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        case path if (Path(path) / STATE_FILE).is_file():
-            set_aside_after(Path(path), folder)
-            return Path(path)
-        case path:
-            raise InputError(
-                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
-                "whole checkpoint-N folder"
-            )
-
-
-def _write_model(trainer: DistillTrainer, stage: TrainStage, folder: Path, name: str) -> None:
-    """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
-    with removed_on_failure(saved), removed_on_failure(merged):
-        trainer.save_model(str(saved), _internal_call=True)
-        if not trainer.args.should_save:
-            return
-        (saved / "training_args.bin").unlink(missing_ok=True)
-        if stage.student.kind == "pretrained" and stage.student.lora is not None:
-            publish(saved, folder / "adapter")
-            saved = merged
-            unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
-            unwrapped.merge_and_unload().save_pretrained(saved)
-            assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
-            trainer.processing_class.save_pretrained(saved)
-        if stage.student.kind == "scratch" and not isinstance(stage.data, Classification):
-            _cut_padding(saved, trainer.vocab_size)
-        (saved / CARD).write_text(model_card(stage, name))
-        publish(saved, folder / MODEL)
-    if trainer.args.push_to_hub:
-        assert trainer.hub_model_id is not None
-        # Not Trainer.push_to_hub, which uploads the folder of checkpoints.
-        HfApi(token=trainer.args.hub_token).upload_folder(
-            repo_id=trainer.hub_model_id,
-            folder_path=folder / MODEL,
-            commit_message=f"{name}, made with llmkd",
-        )
-
-
-def _cut_padding(folder: Path, vocab_size: int) -> None:
-    """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
-    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype="auto")
-    if len(output_head(model).weight) > vocab_size:
-        say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
-        model.resize_token_embeddings(vocab_size)
-        model.save_pretrained(folder)

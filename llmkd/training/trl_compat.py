@@ -6,14 +6,22 @@ the trainer is built or at the latest in the first step.
 """
 
 import inspect
+import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.trainer_utils import TrainOutput
 
+from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError, LlmkdError
+from llmkd.training.kept_state import KeepsState
+from llmkd.training.metrics import STATE_FILE
+from llmkd.training.whole_checkpoints import WholeCheckpoints
 
 try:
     import trl
@@ -23,7 +31,11 @@ except ImportError as error:
         f"kind: kdrl stands on TRL, which cannot be imported ({error}); write pip install 'llmkd[rl]'"
     ) from error
 
+# TRL still asks models by transformers' older name for the same, before every generation.
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+
 METHODS = {
+    "_tokenize_prompts": ("prompts",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask"),
@@ -49,10 +61,11 @@ class PolicyScores:
     hidden: Tensor | None
 
 
-class HookedGRPOTrainer(GRPOTrainer):
+class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """`trl.GRPOTrainer` with two places to add to: the rollouts, and the loss.
 
-    Without anything added it computes what its base does, bit for bit.
+    Without anything added it computes what its base does, bit for bit. A checkpoint also keeps what
+    was not logged yet and what callbacks remember.
     """
 
     keeps_hidden = False
@@ -92,6 +105,46 @@ class HookedGRPOTrainer(GRPOTrainer):
         """Logs a value; between two log lines, the mean."""
         self._metrics["train" if self.is_training else "eval"][name].append(value)
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers; metrics and callbacks go on where the checkpoint left them."""
+        if resume_from_checkpoint:
+            state = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
+            self._metrics["train"].update(state["metrics"])
+            for callback in self._callbacks_with_state():
+                callback.restore(state["callbacks"].get(type(callback).__name__, {}))
+            # The checkpoint's step was validated when it was taken.
+            self.args.eval_on_start = False
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def save_state_in(self, checkpoint: Path) -> None:
+        """See `WholeCheckpoints`."""
+        callbacks = {type(each).__name__: each.state() for each in self._callbacks_with_state()}
+        state = {"metrics": self._metrics["train"], "callbacks": callbacks}
+        (checkpoint / STATE_FILE).write_text(json.dumps(state))
+
+    def _callbacks_with_state(self) -> list[KeepsState]:
+        callbacks: Any = self.callback_handler.callbacks
+        return [each for each in callbacks if isinstance(each, KeepsState)]
+
+    def latest_rollouts(self, most: int) -> list[dict[str, Any]]:
+        """The first rollouts of the latest generation batch: texts, rewards and advantage of each."""
+        logs: Any = self._logs
+        names = ("prompt", "completion", "advantages")
+        columns = {name: list(logs[name])[:most] for name in names}
+        rewards = {name: list(values) for name, values in logs["rewards"].items()}
+        return [
+            {
+                "prompt": columns["prompt"][row],
+                "completion": columns["completion"][row],
+                "rewards": {name: values[row] for name, values in rewards.items()},
+                "advantage": columns["advantages"][row],
+            }
+            for row in range(len(columns["prompt"]))
+        ]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: TRL's own would be written beside every checkpoint, and the model has one."""
+
     @property
     def is_training(self) -> bool:
         """Whether these are steps of the training, and not of an evaluation."""
@@ -105,6 +158,13 @@ class HookedGRPOTrainer(GRPOTrainer):
             return 1.0
         args: Any = self.args
         return self.current_gradient_accumulation_steps / args.steps_per_generation
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        if not isinstance(prompts[0], str):
+            return super()._tokenize_prompts(prompts)
+        # TRL takes the tokenizer's own end-of-text token along, after which there is nothing to say.
+        tokenizer: Any = self.processing_class
+        return encode_prompts(prompts, tokenizer), None, {}
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards: Any = super()._calculate_rewards(*args, **kwargs)

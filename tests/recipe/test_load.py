@@ -167,7 +167,7 @@ BAD_LINES = [
     ),
     (
         ("kind: train\n", ""),
-        "1 kind: missing; write one of train, task_rows, generate, score, curate, prune, merge, evaluate",
+        "1 kind: missing; write one of train, kdrl, task_rows, generate, score, curate, prune, merge, evaluate",
     ),
     (
         ("kind: train\n", "knd: train\n"),
@@ -176,7 +176,7 @@ BAD_LINES = [
     (
         ("kind: train\n", "kind: trian\n"),
         '2 kind: no such kind "trian"; did you mean `train`? '
-        "(there are train, task_rows, generate, score, curate, prune, merge, evaluate)",
+        "(there are train, kdrl, task_rows, generate, score, curate, prune, merge, evaluate)",
     ),
     (
         ("max_steps: 10", "max_step: 10"),

@@ -1,0 +1,26 @@
+"""From a kdrl stage's objective to what its trainer adds to GRPO."""
+
+from llmkd.recipe.kdrl import KDRL, Imitation, KDRLStage
+from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.training.kdrl_trainer import Distillation
+from llmkd.training.phases import Phases
+
+
+def build_distillation(stage: KDRLStage, teacher: InProcessTeacher, phases: Phases) -> Distillation:
+    """The distillation term, with its weights as functions of the step.
+
+    Args:
+        stage: With a teacher.
+        teacher: The same, built.
+        phases: Which has the weights.
+    """
+    objective = stage.objective
+    assert isinstance(objective, Imitation), "refused by the recipe"
+    return Distillation(
+        teacher,
+        coefficient=phases.coefficient,
+        estimator=objective.estimator,
+        mask=objective.mask if isinstance(objective, KDRL) else "none",
+        correct_reward=stage.correct_reward or 0,
+        reward_weight=phases.reward_weight,
+    )

@@ -1,0 +1,168 @@
+"""What a kdrl stage will take: its rollouts, its steps, and the memory of both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmkd.check.adapters import look_at_adapter
+from llmkd.check.capture import prompt_rows_of
+from llmkd.check.facts import Fact, StageFacts, known, value_of
+from llmkd.check.kinds import head_problem
+from llmkd.check.memory import generate_memory, train_memory
+from llmkd.check.models import Model
+from llmkd.check.prompts import prompt_length
+from llmkd.check.row_facts import DataFacts
+from llmkd.check.stages import Checker, num_positions_of, vocabulary_fact
+from llmkd.check.steps import train_disk
+from llmkd.errors import DataError
+from llmkd.recipe.data import Prompts
+from llmkd.recipe.grpo_arguments import GRPO
+from llmkd.recipe.kdrl import KDRLStage
+from llmkd.recipe.places import Problem
+from llmkd.recipe.training_arguments import effective
+from llmkd.recipe.yaml_places import Key
+
+NOT_USABLE = Fact(None, "not known", "the data cannot be used as it is")
+
+
+def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
+    """Parameters, problems, rollouts, steps, memory and disk of a kdrl stage."""
+    found, key = StageFacts(stage.kind), ("stages", name)
+    student = checker.models.student_of(name)
+    teacher = None if stage.teacher is None else checker.models.of(stage.teacher)
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model is not None:
+            found.problems += _model_problems((*key, role), model)
+    look_at_adapter(found, key, stage.teacher)
+    arguments = effective(stage.trainer, GRPO)
+    found.problems += [
+        Problem((*key, "trainer", argument), text) for argument, text in _batch(arguments)
+    ]
+    rows, prompt = _data(checker, found, stage.data, student, (*key, "data"))
+    if stage.validation is not None:
+        _data(checker, found, stage.validation.data, student, (*key, "validation", "data"))
+    length = known(lambda: _length(prompt, arguments))
+    found.facts |= {
+        "student parameters": student.parameters,
+        **({} if teacher is None else {"teacher parameters": teacher.parameters}),
+        "vocabulary": vocabulary_fact(found, student, teacher, key),
+        "prompts": rows,
+        "longest prompt": prompt,
+        "longest row": length,
+        "steps": known(lambda: _steps(rows, arguments)),
+        "rollouts per step": known(lambda: _rollouts(arguments)),
+        "epochs": Fact(None, "not known"),
+    }
+    found.problems += _position_problems(student, length, key)
+    _memory(checker, found, stage, student, teacher, length, arguments)
+    data = DataFacts(rows, NOT_USABLE, length, length)
+    found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
+    del found.facts["epochs"]
+    return found
+
+
+def _model_problems(key: Key, model: Model) -> list[Problem]:
+    if model.is_seq2seq:
+        message = f"{model.name}: has an encoder and a decoder, and GRPO trains causal models"
+        return [Problem(key, f"{message}; write a causal one")]
+    return head_problem(key, model, is_classifier=False)
+
+
+def _batch(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Batch arithmetic that TRL refuses when training begins."""
+    group, size = arguments["num_generations"], _num_generated(arguments)
+    if arguments["generation_batch_size"] and arguments["steps_per_generation"]:
+        message = "steps_per_generation is written too, and says the same; leave one out"
+        return [("generation_batch_size", message)]
+    if group < 2:
+        message = "a response is compared with others to its prompt; write 2 or more"
+        return [("num_generations", message)]
+    if size % group:
+        return [
+            (
+                "num_generations",
+                f"{size} responses are written at once on one device, which are no whole groups of "
+                f"{group}; write a number that divides {size}, or change per_device_train_batch_size",
+            )
+        ]
+    return []
+
+
+def _num_generated(arguments: Mapping[str, Any]) -> int:
+    """Responses that one device writes at once."""
+    if arguments["generation_batch_size"]:
+        return arguments["generation_batch_size"]
+    accumulation = arguments["gradient_accumulation_steps"]
+    each = arguments["steps_per_generation"] or accumulation
+    return arguments["per_device_train_batch_size"] * each
+
+
+def _data(
+    checker: Checker, found: StageFacts, data: Prompts, student: Model, key: Key
+) -> tuple[Fact, Fact]:
+    """How many problems there are, and the tokens of the longest."""
+    try:
+        rows = known(lambda: prompt_rows_of(checker, data))
+        return rows, known(lambda: prompt_length(data, student.tokenizer))
+    except DataError as error:
+        found.problems.append(Problem((*key, *error.key), error.message))
+        return NOT_USABLE, NOT_USABLE
+
+
+def _length(prompt: Fact, arguments: Mapping[str, Any]) -> Fact:
+    most = value_of(prompt) + arguments["max_completion_length"]
+    return Fact(most, "at most", "longest prompt and completion")
+
+
+def _rollouts(arguments: Mapping[str, Any]) -> Fact:
+    """Responses that an optimizer step learns from, on one device."""
+    size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    group = arguments["num_generations"]
+    return Fact(size, "exact", f"in groups of {group} to a prompt")
+
+
+def _steps(rows: Fact, arguments: Mapping[str, Any]) -> Fact:
+    if arguments["max_steps"] > 0:
+        return Fact(arguments["max_steps"], "exact", "trainer.max_steps")
+    rollouts = value_of(rows) * arguments["num_generations"] * arguments["num_iterations"]
+    per_epoch = rollouts / value_of(_rollouts(arguments))
+    total = max(1, round(per_epoch * arguments["num_train_epochs"]))
+    return Fact(total, "estimate", f"{arguments['num_train_epochs']:g} epochs of the prompts")
+
+
+def _position_problems(student: Model, length: Fact, key: Key) -> list[Problem]:
+    limit = num_positions_of(student)
+    if limit is None or length.value is None or length.value <= limit:
+        return []
+    return [
+        Problem(
+            (*key, "trainer", "max_completion_length"),
+            f"prompt and completion have up to {length.value} tokens, and the student {limit} "
+            "positions; write fewer",
+        )
+    ]
+
+
+def _memory(
+    checker: Checker,
+    found: StageFacts,
+    stage: KDRLStage,
+    student: Model,
+    teacher: Model | None,
+    length: Fact,
+    arguments: Mapping[str, Any],
+) -> None:
+    """The larger of what writing responses takes, and learning from them."""
+    use_cpu = bool(arguments["use_cpu"])
+    has_accelerator = bool(checker.machine.accelerators) and not use_cpu
+
+    def memory() -> Fact:
+        size = arguments["per_device_train_batch_size"]
+        tokens = Fact(size * value_of(length), "at most")
+        learning = train_memory(
+            student, teacher, tokens, arguments, has_accelerator=has_accelerator
+        )
+        writing = generate_memory(student, _num_generated(arguments), length)
+        return max(learning, writing, key=value_of)
+
+    found.facts["memory"] = known(memory)
+    checker.judge(found, checker.memory(use_cpu=use_cpu), stage)

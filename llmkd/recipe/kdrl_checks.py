@@ -1,0 +1,118 @@
+"""Checks across the fields of a kdrl stage."""
+
+from collections.abc import Iterator, Mapping
+
+from llmkd.recipe.base import referenced_stage
+from llmkd.recipe.curation_columns import written_columns
+from llmkd.recipe.data import AdditionTask, Prompts
+from llmkd.recipe.grpo_arguments import is_trl_installed
+from llmkd.recipe.kdrl import GRPO, KDRL, Imitation, KDRLStage, OPDThenRL, SwitchAtPlateau
+from llmkd.recipe.places import Problem
+from llmkd.recipe.schema import Stage
+from llmkd.recipe.yaml_places import Key
+
+COLUMN_SUFFIX = "_column"
+"""What ends the names of a reward's fields that name a column."""
+
+
+def kdrl_problems(stage: KDRLStage, key: Key, stages: Mapping[str, Stage]) -> Iterator[Problem]:
+    """What is wrong with a kdrl stage, as far as recipes tell."""
+    if not is_trl_installed():
+        yield Problem(
+            (*key, "kind"),
+            "stands on TRL, which is not installed; write pip install 'llmkd[rl]' in the shell",
+        )
+    yield from _teacher_problems(stage, key)
+    yield from _objective_problems(stage, key)
+    yield from _guard_problems(stage, key)
+    yield from _column_problems(stage, stage.data, (*key, "data"), stages)
+    if stage.validation is not None:
+        place = (*key, "validation", "data")
+        yield from _column_problems(stage, stage.validation.data, place, stages)
+
+
+def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
+    kind = stage.objective.kind
+    if isinstance(stage.objective, GRPO) and stage.teacher is not None:
+        yield Problem(
+            (*key, "teacher"),
+            "grpo asks no teacher; leave it out, or write `objective: {kind: kdrl}`",
+        )
+    if isinstance(stage.objective, Imitation) and stage.teacher is None:
+        yield Problem(
+            (*key, "objective"),
+            f"{kind} compares the student with a teacher, and the stage has none; write `teacher: "
+            "{model_name_or_path: ...}`, or `objective: {kind: grpo}`",
+        )
+
+
+def _objective_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
+    objective = stage.objective
+    if isinstance(objective, KDRL):
+        names = [reward.kind for reward in stage.reward_funcs]
+        if objective.correct is not None and objective.correct not in names:
+            yield Problem(
+                (*key, "objective", "correct"),
+                f"no reward is called {objective.correct}; write one of {', '.join(names)}",
+            )
+        elif objective.mask != "none" and stage.correct_reward is None:
+            yield Problem(
+                (*key, "objective", "mask"),
+                "needs a reward that says which responses are right, and there is none; add one such "
+                "as {kind: number}, or name yours by `correct`",
+            )
+    if isinstance(objective, OPDThenRL) and isinstance(objective.switch, SwitchAtPlateau):
+        if stage.validation is None:
+            yield Problem(
+                (*key, "objective", "switch"),
+                "a plateau is one of the validation, and the stage has none; write `validation: "
+                "{data: ..., steps: ...}`, or `switch: {kind: step, step: ...}`",
+            )
+        if stage.correct_reward is None:
+            yield Problem(
+                (*key, "objective", "switch"),
+                "a plateau is one of a reward that says which responses are right, and there is none; "
+                "add one such as {kind: number}",
+            )
+
+
+def _guard_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
+    for index, guard in enumerate(stage.guards):
+        place = (*key, "guards", index)
+        if guard.above is None and guard.below is None:
+            yield Problem(place, "has no limit; write `above`, `below`, or both")
+        if guard.metric == "reverse_kl" and isinstance(stage.objective, GRPO):
+            yield Problem(place, "grpo has no teacher whose KL could be measured; leave it out")
+        if guard.action == "soften" and isinstance(stage.objective, GRPO):
+            yield Problem(place, "grpo has no coefficient to soften; write `action: stop`")
+
+
+def _column_problems(
+    stage: KDRLStage, data: Prompts, key: Key, stages: Mapping[str, Stage]
+) -> Iterator[Problem]:
+    """Columns that rewards read and rollouts will not have."""
+    kept = data.keep_columns
+    for index, reward in enumerate(stage.reward_funcs):
+        for field in type(reward).model_fields:
+            name = getattr(reward, field)
+            if field.endswith(COLUMN_SUFFIX) and name not in kept:
+                yield Problem(
+                    (*key, "keep_columns"),
+                    f"reward_funcs.{index}.{field} reads `{name}`; write keep_columns: "
+                    f"[{', '.join([*kept, name])}]",
+                )
+    there = _columns_of(data, stages)
+    for index, name in enumerate(kept):
+        if there is not None and name not in there:
+            yield Problem(
+                (*key, "keep_columns", index),
+                f"the rows have no column `{name}`, but {', '.join(there)}; write some of these",
+            )
+
+
+def _columns_of(data: Prompts, stages: Mapping[str, Stage]) -> list[str] | None:
+    """None where the recipe does not say."""
+    if isinstance(data, AdditionTask):
+        return ["answer"]
+    name = referenced_stage(getattr(data, "dataset_name", ""))
+    return None if name is None else written_columns(stages.get(name), stages)

@@ -1,0 +1,119 @@
+"""A trainer's whole way: from the newest checkpoint to a model folder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import AutoConfig, PreTrainedTokenizerBase, Trainer
+
+from llmkd.errors import InputError
+from llmkd.models.head import output_head
+from llmkd.models.kinds import auto_class
+from llmkd.models.save import CARD, MODEL
+from llmkd.progress import progress, say
+from llmkd.training.checkpoints import (
+    newest_checkpoint,
+    publish,
+    removed_on_failure,
+    set_aside_after,
+)
+from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
+from llmkd.training.metrics import STATE_FILE
+from llmkd.training.progress import ProgressBar
+
+
+def train_to_model(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    name: str,
+    resume: str,
+    card: str,
+    vocab_size: int | None = None,
+) -> None:
+    """Trains, and writes `model/`, with an `adapter/` beside it where that is what was trained.
+
+    Args:
+        trainer: Ready to train.
+        folder: The stage's folder; what an interrupted run left there is continued.
+        name: The stage's name, for the progress bar and the hub.
+        resume: As the recipe has it.
+        card: The model's README.
+        vocab_size: Embeddings beyond these are left out of the model; None keeps all.
+
+    Raises:
+        InputError: `resume` names no checkpoint.
+        SystemExit: SIGTERM came; a checkpoint is saved.
+    """
+    checkpoint = _checkpoint(resume, folder / "checkpoints")
+    if checkpoint:
+        say(f"{name}: continues from {checkpoint}")
+    interruption = SaveOnSigterm()
+    trainer.add_callback(interruption)
+    with progress(name) as moved:
+        trainer.add_callback(ProgressBar(moved))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if interruption.is_interrupted:
+        raise SystemExit(EXIT_STATUS)
+    _write_model(trainer, folder, name, card, vocab_size)
+    # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+def _checkpoint(resume: str, folder: Path) -> Path | None:
+    match resume:
+        case "auto":
+            return newest_checkpoint(folder)
+        case "never":
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        case path if (Path(path) / STATE_FILE).is_file():
+            set_aside_after(Path(path), folder)
+            return Path(path)
+        case path:
+            raise InputError(
+                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
+                "whole checkpoint-N folder"
+            )
+
+
+def _write_model(
+    trainer: Trainer, folder: Path, name: str, card: str, vocab_size: int | None
+) -> None:
+    """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
+    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
+    with removed_on_failure(saved), removed_on_failure(merged):
+        trainer.save_model(str(saved), _internal_call=True)
+        if not trainer.args.should_save:
+            return
+        (saved / "training_args.bin").unlink(missing_ok=True)
+        unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if hasattr(unwrapped, "peft_config"):
+            publish(saved, folder / "adapter")
+            saved = merged
+            unwrapped.merge_and_unload().save_pretrained(saved)
+            assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+            trainer.processing_class.save_pretrained(saved)
+        if vocab_size is not None:
+            _cut_padding(saved, vocab_size)
+        (saved / CARD).write_text(card)
+        publish(saved, folder / MODEL)
+    if trainer.args.push_to_hub:
+        assert trainer.hub_model_id is not None
+        # Not Trainer.push_to_hub, which uploads the folder of checkpoints.
+        HfApi(token=trainer.args.hub_token).upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=folder / MODEL,
+            commit_message=f"{name}, made with llmkd",
+        )
+
+
+def _cut_padding(folder: Path, vocab_size: int) -> None:
+    """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
+    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype="auto")
+    if len(output_head(model).weight) > vocab_size:
+        say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
+        model.resize_token_embeddings(vocab_size)
+        model.save_pretrained(folder)

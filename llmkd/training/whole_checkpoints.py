@@ -1,0 +1,55 @@
+"""What every trainer of llmkd does about checkpoints: they are whole, or absent."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
+
+
+class WholeCheckpoints(Trainer):
+    """A `Trainer` that writes a checkpoint aside, then gives it its name by one rename.
+
+    To stand before the trainer whose checkpoints they are: `class Mine(WholeCheckpoints, Theirs)`.
+    """
+
+    _checkpoint_root: Path | None = None
+
+    def collect_state(self) -> None:
+        """Called on every rank before a checkpoint is written."""
+
+    def save_state_in(self, checkpoint: Path) -> None:
+        """Called on the rank that saves, to write what else belongs in the checkpoint."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # Checkpoints are written in the staging folder while `_checkpoint_root` names it.
+        return (
+            str(self._checkpoint_root) if self._checkpoint_root else super()._get_output_dir(trial)
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = folder / STAGING
+        self.collect_state()
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        with removed_on_failure(staging):
+            self._checkpoint_root = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_root = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.save_state_in(staging / name)
+                publish(staging / name, folder / name)
+        if self.args.should_save:
+            retire(folder, keep=self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()

@@ -7,7 +7,7 @@ from typing import Any
 from llmkd.errors import InputError
 from llmkd.progress import say
 from llmkd.recipe.yaml_places import Key, dotted
-from llmkd.rewards.worker import Answer, NoAnswerError, Worker
+from llmkd.rewards.worker import LATE, Answer, NoAnswerError, Worker
 
 Rows = Mapping[str, list[Any]]
 """What there is of each completion, by name."""
@@ -38,12 +38,14 @@ class Guard:
         worker: Computes them.
         key: Where the reward stands in its stage.
         name: What metrics call it.
+        called: What messages call it.
         is_forgiven: Whether what fails earns 0 and is counted; else it ends the training.
     """
 
     worker: Worker
     key: Key
     name: str
+    called: str
     is_forgiven: bool
     has_warned: bool = False
 
@@ -56,7 +58,7 @@ class Guard:
         try:
             self.worker.start()
         except NoAnswerError as error:
-            raise RewardError(self.key, f"{self.worker.function} {error}; mend it") from error
+            raise RewardError(self.key, f"{self.called} {error}; mend it") from error
 
     def alone(self, batch: Mapping[str, Any]) -> Found:
         """The reward of a batch of one."""
@@ -108,12 +110,15 @@ class Guard:
         """
         failures = {index: one for index, one in enumerate(found) if isinstance(one, str)}
         for index, reason in failures.items():
-            told, example = f"{self.worker.function} {reason}", _shown(_row(rows, index))
+            told, example = f"{self.called} {reason}", _shown(_row(rows, index))
             if not self.is_forgiven:
-                instead = "mend it, or write on_error: zero, with which this earns 0"
+                more = " write a larger timeout_s," if reason.startswith(LATE) else ""
+                instead = f"mend it,{more} or write on_error: zero, with which this earns 0"
                 raise RewardError(self.key, f"{told}; {instead}{example}")
             if not self.has_warned:
-                say(f"{dotted(self.key)}: {told}; this earns 0, and so will others{example}")
+                say(
+                    f"{dotted(self.key)}: {told}; this earns 0, as every one that fails will{example}"
+                )
                 self.has_warned = True
         if log_metric is not None:
             log_metric(f"rewards/{self.name}/errors", len(failures) / max(1, len(found)))

@@ -75,7 +75,8 @@ def _unheard(name: str, value: Any) -> None:
 
 def _function(reward: FunctionReward, key: Key) -> RewardFunction:
     worker = Worker(reward.function, reward.arguments, reward.timeout_s)
-    guard = Guard(worker, key, reward.name or reward.kind, is_forgiven=reward.on_error == "zero")
+    name, is_forgiven = reward.name or reward.kind, reward.on_error == "zero"
+    guard = Guard(worker, key, name, reward.function, is_forgiven)
     guard.start()
 
     def rewards(
@@ -97,7 +98,8 @@ def _function(reward: FunctionReward, key: Key) -> RewardFunction:
 
 def _guarded(reward: AnswerReward | FormatReward, worker: Worker, key: Key) -> RewardFunction:
     """Asks about one rollout at a time, so that the one that takes long is known."""
-    guard = Guard(worker, key, reward.name or reward.kind, is_forgiven=True)
+    name = reward.name or reward.kind
+    guard = Guard(worker, key, name, called=reward.kind, is_forgiven=True)
     guard.start()
 
     def judged(text: str, row: Row) -> float | str | None:

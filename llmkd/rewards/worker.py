@@ -22,6 +22,8 @@ from typing import Any
 START_TIMEOUT_S = 300.0
 """For importing what the function needs."""
 STDERR = 2
+LATE = "took more than"
+"""How the message of a call begins that was stopped."""
 
 
 class NoAnswerError(Exception):
@@ -66,9 +68,7 @@ class Worker:
             NoAnswerError: It raised, took too long, returned no list of the right length, or took the
                 process down.
         """
-        return self._exchange(
-            batch, self.timeout_s, f"took more than {self.timeout_s:g} s (timeout_s)"
-        )
+        return self._exchange(batch, self.timeout_s, f"{LATE} {self.timeout_s:g} s")
 
     def start(self) -> None:
         """Starts a process, the first one or another, and loads the function.

@@ -97,8 +97,8 @@ def test_the_first_that_looks_at_answers_says_what_is_right():
 def test_where_none_does_it_is_told_what_to_write():
     with pytest.raises(InputError, match=r"no reward says .*; add one of kind .*: format$"):
         correct_reward(rewards(FORMAT))
-    with pytest.raises(InputError, match="no reward is called `numbr`; did you mean `number`"):
-        correct_reward(rewards(NUMBER), "numbr")
+    with pytest.raises(InputError, match="no reward is called `numbers`; did you mean `number`"):
+        correct_reward(rewards(NUMBER), "numbers")
 
 
 def test_foreign_code_is_found_wherever_it_stands_with_its_files(tmp_path):

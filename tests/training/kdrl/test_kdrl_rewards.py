@@ -92,7 +92,7 @@ def test_conversations_are_rewarded_by_what_the_assistant_says(rewarded, chat_to
     )
     said = [turns[-1]["content"] for turns in trainer._logs["completion"]]
     has_letter = [float(any("a" <= letter <= "z" for letter in text)) for text in said]
-    assert trainer._logs["rewards"]["format"] == has_letter
+    assert list(trainer._logs["rewards"]["format"]) == has_letter
 
 
 def test_a_reward_that_raises_ends_the_training_with_its_example(rewarded):

@@ -38,7 +38,7 @@ Overrides = Annotated[
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the programs that the recipe's steps name.")
+    bool, typer.Option("--allow-code", help="Run the programs and functions that the recipe names.")
 ]
 
 

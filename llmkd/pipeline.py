@@ -5,7 +5,6 @@ Imports no torch. A stage's memory goes back to the system with its process.
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,14 +23,14 @@ from llmkd.faults import explained
 from llmkd.progress import say
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
+from llmkd.recipe.foreign_code import foreign_code
 from llmkd.recipe.references import needed_for
 from llmkd.recipe.schema import (
-    CurateStage,
     EvaluateStage,
     Recipe,
     TeacherDataStage,
 )
-from llmkd.recipe.yaml_places import read_file
+from llmkd.recipe.yaml_places import dotted, read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
@@ -113,7 +112,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) ->
     Args:
         recipe: From `llmkd.recipe.load`.
         overwrite: Do stages anew whose inputs changed since the folder was written.
-        allow_code: Run the programs that the recipe names.
+        allow_code: Run the programs and functions that the recipe names.
 
     Raises:
         InputError: The folder is in use, or was made from something else.
@@ -124,7 +123,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) ->
         if overwrite:
             raise InputError("--overwrite: not under a launcher; run once without one")
         with explained(job.folder), held(job.folder) if is_main() else nullcontext():
-            _run_in_place(job)
+            _run_in_place(job, allow_code=allow_code)
         return []
     with explained(job.folder), held(job.folder) as lock:
         try:
@@ -163,13 +162,12 @@ def _run_unfinished(
 
 
 def _refuse_code(job: Run, names: list[str]) -> None:
-    """Refuses stages that run programs of the recipe's, which may do whatever the user may."""
+    """Refuses stages that run code of the recipe's, which may do whatever the user may."""
     problems = [
-        f"stages.{name}.steps.{index}.command: runs `{shlex.join(command)}`; read what it does, and "
-        "write --allow-code (allow_code=True in Python), or leave the step out"
+        f"{dotted(code.key)}: runs `{code.shown}`; read what it does, and write --allow-code "
+        "(allow_code=True in Python), or leave it out"
         for name in names
-        if isinstance(stage := job.recipe.stages[name], CurateStage)
-        for index, command in stage.commands.items()
+        for code in foreign_code(job.recipe.stages[name], ("stages", name))
     ]
     if problems:
         raise InputError(problems)
@@ -275,11 +273,13 @@ def _run_in_child(job: Run, name: str, lock: int) -> None:
         raise StageFailedError(f"stage {name} {ended}", FAILED)
 
 
-def _run_in_place(job: Run) -> None:
+def _run_in_place(job: Run, *, allow_code: bool) -> None:
     unfinished = unfinished_stages(job, overwrite=False)
     if not unfinished:
         return
     name = unfinished[0]
+    if not allow_code:
+        _refuse_code(job, [name])
     if is_main():
         _set_results_aside(job)
         _describe(job)

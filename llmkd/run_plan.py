@@ -11,6 +11,7 @@ from llmkd.recipe import shipped
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.evaluation import Suite
+from llmkd.recipe.foreign_code import foreign_code
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.references import expanded, referenced_stages, references, resolved
 from llmkd.recipe.schema import CurateStage, EvaluateStage, Recipe, Stage
@@ -118,10 +119,14 @@ class Run:
 
 def _further_files(stage: Stage) -> dict[str, Path]:
     """Files that are read though the stage does not name them, or not by their path."""
+    files = [each for code in foreign_code(stage) for each in code.files.items()]
+    return _of_kind(stage) | {written: Path(path) for written, path in files}
+
+
+def _of_kind(stage: Stage) -> dict[str, Path]:
     match stage:
         case CurateStage():
-            programs = {written: Path(path) for written, path in stage.command_files.items()}
-            return programs | _files_of_suites(stage.suites)
+            return _files_of_suites(stage.suites)
         case EvaluateStage(suite=Suite(tasks=tasks)):
             named = (task.definition for task in tasks if isinstance(task, LMEvalTask))
             own = (Path(expanded(path)) for path in named if isinstance(path, str))

@@ -32,8 +32,6 @@ def curate_facts(checker: "Checker", name: str, stage: CurateStage) -> StageFact
     found.facts["rows"] = rows
     found.facts["memory"] = known(lambda: _memory(stage, rows))
     checker.judge(found, checker.memory(use_cpu=True), stage)
-    if stage.commands:
-        found.warnings.append(f"runs {_shown(stage)}, and so needs `llmkd train --allow-code`")
     if any(isinstance(step, PromptStep) for step in stage.steps):
         longest = NOT_COUNTED
     checker.generated[name] = DataFacts(rows, longest, longest, NOT_COUNTED)
@@ -74,10 +72,6 @@ def _memory(stage: CurateStage, rows: Fact) -> Fact:
     steps = [step for step in stage.steps if isinstance(step, DuplicatesStep)]
     total = sum(step.bytes_per_row for step in steps) * value_of(rows)
     return Fact(total, "at most", "the index of duplicates", "bytes")
-
-
-def _shown(stage: CurateStage) -> str:
-    return ", ".join(f"`{' '.join(command)}`" for command in stage.commands.values())
 
 
 def _longest(parts: list[DataFacts]) -> Fact:

@@ -15,6 +15,7 @@ from llmkd.check.merging import merge_facts
 from llmkd.check.pruning import prune_facts
 from llmkd.check.stages import Checker, shown_bytes
 from llmkd.check.task_rows import task_rows_facts
+from llmkd.recipe.foreign_code import foreign_code
 from llmkd.recipe.load import load_with_source
 from llmkd.recipe.origins import origins
 from llmkd.recipe.places import Source
@@ -102,6 +103,9 @@ def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
     if problems:
         raise source.error(problems)
     disk = _disk(recipe)
+    for name, stage in recipe.stages.items():
+        if code := ", ".join(f"`{code.shown}`" for code in foreign_code(stage)):
+            stages[name].warnings.append(f"runs {code}, and so needs `llmkd train --allow-code`")
     warnings = [f"{name}: {text}" for name, found in stages.items() for text in found.warnings]
     return Report(recipe, source, stages, machine, disk, warnings + _disk_warnings(stages, *disk))
 

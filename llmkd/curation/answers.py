@@ -11,7 +11,7 @@ from llmkd.curation.tally import Row, StepError
 from llmkd.recipe.curation_steps import AnswerStep
 from llmkd.rewards.exact import UNANSWERED, Grade, exact_match, normalised
 from llmkd.rewards.maths import math_verify, number, number_of
-from llmkd.rewards.multiple_choice import chosen_label, multiple_choice
+from llmkd.rewards.multiple_choice import multiple_choice, right_label
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Answers:
         """What an answer is held against: of choices the label, and else the reference itself."""
         right: str | None = reference
         if self.step.grader == "multiple_choice":
-            right = _label_of(reference, *self._choices(row))
+            right = right_label(reference, *self._choices(row))
         if right is None or (self.step.grader == "number" and number_of(right) is None):
             raise StepError(
                 "grader",
@@ -110,15 +110,6 @@ class Answers:
         texts = _texts(choices, "choices_column")
         labels = list(ascii_uppercase[: len(texts)]) if labels is None else labels
         return _texts(labels, "labels_column", len(texts)), texts
-
-
-def _label_of(reference: str, labels: Sequence[str], choices: Sequence[str]) -> str | None:
-    """The label that a reference is, or that of the choice that it is or makes."""
-    if reference in labels:
-        return reference
-    if reference in choices:
-        return labels[choices.index(reference)]
-    return chosen_label(reference, labels=labels, choices=choices)
 
 
 def reference_of(value: Any, field: str) -> str:

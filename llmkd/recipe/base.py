@@ -1,8 +1,11 @@
 """What every part of a recipe shares: frozen, typed to the letter, no unknown keys."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator
+
+from llmkd.recipe.yaml_places import Key
 
 STAGE_REFERENCE = "stage:"
 
@@ -18,6 +21,23 @@ class RecipePart(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+def parts_of(value: Any, key: Key = ()) -> Iterator[tuple[Key, RecipePart]]:
+    """Each part of a recipe within a value, itself included, and where it stands.
+
+    Args:
+        value: A part, or a list of parts.
+        key: Its own.
+    """
+    items: Any = ()
+    if isinstance(value, RecipePart):
+        yield key, value
+        items = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, item in items:
+        yield from parts_of(item, (*key, name))
 
 
 def kind_or(default: str, field: str = "kind") -> Discriminator:

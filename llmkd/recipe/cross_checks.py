@@ -21,7 +21,7 @@ from llmkd.recipe.losses import (
     TeacherTerm,
 )
 from llmkd.recipe.models import ScratchStudent
-from llmkd.recipe.places import Problem, nearest
+from llmkd.recipe.places import Problem, name_problems, nearest
 from llmkd.recipe.prompt_checks import prompt_problems
 from llmkd.recipe.pruning_checks import pruning_problems
 from llmkd.recipe.rationale_checks import rationale_problems
@@ -211,7 +211,7 @@ def _wrong_reference(target: str, wanted: str, stage: str, kinds: Mapping[str, s
 
 def _train_problems(stage: TrainStage, key: Key) -> Iterator[Problem]:
     yield from _teacher_problems(stage, key)
-    yield from _name_problems(stage.losses, key)
+    yield from name_problems(stage.losses, (*key, "losses"))
     yield from _pairing_problems(stage.losses, key)
     yield from rationale_problems(stage, key)
     if all(_is_zero(term) for term in stage.losses):
@@ -277,18 +277,6 @@ def _classifier_teacher_problems(stage: TrainStage, key: Key) -> Iterator[Proble
             (*key, "teacher", "kind"),
             "a classifier's teacher is a model beside it; write `teacher: {model_name_or_path: ...}`",
         )
-
-
-def _name_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:
-    seen: dict[str, int] = {}
-    for index, term in enumerate(losses):
-        name = term.name or term.kind
-        if name in seen:
-            yield Problem(
-                (*key, "losses", index),
-                f"is called `{name}`, as losses.{seen[name]} is; give one of them another `name`",
-            )
-        seen.setdefault(name, index)
 
 
 def _pairing_problems(losses: Iterable[Loss], key: Key) -> Iterator[Problem]:

@@ -9,7 +9,6 @@ from llmkd.recipe.curation_steps import (
     ContaminationStep,
     CuratedRows,
     CurationStep,
-    VerifyCommandStep,
 )
 
 
@@ -87,21 +86,6 @@ class CurateStage(RecipePart):
     `number`; without one they follow each other."""
     steps: list[CurationStep] = Field(default_factory=list)
     """What happens to the rows, in this order; without any, data sets are only put together."""
-
-    @property
-    def commands(self) -> dict[int, list[str]]:
-        """The programs that its steps run, by the step's index."""
-        return {
-            index: step.command
-            for index, step in enumerate(self.steps)
-            if isinstance(step, VerifyCommandStep)
-        }
-
-    @property
-    def command_files(self) -> dict[str, str]:
-        """The files of all these programs, each by how it is written."""
-        steps = (step for step in self.steps if isinstance(step, VerifyCommandStep))
-        return {written: path for step in steps for written, path in step.files.items()}
 
     @property
     def suites(self) -> list[str]:

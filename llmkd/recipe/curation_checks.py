@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from llmkd.recipe.base import RecipePart, referenced_stage
+from llmkd.recipe.base import RecipePart, parts_of, referenced_stage
 from llmkd.recipe.curation import Concatenation, CurateStage, RowsMixture
 from llmkd.recipe.curation_columns import column_problems
 from llmkd.recipe.curation_steps import (
@@ -38,7 +38,7 @@ def curation_problems(
         key: Its own.
         stages: All that are known.
     """
-    for place, part in _parts(stage, key):
+    for place, part in parts_of(stage, key):
         if isinstance(part, DatasetFiles) and part.dataset_split == UNDECIDED:
             yield from _split_problems(part, place, stages)
         if isinstance(part, KeptFraction) and referenced_stage(part.stage) is None:
@@ -49,18 +49,6 @@ def curation_problems(
         for index, step in enumerate(stage.steps):
             for field, message in _step_problems(stage, index, step):
                 yield Problem((*key, "steps", index, field), message)
-
-
-def _parts(value: Any, key: Key) -> Iterator[tuple[Key, RecipePart]]:
-    """Each part of a recipe within a value, and where it stands."""
-    items: Any = ()
-    if isinstance(value, RecipePart):
-        yield key, value
-        items = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, item in items:
-        yield from _parts(item, (*key, name))
 
 
 def _split_problems(

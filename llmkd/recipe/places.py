@@ -1,7 +1,7 @@
 """Problems with a recipe, and where in it they are."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,24 @@ class Source:
         width = max((len(str(line)) for line, _ in in_file), default=0)
         lines = [f"{self.file}:{line:<{width}} {text}" for line, text in in_file]
         return InputError([*lines, *in_overrides, *others])
+
+
+def name_problems(terms: Iterable[Any], key: Key) -> Iterator[Problem]:
+    """Terms of one name, which metrics could not tell apart.
+
+    Args:
+        terms: Each with a `kind`, which is its name where it has no `name`.
+        key: Of their list.
+    """
+    seen: dict[str, int] = {}
+    for index, term in enumerate(terms):
+        name = term.name or term.kind
+        if name in seen:
+            yield Problem(
+                (*key, index),
+                f"is called `{name}`, as {key[-1]}.{seen[name]} is; give one of them another `name`",
+            )
+        seen.setdefault(name, index)
 
 
 def _is_in(value: Any, key: Key) -> bool:

@@ -1,10 +1,11 @@
 """What a rollout is rewarded for."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from llmkd.recipe.base import RecipePart
+from llmkd.recipe.local_paths import expanded
 
 
 class RewardTerm(RecipePart):
@@ -12,6 +13,8 @@ class RewardTerm(RecipePart):
 
     weight: float = 1.0
     """What it is multiplied by before rewards are added up."""
+    name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
+    """What metrics call it: `rewards/NAME/mean`. Default: its kind."""
 
 
 class AnswerReward(RewardTerm):
@@ -27,13 +30,14 @@ class AnswerReward(RewardTerm):
 
 
 class MultipleChoiceReward(RewardTerm):
-    """1 where the response makes the right choice, else 0. Choices are labelled A, B, C and so on."""
+    """1 where the response makes the right choice, else 0."""
 
     kind: Literal["multiple_choice"]
     answer_column: str = "answer"
-    """The column of the data that has the label of the right choice."""
+    """The column of the data that has the right choice, by its label or its text."""
     choices_column: str = "choices"
-    """The column that has the texts of the choices, a list."""
+    """The column that has the choices: a list of texts, called A, B, C and so on, or a mapping of
+    `text` and `label`."""
 
 
 class FormatReward(RewardTerm):
@@ -59,7 +63,33 @@ class LengthReward(RewardTerm):
     """The last so many of these, over which the reward falls; at most `max_length`."""
 
 
+class FunctionReward(RewardTerm):
+    """What a Python function of yours gives; runs with `--allow-code` only.
+
+    It is called as TRL calls reward functions: with `prompts`, `completions`, `completion_ids` and
+    every column of the data by its name, a list each. It returns a list with a number, or None, for
+    each completion.
+    """
+
+    kind: Literal["function"]
+    function: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")
+    """`FILE.py:NAME`, a path that starts at the current folder, or `MODULE:NAME`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """What else it is called with, by name."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that one call, for a whole batch, may take; then it is killed."""
+    on_error: Literal["stop", "zero"] = "stop"
+    """What becomes of a completion for which it fails: the end of the training, or a reward of 0, which
+    is counted as `rewards/NAME/errors`."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The path of its file, by how it is written; nothing of a module."""
+        source = self.function.rpartition(":")[0]
+        return {source: str(expanded(source))} if source.endswith(".py") else {}
+
+
 Reward = Annotated[
-    AnswerReward | MultipleChoiceReward | FormatReward | LengthReward,
+    AnswerReward | MultipleChoiceReward | FormatReward | LengthReward | FunctionReward,
     Field(discriminator="kind"),
 ]

@@ -16,7 +16,7 @@ class Grade:
 
 
 UNANSWERED = Grade(None, False)
-_BOXES = re.compile(r"\\f?box(?:ed)?\s*\{")
+_BRACES = re.compile(r"(?P<box>\\f?box(?:ed)?\s*\{)|\{|(?P<closed>\})")
 _ANSWER_IS = re.compile(r"answer(?:\*\*)?\s*(?:is\b|:|=)[\s:*]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -28,11 +28,14 @@ def boxed_answer(text: str) -> str | None:
         >>> boxed_answer(r"so \boxed{\frac{1}{2}}, or \boxed{")
         '\\frac{1}{2}'
     """
-    found = None
-    for opened in _BOXES.finditer(text):
-        inside = _closed(text, opened.end())
-        found = found if inside is None else inside
-    return found
+    # In one pass, for a rollout may open thousands: where each brace that is still open began.
+    opened, last = list[int | None](), None
+    for brace in _BRACES.finditer(text):
+        if not brace["closed"]:
+            opened.append(brace.end() if brace["box"] else None)
+        elif opened and (start := opened.pop()) is not None:
+            last = max(last or (0, 0), (start, brace.start()))
+    return None if last is None else text[slice(*last)]
 
 
 def marked_answers(text: str) -> Iterator[str]:
@@ -86,13 +89,3 @@ def exact_match(text: str, reference: str) -> Grade:
     if not answer:
         return UNANSWERED
     return Grade(answer, answer == normalised(marked_answer(reference) or reference))
-
-
-def _closed(text: str, start: int) -> str | None:
-    """What stands from `start` to the brace that closes the one before it."""
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start:end]
-    return None

@@ -59,6 +59,15 @@ def chosen_label(text: str, *, labels: Sequence[str], choices: Sequence[str]) ->
     return named[0] if len(named) == 1 else None
 
 
+def right_label(reference: str, labels: Sequence[str], choices: Sequence[str]) -> str | None:
+    """The label that a reference is, or that of the choice that it is or makes; None of neither."""
+    if reference in labels:
+        return reference
+    if reference in choices:
+        return labels[choices.index(reference)]
+    return chosen_label(reference, labels=labels, choices=choices)
+
+
 def _beginning(
     part: str, labels: Sequence[str], choices: Sequence[str], lone: Sequence[str]
 ) -> str | None:

@@ -92,7 +92,7 @@ def test_programs_of_the_recipe_run_only_where_that_is_allowed(recipe, tmp_path)
         run(loaded)
     assert str(caught.value) == (
         "stages.curated.steps.1.command: runs `python3 -c pass`; read what it does, and write "
-        "--allow-code (allow_code=True in Python), or leave the step out"
+        "--allow-code (allow_code=True in Python), or leave it out"
     )
     assert not (tmp_path / "run" / "stages").exists()
 

@@ -1,8 +1,16 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkd.rewards.exact import UNANSWERED, exact_match, marked_answer, normalised
+from llmkd.rewards.exact import (
+    UNANSWERED,
+    boxed_answer,
+    exact_match,
+    marked_answer,
+    normalised,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +39,26 @@ from llmkd.rewards.exact import UNANSWERED, exact_match, marked_answer, normalis
 )
 def test_the_surest_mark_counts_and_of_equal_ones_the_last(text, answer):
     assert marked_answer(text) == answer
+
+
+@given(st.lists(st.sampled_from([r"\boxed{", r"\fbox {", "{", "}", "a", r"\box"]), max_size=12))
+def test_the_last_box_that_is_closed_is_the_answer(parts):
+    text = "".join(parts)
+    ends = [match.end() for match in re.finditer(r"\\f?box(?:ed)?\s*\{", text)]
+    # Each prefix of what follows a box in which as many braces close as open, and one more.
+    closed = [
+        text[start:end]
+        for start in ends
+        for end in range(start, len(text))
+        if text[end] == "}" and text[start:end].count("{") == text[start:end].count("}")
+        if all(text[start:k].count("{") >= text[start:k].count("}") for k in range(start, end))
+    ]
+    assert boxed_answer(text) == (closed[-1] if closed else None)
+
+
+def test_thousands_of_boxes_that_are_open_take_no_time():
+    # One after another, this would take an hour.
+    assert boxed_answer(r"\boxed{" * 30_000 + "1}") == "1"
 
 
 def test_marks_around_an_answer_make_no_difference():

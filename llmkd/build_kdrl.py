@@ -1,6 +1,7 @@
 """From a kdrl stage's objective to what its trainer adds to GRPO."""
 
 from llmkd.recipe.kdrl import KDRL, Imitation, KDRLStage
+from llmkd.recipe.reward_checks import correct_reward
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.kdrl_trainer import Distillation
 from llmkd.training.phases import Phases
@@ -16,11 +17,12 @@ def build_distillation(stage: KDRLStage, teacher: InProcessTeacher, phases: Phas
     """
     objective = stage.objective
     assert isinstance(objective, Imitation), "refused by the recipe"
+    mask = objective.mask if isinstance(objective, KDRL) else "none"
     return Distillation(
         teacher,
         coefficient=phases.coefficient,
         estimator=objective.estimator,
-        mask=objective.mask if isinstance(objective, KDRL) else "none",
-        correct_reward=stage.correct_reward or 0,
+        mask=mask,
+        correct_reward=0 if mask == "none" else correct_reward(stage.reward_funcs, stage.correct),
         reward_weight=phases.reward_weight,
     )

@@ -8,7 +8,7 @@ from llmkd.recipe.base import RecipePart, kind_or
 from llmkd.recipe.data import Prompts
 from llmkd.recipe.losses import CosineSchedule, LinearSchedule
 from llmkd.recipe.models import InProcessTeacher, PretrainedStudent
-from llmkd.recipe.rewards import AnswerReward, Reward
+from llmkd.recipe.rewards import Reward
 
 Coefficient = Annotated[
     Annotated[float, Field(gt=0), Tag("constant")]
@@ -167,10 +167,6 @@ class KDRLStage(RecipePart):
     from that checkpoint."""
 
     @property
-    def correct_reward(self) -> int | None:
-        """Which of the rewards says whether a response is right; None where none does."""
-        named = self.objective.correct if isinstance(self.objective, KDRL) else None
-        for index, reward in enumerate(self.reward_funcs):
-            if reward.kind == named or (named is None and isinstance(reward, AnswerReward)):
-                return index
-        return None
+    def correct(self) -> str | None:
+        """The name of the reward that says what is right, where the recipe names it."""
+        return self.objective.correct if isinstance(self.objective, KDRL) else None

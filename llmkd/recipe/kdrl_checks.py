@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
+from llmkd.errors import InputError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.curation_columns import written_columns
 from llmkd.recipe.data import AdditionTask, Prompts
 from llmkd.recipe.grpo_arguments import is_trl_installed
 from llmkd.recipe.kdrl import GRPO, KDRL, Imitation, KDRLStage, OPDThenRL, SwitchAtPlateau
 from llmkd.recipe.places import Problem
+from llmkd.recipe.reward_checks import correct_reward, reward_problems
 from llmkd.recipe.schema import Stage
 from llmkd.recipe.yaml_places import Key
 
@@ -22,6 +24,7 @@ def kdrl_problems(stage: KDRLStage, key: Key, stages: Mapping[str, Stage]) -> It
             (*key, "kind"),
             "stands on TRL, which is not installed; write pip install 'llmkd[rl]' in the shell",
         )
+    yield from reward_problems(stage.reward_funcs, (*key, "reward_funcs"))
     yield from _teacher_problems(stage, key)
     yield from _objective_problems(stage, key)
     yield from _guard_problems(stage, key)
@@ -48,19 +51,12 @@ def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
 
 def _objective_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
     objective = stage.objective
-    if isinstance(objective, KDRL):
-        names = [reward.kind for reward in stage.reward_funcs]
-        if objective.correct is not None and objective.correct not in names:
-            yield Problem(
-                (*key, "objective", "correct"),
-                f"no reward is called {objective.correct}; write one of {', '.join(names)}",
-            )
-        elif objective.mask != "none" and stage.correct_reward is None:
-            yield Problem(
-                (*key, "objective", "mask"),
-                "needs a reward that says which responses are right, and there is none; add one such "
-                "as {kind: number}, or name yours by `correct`",
-            )
+    problem = _correct_problem(stage)
+    if isinstance(objective, KDRL) and problem:
+        if objective.correct is not None:
+            yield Problem((*key, "objective", "correct"), problem)
+        elif objective.mask != "none":
+            yield Problem((*key, "objective", "mask"), problem)
     if isinstance(objective, OPDThenRL) and isinstance(objective.switch, SwitchAtPlateau):
         if stage.validation is None:
             yield Problem(
@@ -68,12 +64,16 @@ def _objective_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
                 "a plateau is one of the validation, and the stage has none; write `validation: "
                 "{data: ..., steps: ...}`, or `switch: {kind: step, step: ...}`",
             )
-        if stage.correct_reward is None:
-            yield Problem(
-                (*key, "objective", "switch"),
-                "a plateau is one of a reward that says which responses are right, and there is none; "
-                "add one such as {kind: number}",
-            )
+        if problem:
+            yield Problem((*key, "objective", "switch"), problem)
+
+
+def _correct_problem(stage: KDRLStage) -> str | None:
+    try:
+        correct_reward(stage.reward_funcs, stage.correct)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _guard_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:

@@ -27,7 +27,8 @@ from llmkd.recipe.data import PromptRows
 from llmkd.recipe.grpo_arguments import GRPO_DEFAULTS
 from llmkd.recipe.kdrl import KDRLStage, OPDThenRL, SwitchAtPlateau
 from llmkd.recipe.models import PretrainedStudent
-from llmkd.rewards.rollouts import reward_function
+from llmkd.recipe.reward_checks import correct_reward
+from llmkd.rewards.rollouts import reward_functions
 from llmkd.training.arguments import build_arguments
 from llmkd.training.engine import EngineReport
 from llmkd.training.guards import Guards
@@ -61,6 +62,8 @@ def run_kdrl(stage: KDRLStage, folder: Path, *, name: str, seed: int) -> None:
 def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrainer:
     """Everything a kdrl stage needs, checked against each other and ready to train."""
     set_seed(seed)
+    # Before anything large: they may be the user's own code.
+    rewards = reward_functions(stage.reward_funcs)
     arguments = grpo_arguments(stage, folder / "checkpoints", seed=seed)
     tokenizer = _tokenizer(stage)
     student = _student(stage.student, tokenizer, arguments)
@@ -83,7 +86,7 @@ def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrai
         distillation=None if teacher is None else build_distillation(stage, teacher, phases),
         model=student,
         args=arguments,
-        reward_funcs=[reward_function(reward) for reward in stage.reward_funcs],
+        reward_funcs=rewards,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
@@ -153,7 +156,6 @@ def _callbacks(
     if isinstance(stage.objective, OPDThenRL) and isinstance(
         stage.objective.switch, SwitchAtPlateau
     ):
-        assert stage.correct_reward is not None, "refused by the recipe"
-        correct = stage.reward_funcs[stage.correct_reward].kind
-        callbacks.append(Plateau(stage.objective.switch, phases, correct))
+        correct = stage.reward_funcs[correct_reward(stage.reward_funcs)]
+        callbacks.append(Plateau(stage.objective.switch, phases, correct.name or correct.kind))
     return callbacks + trackers(stage.trainer.get("report_to"), arguments, folder)

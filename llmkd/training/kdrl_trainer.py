@@ -183,7 +183,8 @@ class KDRLTrainer(HookedGRPOTrainer):
         args = self.args
         size = args.train_batch_size if self.is_training else args.eval_batch_size
         logprobs = torch.zeros(tokens.shape, device=tokens.device)
-        for rows in tokens.any(1).nonzero().flatten().split(size):
+        imitated = tokens.any(1).nonzero().flatten()
+        for rows in imitated.split(size) if len(imitated) else ():
             some = {key: rollouts[key][rows] for key in _SEQUENCE}
             kept, ids = tokens[rows], some["completion_ids"]
             head = _teacher_head(kd, some, kept)

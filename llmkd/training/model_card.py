@@ -36,7 +36,7 @@ def model_card(stage: TrainStage, name: str) -> str:
 
 def kdrl_card(stage: KDRLStage, name: str) -> str:
     """As `model_card`, of a model trained on its own rollouts."""
-    rewards = ", ".join(reward.kind for reward in stage.reward_funcs)
+    rewards = ", ".join(reward.name or reward.kind for reward in stage.reward_funcs)
     taught = f" and distilled from `{stage.teacher.name}`" if stage.teacher else ""
     return card(
         stage,

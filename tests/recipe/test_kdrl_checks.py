@@ -70,15 +70,15 @@ def test_what_fits_loads(fields):
         ({"objective": {"kind": "opd", "mask": "group"}}, "student.objective.mask: "),
         ({"objective": {"coefficient": 0.0}}, "student.objective.coefficient: input should be greater"),
         ({"objective": {"estimator": "k1"}}, "student.objective.estimator: "),
-        ({"objective": {"mask": "group", "correct": "exact"}}, "objective.correct: no reward is called exact"),
+        ({"objective": {"mask": "group", "correct": "exact"}}, "objective.correct: no reward is called `exact`"),
         (
             {"objective": {"mask": "group"}, "reward_funcs": [{"kind": "format", "pattern": "#"}]},
-            "student.objective.mask: needs a reward that says which responses are right",
+            "student.objective.mask: no reward says whether a response is right",
         ),
         ({"objective": PLATEAU}, "student.objective.switch: a plateau is one of the validation"),
         (
             {"objective": PLATEAU, "validation": VALIDATION, "reward_funcs": [{"kind": "format", "pattern": "#"}]},
-            "student.objective.switch: a plateau is one of a reward",
+            "student.objective.switch: no reward says whether",
         ),
         ({"objective": {"kind": "opd_then_rl"}}, "student.objective.switch: "),
         ({"guards": [{"metric": "entropy"}]}, "student.guards.0: has no limit; write `above`, `below`"),

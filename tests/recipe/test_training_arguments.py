@@ -44,7 +44,7 @@ def test_names_of_other_toolkits_lead_to_names_of_llmkd():
     ],
 )
 def test_good_blocks_pass(block):
-    assert list(trainer_problems(block)) == []
+    assert list(trainer_problems(block, TRAINING)) == []
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_good_blocks_pass(block):
     ],
 )
 def test_a_bad_argument_is_explained(name, value, message):
-    assert list(trainer_problems({name: value})) == [(name, message)]
+    assert list(trainer_problems({name: value}, TRAINING)) == [(name, message)]
 
 
 def test_two_precisions_exclude_each_other():
-    assert list(trainer_problems({"bf16": True, "fp16": True})) == [
+    assert list(trainer_problems({"bf16": True, "fp16": True}, TRAINING)) == [
         ("fp16", "bf16 is true too, and only one can be; leave one out")
     ]
 
 
 @pytest.mark.parametrize("report_to", ["none", "all", "tensorboard", ["wandb", "trackio"], []])
 def test_trackers_that_transformers_knows_are_taken(report_to):
-    assert list(trainer_problems({"report_to": report_to})) == []
+    assert list(trainer_problems({"report_to": report_to}, TRAINING)) == []
 
 
 @pytest.mark.parametrize("report_to", ["wandbb", ["tensorboard", "wandbb"]])
@@ -129,4 +129,4 @@ def test_what_would_end_the_training_before_it_begins_is_refused(name, value, me
     "block", [{"save_steps": 0.5}, {"logging_steps": 2.0}, {"accelerator_config": {}}]
 )
 def test_shares_and_whole_numbers_of_steps_are_taken(block):
-    assert list(trainer_problems(block)) == []
+    assert list(trainer_problems(block, TRAINING)) == []

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmkd.errors import InputError, LlmkdError
+from llmkd.training.step_clock import NotedTimes, StepClock
 
 try:
     import trl
@@ -63,13 +64,23 @@ class HookedGRPOTrainer(GRPOTrainer):
         super().__init__(**arguments)
         self._rewards: Tensor | None = None
         self._caught: list[Tensor] | None = None
+        self.clock = StepClock(self.accelerator.device)
+        self.add_callback(NotedTimes(self.clock, self.note))
+
+    def of_rows(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """What to keep of the data beside the rollouts: further keys, [B] each.
+
+        Args:
+            rows: Of the data, one for each of this rank's B completions.
+        """
+        return {}
 
     def scored(self, rollouts: dict[str, Any], rewards: Tensor) -> dict[str, Tensor]:
         """What to add to a generation batch: further keys, [B] or [B, C] each, or scalars.
 
         Args:
             rollouts: `OUTPUT_KEYS` of this rank's B completions, left-padded prompts [B, P] and
-                right-padded completions [B, C].
+                right-padded completions [B, C], and what `of_rows` gave.
             rewards: Of all ranks' completions, group by group, [world * B, num_funcs].
         """
         return {}
@@ -107,13 +118,18 @@ class HookedGRPOTrainer(GRPOTrainer):
         return self.current_gradient_accumulation_steps / args.steps_per_generation
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards: Any = super()._calculate_rewards(*args, **kwargs)
+        with self.clock.part("rewards"):
+            rewards: Any = super()._calculate_rewards(*args, **kwargs)
         self._rewards = rewards
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        with self.clock.part("rollout"):
+            return self._rolled_out(inputs)
+
+    def _rolled_out(self, inputs: Any) -> dict[str, Any]:
         self._rewards = None
-        rollouts = super()._generate_and_score_completions(inputs)
+        rollouts = super()._generate_and_score_completions(inputs) | self.of_rows(inputs)
         if missing := [key for key in OUTPUT_KEYS if key not in rollouts]:
             raise changed(f"its rollouts have no {', '.join(missing)}")
         if self._rewards is None or self._rewards.dim() != 2:

@@ -74,7 +74,7 @@ def server_refusals(key: str, *, temperature: float, full_vocabulary: bool) -> l
         )
     if full_vocabulary:
         problems.append(
-            "kd.estimator: full_vocabulary takes the teacher's whole distributions, and a server "
+            "objective.estimator: full_vocabulary takes the teacher's whole distributions, and a server "
             f"tells of the drawn tokens; write k2, or {key}.kind: in_process"
         )
     return problems

@@ -100,5 +100,5 @@ def test_other_temperatures_and_whole_distributions_are_refused(connect, teacher
     hot, whole = served.refusals(temperature=0.7, full_vocabulary=True)
     assert hot.startswith("trainer.temperature: 0.7 is not 1")
     assert hot.endswith("write temperature: 1, or teacher.kind: in_process")
-    assert whole.startswith("kd.estimator: full_vocabulary takes")
+    assert whole.startswith("objective.estimator: full_vocabulary takes")
     assert whole.endswith("write k2, or teacher.kind: in_process")

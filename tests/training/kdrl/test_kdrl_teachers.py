@@ -174,7 +174,7 @@ def test_what_a_teacher_cannot_do_is_refused_when_the_trainer_is_built(
     monkeypatch.setattr(teacher, "refusals", lambda **asked: server_refusals("teacher", **asked))
     with pytest.raises(InputError, match=r"trainer\.temperature: 0\.5 is not 1"):
         trained(distillation(), temperature=0.5)
-    with pytest.raises(InputError, match=r"kd\.estimator: full_vocabulary takes"):
+    with pytest.raises(InputError, match=r"objective\.estimator: full_vocabulary takes"):
         trained(distillation(estimator="full_vocabulary"))
     trained(distillation())
 

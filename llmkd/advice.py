@@ -143,7 +143,11 @@ def _of_rollouts(stage: KDRLStage) -> list[str]:
         keys.append("trainer.gradient_checkpointing: true")
     if stage.student.lora is None:
         keys.append("student.lora: {r: 16}")
-    return [*keys, *_narrow("teacher", stage.teacher), "a smaller student"]
+    for key, teacher in stage.local_teachers.items():
+        keys += _narrow(key, teacher)
+        if teacher.offload is None:
+            keys.append(f"{key}.offload: cpu (with an accelerator)")
+    return [*keys, "a smaller student"]
 
 
 def _of_capture(stage: GenerateStage | ScoreStage, *lengths: str) -> list[str]:

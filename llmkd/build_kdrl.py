@@ -2,12 +2,12 @@
 
 from llmkd.recipe.kdrl import KDRL, Imitation, KDRLStage
 from llmkd.recipe.reward_checks import correct_reward
-from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.teachers.rollouts import RolloutTeacher
 from llmkd.training.kdrl_trainer import Distillation
 from llmkd.training.phases import Phases
 
 
-def build_distillation(stage: KDRLStage, teacher: InProcessTeacher, phases: Phases) -> Distillation:
+def build_distillation(stage: KDRLStage, teacher: RolloutTeacher, phases: Phases) -> Distillation:
     """The distillation term, with its weights as functions of the step.
 
     Args:

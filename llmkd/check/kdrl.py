@@ -28,11 +28,11 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
     """Parameters, problems, rollouts, steps, memory and disk of a kdrl stage."""
     found, key = StageFacts(stage.kind), ("stages", name)
     student = checker.models.student_of(name)
-    teacher = None if stage.teacher is None else checker.models.of(stage.teacher)
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model is not None:
-            found.problems += _model_problems((*key, role), model)
-    look_at_adapter(found, key, stage.teacher)
+    found.problems += _model_problems((*key, "student"), student)
+    teachers = {place: checker.models.of(each) for place, each in stage.local_teachers.items()}
+    for place, teacher in teachers.items():
+        found.problems += _model_problems((*key, *place.split(".")), teacher)
+        look_at_adapter(found, key, stage.local_teachers[place], role=place)
     arguments = effective(stage.trainer, GRPO)
     found.problems += [
         Problem((*key, "trainer", argument), text) for argument, text in _batch(arguments)
@@ -43,8 +43,8 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
     length = known(lambda: _length(prompt, arguments))
     found.facts |= {
         "student parameters": student.parameters,
-        **({} if teacher is None else {"teacher parameters": teacher.parameters}),
-        "vocabulary": vocabulary_fact(found, student, teacher, key),
+        **{f"{place} parameters": teacher.parameters for place, teacher in teachers.items()},
+        "vocabulary": _vocabulary(found, student, teachers, key),
         "prompts": rows,
         "longest prompt": prompt,
         "longest row": length,
@@ -53,11 +53,22 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
         "epochs": Fact(None, "not known"),
     }
     found.problems += _position_problems(student, length, key)
-    _memory(checker, found, stage, student, teacher, length, arguments)
+    _memory(checker, found, stage, student, _largest(teachers), length, arguments)
     data = DataFacts(rows, NOT_USABLE, length, length)
     found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
     del found.facts["epochs"]
     return found
+
+
+def _vocabulary(found: StageFacts, student: Model, teachers: Mapping[str, Model], key: Key) -> Fact:
+    """Of the student with each teacher in turn; what does not fit goes to the problems."""
+    facts = [vocabulary_fact(found, student, each, key) for each in teachers.values()]
+    return facts[0] if facts else vocabulary_fact(found, student, None, key)
+
+
+def _largest(teachers: Mapping[str, Model]) -> Model | None:
+    """The one that memory is estimated by."""
+    return max(teachers.values(), key=lambda each: each.parameters.value or 0, default=None)
 
 
 def _model_problems(key: Key, model: Model) -> list[Problem]:

@@ -6,13 +6,22 @@ from llmkd.recipe.data import AdditionTask, Task
 from llmkd.recipe.models import ScratchStudent
 from llmkd.recipe.schema import TrainStage
 
+ONE_TOKENIZER = (
+    "give the student the teacher's (student.tokenizer_name_or_path), or write losses: [{kind: "
+    "cross_entropy}] and train on text that the teacher wrote"
+)
+"""What to do about a teacher with other tokens than its student's."""
 
-def different_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str | None:
+
+def different_tokens(
+    ours: Mapping[str, int], theirs: Mapping[str, int], advice: str = ONE_TOKENIZER
+) -> str | None:
     """What is wrong with two tokenizers that give different meanings to token ids.
 
     Args:
         ours: The student's tokens and their ids.
         theirs: The teacher's.
+        advice: What to write instead.
     """
     if ours == theirs:
         return None
@@ -22,9 +31,7 @@ def different_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str 
     return (
         f"student and teacher have different tokenizers: {len(differing)} tokens differ, such as "
         + ", ".join(repr(token) for token in differing[:3])
-        + "; token-level divergences need one tokenizer: give the student the teacher's "
-        "(student.tokenizer_name_or_path), or write losses: [{kind: cross_entropy}] and train on "
-        "text that the teacher wrote"
+        + f"; token-level divergences need one tokenizer: {advice}"
     )
 
 

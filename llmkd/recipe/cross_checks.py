@@ -176,8 +176,8 @@ def _references(value: object, key: Key, field: str = "") -> Iterator[tuple[Key,
         for name in type(value).model_fields:
             yield from _references(getattr(value, name), (*key, name), name)
     elif isinstance(value, dict):
-        if field == "trainer":
-            for name, item in value.items():
+        for name, item in value.items():
+            if field == "trainer" or isinstance(item, RecipePart):
                 yield from _references(item, (*key, name), name)
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -7,8 +7,9 @@ from pydantic import Field, Tag
 from llmkd.recipe.base import RecipePart, kind_or
 from llmkd.recipe.data import Prompts
 from llmkd.recipe.losses import CosineSchedule, LinearSchedule
-from llmkd.recipe.models import InProcessTeacher, PretrainedStudent
+from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.rewards import Reward
+from llmkd.recipe.rollout_teachers import RolloutModel, RolloutTeacher, named_teachers
 
 Coefficient = Annotated[
     Annotated[float, Field(gt=0), Tag("constant")]
@@ -147,7 +148,7 @@ class KDRLStage(RecipePart):
     kind: Literal["kdrl"]
     student: PretrainedStudent
     """What is trained: a causal language model that solves some of the problems already."""
-    teacher: InProcessTeacher | None = None
+    teacher: RolloutTeacher | None = None
     """Who scores the student's rollouts; none for `objective: {kind: grpo}`."""
     data: Prompts
     """The problems. Columns that rewards read are named in its `keep_columns`."""
@@ -165,6 +166,12 @@ class KDRLStage(RecipePart):
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""
+
+    @property
+    def local_teachers(self) -> dict[str, RolloutModel]:
+        """The teachers beside the student, by where the recipe has them."""
+        named = {} if self.teacher is None else named_teachers(self.teacher)
+        return {key: each for key, each in named.items() if isinstance(each, RolloutModel)}
 
     @property
     def correct(self) -> str | None:

@@ -10,6 +10,12 @@ from llmkd.recipe.grpo_arguments import is_trl_installed
 from llmkd.recipe.kdrl import GRPO, KDRL, Imitation, KDRLStage, OPDThenRL, SwitchAtPlateau
 from llmkd.recipe.places import Problem
 from llmkd.recipe.reward_checks import correct_reward, reward_problems
+from llmkd.recipe.rollout_teachers import (
+    RolloutServer,
+    RoutedTeacher,
+    named_teachers,
+    server_refusals,
+)
 from llmkd.recipe.schema import Stage
 from llmkd.recipe.yaml_places import Key
 
@@ -41,12 +47,36 @@ def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
             (*key, "teacher"),
             "grpo asks no teacher; leave it out, or write `objective: {kind: kdrl}`",
         )
+    if isinstance(stage.teacher, RoutedTeacher):
+        yield from _route_problems(stage, stage.teacher, key)
+    full_vocabulary = getattr(stage.objective, "estimator", None) == "full_vocabulary"
+    temperature = stage.trainer.get("temperature", 1.0)
+    named = {} if stage.teacher is None else named_teachers(stage.teacher)
+    for place, teacher in named.items():
+        if isinstance(teacher, RolloutServer):
+            for problem in server_refusals(
+                place, temperature=temperature, full_vocabulary=full_vocabulary
+            ):
+                yield Problem((*key, *place.split(".")), problem)
     if isinstance(stage.objective, Imitation) and stage.teacher is None:
         yield Problem(
             (*key, "objective"),
             f"{kind} compares the student with a teacher, and the stage has none; write `teacher: "
             "{model_name_or_path: ...}`, or `objective: {kind: grpo}`",
         )
+
+
+def _route_problems(stage: KDRLStage, teacher: RoutedTeacher, key: Key) -> Iterator[Problem]:
+    sources: dict[Key, Prompts] = {("data",): stage.data}
+    if stage.validation is not None:
+        sources["validation", "data"] = stage.validation.data
+    for place, data in sources.items():
+        if teacher.column not in data.keep_columns:
+            kept = ", ".join([*data.keep_columns, teacher.column])
+            yield Problem(
+                (*key, *place, "keep_columns"),
+                f"teacher.column reads `{teacher.column}`; write keep_columns: [{kept}]",
+            )
 
 
 def _objective_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:

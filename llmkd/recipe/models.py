@@ -57,8 +57,8 @@ class StoreTeacher(RecipePart):
     """A store's folder, or `stage:NAME` for what an earlier stage captured."""
 
 
-class ServerTeacher(RecipePart):
-    """A teacher behind a running `vllm serve`, asked for its likeliest tokens at every batch."""
+class ServedModel(RecipePart):
+    """A language model behind a running `vllm serve`."""
 
     kind: Literal["server"]
     model_name_or_path: str = Field(min_length=1)
@@ -67,6 +67,11 @@ class ServerTeacher(RecipePart):
     """Branch, tag or commit of the hub repository."""
     server: ServerEngine
     """Where it is."""
+
+
+class ServerTeacher(ServedModel):
+    """A teacher behind a running `vllm serve`, asked for its likeliest tokens at every batch."""
+
     top_k: int = Field(default=50, gt=0)
     """Tokens asked for at each position; the server must be started with `--max-logprobs` of as many."""
 

@@ -43,6 +43,10 @@ SECTIONS = {
     "Students and teachers": [
         "PretrainedStudent", "ScratchStudent", "LoraConfig", "InProcessTeacher", "StoreTeacher", "ServerTeacher", "PretrainedModel",
     ],
+    "Rewards and a teacher on the student's own responses": [
+        "GRPO", "OPD", "KDRL", "OPDThenRL", "SwitchAtStep", "SwitchAtPlateau", "Validation", "Guard", "RolloutModel", "RolloutServer", "RoutedTeacher",
+        "AnswerReward", "MultipleChoiceReward", "FormatReward", "LengthReward", "FunctionReward",
+    ],
     "Data": [
         "DatasetSource", "AdditionTask", "IntentTask", "NamedIntentTask", "ChainedSumsTask", "LabelledRows", "Mixture", "MixedDataset", "MixedTask", "StoreRows", "PromptRows", "PromptTask", "NamedIntentPrompts", "TextSource",
     ],

@@ -28,6 +28,9 @@ REFERENCE_FIELDS = frozenset(
 )
 """The fields, anywhere in a stage, that name something outside it."""
 
+NAMING_FIELDS = frozenset({"teachers"})
+"""Mappings whose keys are a user's own names, and no fields."""
+
 AnyStage = TypeVar("AnyStage", bound=RecipePart)
 
 
@@ -80,13 +83,24 @@ def expanded(value: str) -> str:
     return str(local_paths.expanded(value)) if value.startswith("~") else beside_recipes(value)
 
 
-def _rewritten(value: Any, rewrite: Callable[[str], str], *, is_reference: bool = False) -> Any:
+def _rewritten(
+    value: Any,
+    rewrite: Callable[[str], str],
+    *,
+    is_reference: bool = False,
+    has_names: bool = False,
+) -> Any:
     if isinstance(value, dict):
         # What is written out in place of a name, such as a task's definition, is no name.
         if is_reference:
             return value
         return {
-            key: _rewritten(item, rewrite, is_reference=key in REFERENCE_FIELDS)
+            key: _rewritten(
+                item,
+                rewrite,
+                is_reference=not has_names and key in REFERENCE_FIELDS,
+                has_names=not has_names and key in NAMING_FIELDS,
+            )
             for key, item in value.items()
         }
     if isinstance(value, list):

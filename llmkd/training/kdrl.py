@@ -37,8 +37,8 @@ from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import kdrl_card
 from llmkd.training.phases import Phases, Plateau
 from llmkd.training.rollout_files import RolloutsFile, ValidationFile
+from llmkd.training.rollout_teachers import build_rollout_teacher
 from llmkd.training.running import train_to_model
-from llmkd.training.teachers import build_rollout_teacher
 from llmkd.training.trackers import trackers
 
 

@@ -15,22 +15,21 @@ References:
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import datasets
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
 from llmkd.losses.closed_form import REVERSE_KL
 from llmkd.losses.divergences import IGNORED_ID
 from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.policy import Estimator, advantage, estimator
-from llmkd.losses.signals import LinearHead, wide
+from llmkd.losses.signals import wide
 from llmkd.losses.terms import HeadTerm
 from llmkd.models.head import linear_head
 from llmkd.schedules import WeightSchedule, constant, linear
-from llmkd.teachers.in_process import InProcessTeacher
-from llmkd.teachers.token_logprobs import token_logprobs
+from llmkd.teachers.rollouts import Rollouts, RolloutTeacher
+from llmkd.teachers.routed import RoutedTeacher
 from llmkd.training.arguments import head_dtype
 from llmkd.training.reward_masks import MaskKind, kept_responses
 from llmkd.training.trl_compat import HookedGRPOTrainer, PolicyScores
@@ -55,10 +54,16 @@ class Distillation:
 
     Args:
         teacher: Scores the student's rollouts, at their sampling temperature.
-        coefficient: The weight of the distillation term; where it is 0 the teacher rests.
+        coefficient: The weight of the distillation term, which is a mean over the imitated tokens;
+            where it is 0 the teacher rests. With `loss_type: dapo` and no mask GRPO's part is a mean
+            over the same tokens, as in the paper. With `dr_grpo`, which divides by
+            `max_completion_length` instead of the lengths, the same coefficient weighs
+            `max_completion_length` / (the mean length) times as much beside the rewards; with `grpo`
+            and `bnpo` rewards count by response and by micro-batch.
         estimator: How KL(student || teacher) is taken: of the drawn tokens (see
             `llmkd.losses.policy`), or `full_vocabulary`, which is exact and has the least variance.
             That takes no ratio: it is the KL at the positions that the rollouts came through.
+            `advantage` is clipped by itself, whatever the sign of GRPO's own advantage.
         mask: Which responses are imitated; see `llmkd.training.reward_masks`.
         correct_reward: Which reward function says whether a response is right, for the masks.
         right_above: What it gives right responses is more than this. One that it cannot score counts
@@ -67,7 +72,7 @@ class Distillation:
             is all there is.
     """
 
-    teacher: InProcessTeacher
+    teacher: RolloutTeacher
     coefficient: WeightSchedule = PAPER_CONSTANT
     estimator: EstimatorName = "k2"
     mask: MaskKind = "none"
@@ -98,7 +103,7 @@ class KDRLTrainer(HookedGRPOTrainer):
         if problems := self._problems(distillation):
             raise InputError(problems)
         self.estimator = None if self.keeps_hidden else self._clipped(distillation.estimator)
-        self.foreign_ends = _foreign_ends(self.eos_token_ids, distillation.teacher.model)
+        self._check_routes(distillation.teacher)
 
     def _problems(self, distillation: Distillation) -> list[str]:
         args: Any = self.args
@@ -129,7 +134,20 @@ class KDRLTrainer(HookedGRPOTrainer):
                 "kd.estimator: full_vocabulary reads the student's whole output head, which FSDP and "
                 "ZeRO-3 split; write k2, or take DDP, ZeRO-1 or ZeRO-2"
             )
-        return problems
+        return problems + distillation.teacher.refusals(
+            temperature=self.temperature, full_vocabulary=self.keeps_hidden
+        )
+
+    def _check_routes(self, teacher: RolloutTeacher) -> None:
+        """Refuses rows that name no teacher before the first of them is written an answer to."""
+        if not isinstance(teacher, RoutedTeacher):
+            return
+        of_eval = self.eval_dataset
+        found = of_eval.values() if isinstance(of_eval, dict) else [of_eval]
+        for rows in (self.train_dataset, *found):
+            if isinstance(rows, datasets.Dataset):
+                is_there = teacher.column in rows.column_names
+                teacher.routes(rows.select_columns(teacher.column) if is_there else rows)  # pyright: ignore[reportArgumentType]
 
     def _clipped(self, name: str) -> Estimator:
         if name != "advantage":
@@ -142,12 +160,21 @@ class KDRLTrainer(HookedGRPOTrainer):
         kd = self.distillation
         return 1.0 if kd is None else kd.reward_weight(self.state.global_step)
 
+    def of_rows(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """See `HookedGRPOTrainer`: which teacher each row names."""
+        teacher = None if self.distillation is None else self.distillation.teacher
+        if not isinstance(teacher, RoutedTeacher):
+            return {}
+        return {"routes": torch.tensor(teacher.routes(rows), device=self.accelerator.device)}
+
     def scored(self, rollouts: dict[str, Any], rewards: Tensor) -> dict[str, Tensor]:
         """Which tokens are imitated, how many there are over all ranks, and the teacher's scores."""
         kd = self.distillation
         if kd is None or not self._is_distilled_soon(kd):
             return {}
-        tokens = self._drawn(rollouts) & self._kept(kd, rewards, len(rollouts["completion_ids"]))
+        tokens = self._drawn(kd, rollouts) & self._kept(
+            kd, rewards, len(rollouts["completion_ids"])
+        )
         counts: Any = self.accelerator.gather(tokens.sum())
         added = {"kd_tokens": tokens, "kd_count": counts.sum()}
         if self.estimator is not None:
@@ -160,14 +187,12 @@ class KDRLTrainer(HookedGRPOTrainer):
         first = self.state.global_step
         return any(kd.coefficient(first + step) for step in range(max(1, int(num_steps))))
 
-    def _drawn(self, rollouts: dict[str, Any]) -> Tensor:
+    def _drawn(self, kd: Distillation, rollouts: dict[str, Any]) -> Tensor:
         """The tokens that the student drew, without ends that mean nothing to the teacher, [B, C]."""
         drawn = rollouts["completion_mask"].bool()
         if "tool_mask" in rollouts:
             drawn = drawn & rollouts["tool_mask"].bool()
-        for token_id in self.foreign_ends:
-            drawn = drawn & (rollouts["completion_ids"] != token_id)
-        return drawn
+        return drawn & ~kd.teacher.foreign_ends(Rollouts.of(rollouts), self.eos_token_ids)
 
     def _kept(self, kd: Distillation, rewards: Tensor, num_rows: int) -> Tensor:
         """Which of this rank's responses are imitated, [B, 1]."""
@@ -182,15 +207,10 @@ class KDRLTrainer(HookedGRPOTrainer):
         """Of the imitated tokens, 0 elsewhere, [B, C]; rows without any are not scored."""
         args = self.args
         size = args.train_batch_size if self.is_training else args.eval_batch_size
-        logprobs = torch.zeros(tokens.shape, device=tokens.device)
-        imitated = tokens.any(1).nonzero().flatten()
-        for rows in imitated.split(size) if len(imitated) else ():
-            some = {key: rollouts[key][rows] for key in _SEQUENCE}
-            kept, ids = tokens[rows], some["completion_ids"]
-            head = _teacher_head(kd, some, kept)
-            found = token_logprobs(head, ids[kept], temperature=self.temperature)
-            logprobs[rows] = logprobs[rows].masked_scatter(kept, found.float())
-        return logprobs
+        with self.clock.part("teacher"):
+            return kd.teacher.token_logprobs(
+                Rollouts.of(rollouts), tokens, temperature=self.temperature, batch_size=size
+            )
 
     def total(self, policy: Tensor, scores: PolicyScores, rollouts: dict[str, Any]) -> Tensor:
         """GRPO's loss and the distillation term's share of this micro-batch."""
@@ -218,21 +238,26 @@ class KDRLTrainer(HookedGRPOTrainer):
     def _of_vocabulary(
         self, kd: Distillation, scores: PolicyScores, rollouts: dict[str, Any], share: float
     ) -> tuple[Tensor, Tensor]:
-        tokens, vocab_size = rollouts["kd_tokens"], kd.teacher.vocab_size
+        tokens, ids = rollouts["kd_tokens"], rollouts["completion_ids"]
         assert scores.hidden is not None
-        if not tokens.any():
-            return scores.logprobs.new_zeros(()), scores.logprobs.new_zeros(0)
+        with self.clock.part("teacher"):
+            heads = kd.teacher.heads(Rollouts.of(rollouts), tokens)
         student: Any = self.accelerator.unwrap_model(self.model)
-        ids = rollouts["completion_ids"][tokens]
-        output = divergence_from_hidden(
-            linear_head(student, scores.hidden[tokens], vocab_size),
-            _teacher_head(kd, rollouts, tokens),
-            ids.where(ids < vocab_size, IGNORED_ID),
-            [HeadTerm("reverse_kl", REVERSE_KL, self.temperature)],
-            scores.hidden.new_full((1, len(ids)), share, dtype=wide(scores.hidden.dtype)),
-            compute_dtype=head_dtype(self.args),
-        )
-        return output.loss, output.values[0]
+        dtype = wide(scores.hidden.dtype)
+        loss, gaps = scores.logprobs.new_zeros(()), [scores.hidden.new_zeros(0, dtype=dtype)]
+        for part, head in heads:
+            vocab_size = len(head.weight)
+            output = divergence_from_hidden(
+                linear_head(student, scores.hidden[part], vocab_size),
+                head,
+                ids[part].where(ids[part] < vocab_size, IGNORED_ID),
+                [HeadTerm("reverse_kl", REVERSE_KL, self.temperature)],
+                scores.hidden.new_full((1, len(head.hidden)), share, dtype=dtype),
+                compute_dtype=head_dtype(self.args),
+            )
+            loss = loss + output.loss
+            gaps.append(output.values[0])
+        return loss, torch.cat(gaps)
 
     def _note(self, coefficient: float, gaps: Tensor, tokens: Tensor) -> None:
         """Logs `kd/coefficient`, `kd/reverse_kl` in nats per token, and the share of `kd/responses`."""
@@ -242,30 +267,3 @@ class KDRLTrainer(HookedGRPOTrainer):
         self.note("kd/coefficient", coefficient)
         self.note("kd/responses", num_kept / num_rows)
         self.note("kd/reverse_kl", total / num_tokens if num_tokens else float("nan"))
-
-
-_SEQUENCE = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-
-
-def _teacher_head(kd: Distillation, rollouts: dict[str, Any], tokens: Tensor) -> LinearHead:
-    """What the teacher predicts where the chosen tokens of the completions came, [B, C]."""
-    prompt, prompt_mask, completion, completion_mask = (rollouts[key] for key in _SEQUENCE)
-    batch = {
-        "input_ids": torch.cat([prompt, completion], 1),
-        "attention_mask": torch.cat([prompt_mask, completion_mask], 1),
-    }
-    # Position t predicts token t + 1: the prompt's last one the completion's first.
-    head = kd.teacher.signals(batch, F.pad(tokens, (prompt.shape[1] - 1, 1)))
-    assert isinstance(head, LinearHead), "GRPO trains language models"
-    return head
-
-
-def _foreign_ends(student_ends: list[int], teacher: PreTrainedModel) -> list[int]:
-    """The tokens that end the student's responses and not the teacher's.
-
-    A teacher that ends with another token finds these all but impossible, wherever they come.
-    """
-    ends = getattr(teacher.generation_config, "eos_token_id", None)
-    if ends is None:
-        return []
-    return sorted({*student_ends} - {*(ends if isinstance(ends, list) else [ends])})

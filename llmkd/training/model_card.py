@@ -11,6 +11,7 @@ from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.models import InProcessTeacher, ServerTeacher, StoreTeacher
 from llmkd.recipe.pruning import PruneStage
+from llmkd.recipe.rollout_teachers import named_teachers
 from llmkd.recipe.schema import TrainStage
 from llmkd.teacher_data.places import open_store
 
@@ -37,7 +38,9 @@ def model_card(stage: TrainStage, name: str) -> str:
 def kdrl_card(stage: KDRLStage, name: str) -> str:
     """As `model_card`, of a model trained on its own rollouts."""
     rewards = ", ".join(reward.name or reward.kind for reward in stage.reward_funcs)
-    taught = f" and distilled from `{stage.teacher.name}`" if stage.teacher else ""
+    named = {} if stage.teacher is None else named_teachers(stage.teacher)
+    teachers = ", ".join(f"`{teacher.model_name_or_path}`" for teacher in named.values())
+    taught = f" and distilled from {teachers}" if teachers else ""
     return card(
         stage,
         name,

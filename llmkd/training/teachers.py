@@ -63,22 +63,6 @@ def build_teacher(
             assert_never(unknown)
 
 
-def build_rollout_teacher(
-    source: InProcessSource,
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
-) -> InProcessTeacher:
-    """The teacher of a kdrl stage, checked against the student.
-
-    Raises:
-        InputError: It has other tokens, or is of another kind of model.
-    """
-    teacher = _in_process(source, student, tokenizer, arguments).teacher
-    assert isinstance(teacher, InProcessTeacher)
-    return teacher
-
-
 def _in_process(
     source: InProcessSource,
     student: PreTrainedModel,

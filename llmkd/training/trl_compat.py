@@ -21,6 +21,7 @@ from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError, LlmkdError
 from llmkd.training.kept_state import KeepsState
 from llmkd.training.metrics import STATE_FILE
+from llmkd.training.step_clock import NotedTimes, StepClock
 from llmkd.training.whole_checkpoints import WholeCheckpoints
 
 try:
@@ -76,13 +77,23 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         super().__init__(**arguments)
         self._rewards: Tensor | None = None
         self._caught: list[Tensor] | None = None
+        self.clock = StepClock(self.accelerator.device)
+        self.add_callback(NotedTimes(self.clock, self.note))
+
+    def of_rows(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """What to keep of the data beside the rollouts: further keys, [B] each.
+
+        Args:
+            rows: Of the data, one for each of this rank's B completions.
+        """
+        return {}
 
     def scored(self, rollouts: dict[str, Any], rewards: Tensor) -> dict[str, Tensor]:
         """What to add to a generation batch: further keys, [B] or [B, C] each, or scalars.
 
         Args:
             rollouts: `OUTPUT_KEYS` of this rank's B completions, left-padded prompts [B, P] and
-                right-padded completions [B, C].
+                right-padded completions [B, C], and what `of_rows` gave.
             rewards: Of all ranks' completions, group by group, [world * B, num_funcs].
         """
         return {}
@@ -167,13 +178,18 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return encode_prompts(prompts, tokenizer), None, {}
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards: Any = super()._calculate_rewards(*args, **kwargs)
+        with self.clock.part("rewards"):
+            rewards: Any = super()._calculate_rewards(*args, **kwargs)
         self._rewards = rewards
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        with self.clock.part("rollout"):
+            return self._rolled_out(inputs)
+
+    def _rolled_out(self, inputs: Any) -> dict[str, Any]:
         self._rewards = None
-        rollouts = super()._generate_and_score_completions(inputs)
+        rollouts = super()._generate_and_score_completions(inputs) | self.of_rows(inputs)
         if missing := [key for key in OUTPUT_KEYS if key not in rollouts]:
             raise changed(f"its rollouts have no {', '.join(missing)}")
         if self._rewards is None or self._rewards.dim() != 2:

@@ -6,8 +6,10 @@ import pytest
 
 from llmkd.errors import InputError
 from llmkd.recipe import shipped
+from llmkd.recipe.base import RecipePart
 from llmkd.recipe.load import checked_recipe
-from llmkd.recipe.references import references
+from llmkd.recipe.references import references, resolved
+from llmkd.recipe.rollout_teachers import RoutedTeacher
 from llmkd.recipe.shipped import shipped_folder
 from llmkd.run_folder import digest, fingerprint
 from llmkd.run_plan import Run
@@ -190,3 +192,16 @@ def test_an_edited_suite_is_looked_for_anew(tmp_path, monkeypatch, is_shipped):
     # And so is one whose questions are others.
     (tmp_path / "questions.jsonl").write_text('{"edited": 1}\n')
     assert fingerprint(run.inputs("kept")) != edited
+
+
+def test_the_teachers_of_a_routed_one_are_resolved_whatever_they_are_called():
+    class Stage(RecipePart):
+        teacher: RoutedTeacher
+
+    names = ("math", "path", "base", "teachers")
+    teachers = {name: {"model_name_or_path": f"stage:{name}"} for name in names}
+    teacher = {"kind": "routed", "column": "domain", "teachers": teachers}
+    stage = Stage.model_validate({"teacher": teacher})
+    assert [*references(stage)] == [f"stage:{name}" for name in names]
+    found = resolved(stage, lambda value: value.replace("stage:", "run/")).teacher.teachers
+    assert [each.model_name_or_path for each in found.values()] == [f"run/{name}" for name in names]

@@ -4,7 +4,7 @@ from transformers import TrainingArguments
 from llmkd.recipe.foreign_names import FOREIGN_NAMES
 from llmkd.recipe.schema import EvaluateStage, GenerateStage, TrainStage
 from llmkd.recipe.schema_walk import field_places
-from llmkd.recipe.training_arguments import OWNED, trainer_problems, training_arguments
+from llmkd.recipe.training_arguments import OWNED, TRAINING, trainer_problems, training_arguments
 
 # Refused for the sake of those who know them from older versions of transformers.
 FORMER = {"overwrite_output_dir", "evaluation_strategy"}
@@ -99,12 +99,12 @@ def test_trackers_that_transformers_knows_are_taken(report_to):
 
 @pytest.mark.parametrize("report_to", ["wandbb", ["tensorboard", "wandbb"]])
 def test_a_misspelt_tracker_is_found_before_anything_runs(report_to):
-    ((name, message),) = trainer_problems({"report_to": report_to})
+    ((name, message),) = trainer_problems({"report_to": report_to}, TRAINING)
     assert (name, message) == ("report_to", 'no such tracker "wandbb"; did you mean `wandb`?')
 
 
 def test_words_that_only_the_help_lists_are_known():
-    ((_, message),) = trainer_problems({"train_sampling_strategy": "group_by_len"})
+    ((_, message),) = trainer_problems({"train_sampling_strategy": "group_by_len"}, TRAINING)
     assert 'no such choice "group_by_len"; did you mean `group_by_length`?' in message
 
 
@@ -120,7 +120,7 @@ def test_words_that_only_the_help_lists_are_known():
     ],
 )
 def test_what_would_end_the_training_before_it_begins_is_refused(name, value, message):
-    ((found, said),) = trainer_problems({name: value})
+    ((found, said),) = trainer_problems({name: value}, TRAINING)
     assert found == name
     assert message in said
 

@@ -14,6 +14,7 @@ import torch
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import TopKCapture, TransformersEngine
 from llmkd.teacher_data.transformers_teacher import TransformersTeacher
+from llmkd.teachers.rollouts import Rollouts
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -279,6 +280,17 @@ def relative(positions):
         log_probs=positions.log_probs - most[:, None],
         label_log_prob=positions.label_log_prob - most,
         tail_log_prob=0 * most,
+    )
+
+
+@pytest.fixture
+def rollouts():
+    """Prompts padded on the left, completions on the right; 2 ends them."""
+    return Rollouts(
+        prompt_ids=torch.tensor([[0, 0, 7], [4, 5, 6], [0, 8, 9]]),
+        prompt_mask=torch.tensor([[0, 0, 1], [1, 1, 1], [0, 1, 1]]),
+        completion_ids=torch.tensor([[8, 9, 2, 0], [10, 2, 0, 0], [4, 5, 6, 7]]),
+        completion_mask=torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]),
     )
 
 

@@ -10,12 +10,15 @@ import sys
 
 import numpy as np
 import pytest
+from torch.testing import assert_close
 
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Generation, ServerEngine, TopKCapture
 from llmkd.teacher_data.server_client import ServerClient
 from llmkd.teacher_data.server_engine import ServedVLLM
 from llmkd.teacher_data.vllm_faults import EVERYWHERE, ON_A_CPU
+from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.teachers.served_rollouts import ServedRollouts
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,7 +65,7 @@ def start(teacher, lora, tmp_path):
 
 
 def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
-    start, teacher, tokenizer, lora, check_positions, tmp_path
+    start, teacher, tokenizer, lora, check_positions, rollouts, tmp_path
 ):
     folder, model, _ = teacher
     process, url = start()
@@ -100,6 +103,17 @@ def test_a_served_teacher_is_the_same_and_is_waited_for_when_it_is_killed(
         places = range(len(prompt), len(ids))
         check_positions(each.positions, ids, places, both, 18, atol=2e-5)
     with_adapter.close()
+    scoring = ServedVLLM(source, settings, None, TopKCapture(top_k=1))
+    kept = rollouts.completion_mask.bool()
+    said = [
+        each.token_logprobs(rollouts, kept, temperature=1.0, batch_size=8).float()
+        for each in (
+            ServedRollouts(scoring, vocab_size=18, ends=[2]),
+            InProcessTeacher(model, vocab_size=18),
+        )
+    ]
+    assert_close(*said, atol=1e-5, rtol=1e-5)
+    scoring.close()
     # With the process of its engine, which would live on.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)

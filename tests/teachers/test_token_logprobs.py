@@ -1,6 +1,5 @@
 import torch
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmkd.losses.signals import LinearHead
 from llmkd.teachers.token_logprobs import token_logprobs
@@ -13,18 +12,6 @@ def head(num_rows, *, hidden=8, vocab=11, dtype=torch.float64, **parts):
         torch.randn(vocab, hidden, generator=generator, dtype=dtype),
         **parts,
     )
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the most bytes that any operation gave."""
-
-    num_bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        if isinstance(output, torch.Tensor):
-            self.num_bytes = max(self.num_bytes, output.nbytes)
-        return output
 
 
 def test_they_are_those_of_dense_logits_at_any_temperature():
@@ -43,9 +30,9 @@ def test_a_token_beyond_the_vocabulary_is_ruled_out_and_disturbs_no_other():
     assert_close(found[[0, 2]], model.logits().log_softmax(-1)[[0, 2], ids[[0, 2]]])
 
 
-def test_the_logits_of_all_positions_never_stand_in_memory_together():
+def test_the_logits_of_all_positions_never_stand_in_memory_together(largest_tensor):
     model = head(2000, vocab=20_000, dtype=torch.float32)
     ids = torch.arange(2000)
-    with LargestTensor() as largest:
+    with largest_tensor as largest:
         token_logprobs(model, ids)
     assert 0 < largest.num_bytes <= 4 * 2000 * 20_000 / 2

@@ -80,13 +80,15 @@ def distillation(teacher):
 def trained(tokenizer, tiny_llama, prompts, tmp_path):
     """Trains a random student; gives the trainer, with the micro-batches that it saw."""
 
-    def train(distillation=None, *, kind=Recording, student=None, resume=None, **config):
+    def train(
+        distillation=None, *, kind=Recording, student=None, resume=None, rows=prompts, **config
+    ):
         student = student or tiny_llama(tokenizer)
         arguments = {
             "model": student,
             "reward_funcs": begins_even,
             "args": GRPOConfig(output_dir=str(tmp_path), **(CONFIG | config)),
-            "train_dataset": prompts,
+            "train_dataset": rows,
             "processing_class": tokenizer,
         }
         if issubclass(kind, KDRLTrainer):

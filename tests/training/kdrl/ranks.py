@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from llmkd.data.addition import build_tokenizer
 from llmkd.schedules import constant
 from llmkd.teachers.in_process import InProcessTeacher
+from llmkd.teachers.routed import RoutedTeacher
 from llmkd.training.kdrl_trainer import Distillation
 
 SIZES = {
@@ -30,9 +31,10 @@ def main(folder: Path) -> None:
     student, teacher = (
         AutoModelForCausalLM.from_pretrained(folder / name) for name in ("student", "teacher")
     )
+    teacher = InProcessTeacher(teacher, vocab_size=len(tokenizer))
     trainer = Recording(
         distillation=Distillation(
-            InProcessTeacher(teacher, vocab_size=len(tokenizer)),
+            RoutedTeacher("digits", {"12": teacher, "56": teacher}),
             constant(0.5),
             mask="response",
             reward_weight=constant(0.0),
@@ -40,7 +42,9 @@ def main(folder: Path) -> None:
         model=student,
         reward_funcs=begins_even,
         args=GRPOConfig(output_dir=str(folder), **(CONFIG | SIZES)),
-        train_dataset=datasets.Dataset.from_list([{"prompt": "12+34="}, {"prompt": "56+78="}]),
+        train_dataset=datasets.Dataset.from_list(
+            [{"prompt": "12+34=", "digits": "12"}, {"prompt": "56+78=", "digits": "56"}]
+        ),
         processing_class=tokenizer,
     )
     trainer.seen = []

@@ -108,3 +108,31 @@ def test_a_second_update_on_the_same_rollouts_has_the_ratio_to_the_first(
     steps = total(by_hand(first), by_hand(second))
     expected = {name: 0.1 * step for name, step in steps.items()}
     assert_close(gradients(trainer), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_on_old_rollouts_the_full_vocabulary_takes_no_ratio(
+    trained, distillation, gradients, by_hand
+):
+    config = {"num_iterations": 2, "max_steps": 2, "learning_rate": 0.1}
+    kd = distillation(reward_weight=0.0, estimator="full_vocabulary")
+    trainer = trained(kd, **config)
+    assert trainer.seen[1][1]["old_per_token_logps"] is not None
+
+    def reverse_kl(student, teacher, _):
+        return (student.exp() * (student - teacher)).sum(-1)
+
+    steps = total(*(by_hand([seen], term=reverse_kl) for seen in trainer.seen))
+    expected = {name: 0.1 * step for name, step in steps.items()}
+    assert_close(gradients(trainer), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_beside_dr_grpo_a_coefficient_weighs_the_greatest_length_by_the_mean_one_as_much(
+    trained, distillation, gradients
+):
+    rollouts = trained(distillation(), loss_type="dapo").seen[0][1]
+    mean_length = rollouts["kd_count"].item() / len(rollouts["kd_tokens"])
+    assert rollouts["kd_count"] == rollouts["num_items_in_batch"]
+    of_rewards, smaller = (gradients(trained(loss_type=name)) for name in ("dapo", "dr_grpo"))
+    expected = {name: x * mean_length / 6 for name, x in of_rewards.items()}
+    assert 1 < mean_length < 6
+    assert_close(smaller, expected, atol=1e-6, rtol=1e-5)

@@ -29,14 +29,14 @@ def check_prunable(model: PreTrainedModel) -> None:
         for part in (*_attention(layer, names), *_mlp(layer, names)):
             if type(part) is not nn.Linear:
                 raise InputError(
-                    f"model: has a {type(part).__name__} in place of a linear layer, as adapters and "
+                    f"model.model_name_or_path: has a {type(part).__name__} in place of a linear layer, as adapters and "
                     "quantization leave it; merge the adapter into the weights (peft's "
                     "merge_and_unload), or write the model that is not quantized"
                 )
     for name, tensor in model.named_parameters():
         if not tensor.isfinite().all():
             raise InputError(
-                f"model: {name} holds values that are not finite; write a checkpoint from before "
+                f"model.model_name_or_path: {name} holds values that are not finite; write a checkpoint from before "
                 "that, or copy the model anew"
             )
 

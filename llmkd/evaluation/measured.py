@@ -11,6 +11,7 @@ from llmkd.evaluation.details import TaskDetails
 from llmkd.evaluation.kept import Kept
 from llmkd.evaluation.statistics import Bootstrap
 from llmkd.evaluation.subject import Subject
+from llmkd.models.finite import OVERFLOW
 from llmkd.progress import Progress
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.teacher_data import Engine
@@ -69,10 +70,7 @@ def refuse_nan(values: Iterable[float], task: str) -> None:
         InputError: Some are NaN.
     """
     if any(map(math.isnan, values)):
-        raise InputError(
-            f"tasks.{task}: the model gives NaN, though its weights are finite: its hidden states are "
-            "too large for the type of its weights; save it in float32 or bfloat16"
-        )
+        raise InputError(f"tasks.{task}: {OVERFLOW}")
 
 
 @dataclass(frozen=True)

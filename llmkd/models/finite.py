@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 CHECKED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
+OVERFLOW = (
+    "the model gives NaN, though its weights are finite: its hidden states are too large for the type "
+    "of its weights; save it in float32 or bfloat16"
+)
+"""What to say of a model with whole weights whose answers are no numbers."""
+
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no number of a tensor is NaN or infinite; of types without either, true."""

@@ -11,9 +11,18 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, print_records
 from llmkd.errors import InputError, LlmkdError
+from llmkd.options import naming_options
 
 STAGE = "evaluation"
 Texts = list[str] | None
+OPTIONS = {
+    "stages.evaluation.models": "MODELS",
+    "teacher.model_name_or_path": "--teacher",
+    "engine": "--engine",
+    "engine.kind": "--engine",
+    "batch_size": "--batch-size",
+}
+"""What a recipe calls them."""
 
 
 def evaluate(
@@ -118,7 +127,9 @@ def evaluate(
             "engine": None if engine is None else {"kind": engine},
             "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
         }
-        job = _job(stage, seed, output_dir)
+        numbered = {f"models.{index}": f"model {index + 1}" for index in range(len(models))}
+        with naming_options(OPTIONS | numbered):
+            job = _job(stage, seed, output_dir)
         try:
             records = pipeline.run(job.recipe, overwrite=overwrite)
         except pipeline.StageFailedError as error:

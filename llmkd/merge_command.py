@@ -7,8 +7,19 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.errors import InputError
+from llmkd.options import naming_options
 
 METHODS = ("slerp", "linear", "task_arithmetic")
+OPTIONS = {
+    "stages.merge.models": "MODELS",
+    "method": "--method",
+    "method: {kind: linear}": "--method linear",
+    "method.base": "--base",
+    **dict.fromkeys(("method.weight", "method.weights"), "--weight"),
+    "normalize: false": "others",  # Which has no option.
+    "max_shard_size": "--max-shard-size",
+}
+"""What a recipe calls them."""
 
 
 def merge(
@@ -34,7 +45,8 @@ def merge(
     debug: Debug = False,
 ) -> None:
     """Make one model of several, tensor by tensor; prints what they have in common."""
-    with command(quiet, debug):
+    numbered = {f"models.{index}": f"model {index + 1}" for index in range(len(models))}
+    with command(quiet, debug), naming_options(OPTIONS | numbered):
         stage = _stage(models, method, weight or [], base, max_shard_size)
         if output.exists():
             raise InputError(f"--output: {output} is there already; write another folder")
@@ -56,6 +68,11 @@ def _stage(
     if method == "slerp" and len(weights) > 1:
         raise InputError(
             "--weight: slerp has one, of the second model; write it once, or --method linear"
+        )
+    if (base is not None) != (method == "task_arithmetic"):
+        raise InputError(
+            "--base: is what task_arithmetic starts from; write --method task_arithmetic --base MODEL, "
+            "or neither"
         )
     fields = {"weight": weights[0]} if method == "slerp" and weights else {}
     if method != "slerp" and weights:

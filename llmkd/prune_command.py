@@ -8,6 +8,27 @@ import typer
 
 from llmkd.command import Debug, Json, Quiet, command, dumped, show
 from llmkd.errors import InputError
+from llmkd.options import naming_options
+
+OPTIONS = {
+    "model.model_name_or_path": "MODEL",
+    "model.dtype": "--dtype",
+    "data.dataset_name": "--data",
+    "data.dataset_split": "--data",
+    # Which have no option.
+    "another dataset_split, or the path": "the path",
+    "by columns:": "by a recipe's data.columns:",
+    **dict.fromkeys(("data.max_length", "max_length"), "--max-length"),
+    "num_examples": "--num-examples",
+    "batch_size": "--batch-size",
+    **dict.fromkeys(("depth.remove_layers", "remove_layers"), "--remove-layers"),
+    "depth.importance": "--importance",
+    **dict.fromkeys(("depth.protect_first", "protect_first"), "--protect-first"),
+    **dict.fromkeys(("depth.protect_last", "protect_last"), "--protect-last"),
+    **dict.fromkeys(("width.intermediate_size", "intermediate_size"), "--intermediate-size"),
+    **dict.fromkeys(("width.num_key_value_heads", "num_key_value_heads"), "--num-key-value-heads"),
+}
+"""What a recipe calls them."""
 
 
 def prune(
@@ -36,6 +57,9 @@ def prune(
     num_key_value_heads: Annotated[
         int | None, typer.Option(help="Key-value heads of each layer that stay.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Type of the weights: auto keeps it, or float32, bfloat16, float16.")
+    ] = "auto",
     num_examples: Annotated[int, typer.Option(help="Rows to calibrate on.")] = 256,
     held_out: Annotated[
         str | None,
@@ -50,7 +74,7 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Leave out what matters least of a model, or report what each size would cost."""
-    with command(quiet, debug):
+    with command(quiet, debug), naming_options(OPTIONS):
         depth = {
             "remove_layers": remove_layers,
             "importance": importance,
@@ -68,12 +92,21 @@ def prune(
                 "--report: measures what layers cost; leave --intermediate-size and "
                 "--num-key-value-heads out"
             )
+        if not (report or has_width or remove_layers is not None):
+            raise InputError(
+                "MODEL: nothing is left out of it; write --remove-layers, --intermediate-size, "
+                "--num-key-value-heads, or --report"
+            )
+        if data is None:
+            raise InputError(
+                "--data: missing; write rows to calibrate on, on which importance is measured"
+            )
         if report and remove_layers is None:
             depth["remove_layers"] = 1  # Said for the schema's sake; as many as may are tried.
         stage = _stage(
             {
-                "model": {"model_name_or_path": model},
-                "data": data and {"dataset_name": data, "max_length": max_length},
+                "model": {"model_name_or_path": model, "dtype": dtype},
+                "data": {"dataset_name": data, "max_length": max_length},
                 "num_examples": num_examples,
                 "batch_size": batch_size,
                 "depth": None if depth["remove_layers"] is None else depth,

@@ -7,7 +7,7 @@ from llmkd.check.lengths import data_facts
 from llmkd.check.row_facts import DataFacts, RowLength, kept_facts
 from llmkd.check.rows import MOST_SAMPLED_ROWS
 from llmkd.check.vocabulary import tokenizer_of_task
-from llmkd.data.chained_sums import make_rows
+from llmkd.data.chained_sums import make_rows, refuse_too_many
 from llmkd.errors import DataError
 from llmkd.recipe.places import Problem
 from llmkd.recipe.procedural import ChainedSumsTask, TaskRowsStage
@@ -34,6 +34,7 @@ def task_rows_facts(checker: "Checker", name: str, stage: TaskRowsStage) -> Stag
 
 
 def _of_chained_sums(task: ChainedSumsTask) -> DataFacts:
+    refuse_too_many(task)
     few = task.model_copy(update={"num_examples": min(task.num_examples, MOST_SAMPLED_ROWS)})
     tokens = [len(row["prompt"] + row["completion"]) + 2 for row in make_rows(few, seed=0)]
     how = f"the first {len(tokens)} rows, with the begin and end tokens"

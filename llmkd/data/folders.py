@@ -46,11 +46,16 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     chosen = [path for path in files if split in (named[path], path.stem)]
     if not chosen and split == "train" and not set(named.values()) & set(KNOWN_SPLITS):
         chosen = files
+    if not files:
+        raise DataError(
+            "dataset_name",
+            f"{folder} has no file that is {suffixes()}; name a folder with one, or the path of a file",
+        )
     if not chosen:
-        there = ", ".join(path.name for path in files) or f"no file that is {suffixes()}"
+        there = ", ".join(path.name for path in files)
         raise DataError(
             "dataset_split",
-            f"{folder} has no file of split {split}, but {there}; write another dataset_split, or "
+            f"{folder} has no file of split {split}, only {there}; write another dataset_split, or "
             "the path of a file",
         )
     return chosen

@@ -12,7 +12,7 @@ from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.errors import InputError
 from llmkd.evaluation.budgets import POSITIONS_AT_ONCE
 from llmkd.evaluation.kept import Answer
-from llmkd.evaluation.measured import Estimate, Measured, Setting
+from llmkd.evaluation.measured import Estimate, Measured, Setting, refuse_nan
 from llmkd.evaluation.perplexity import batches_of, inputs_of, num_read
 from llmkd.evaluation.statistics import bootstrap_ratio
 from llmkd.evaluation.subject import Subject
@@ -82,6 +82,7 @@ def measure_agreement(subject: Subject, task: AgreementTask, setting: Setting) -
         if not kept.has_all(places):
             rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
             found = compare(inputs_of(collate(rows), model))
+            refuse_nan((value for one in found for value in one["sums"]), task.name)
             kept.add(dict(zip(places, found, strict=True)))
         num_done += len(batch)
         setting.progress(num_done, len(windows))

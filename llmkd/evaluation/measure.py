@@ -36,6 +36,8 @@ def measure(subject: Subject, task: EvaluationTask, setting: Setting) -> Measure
         InputError: A model or data set that cannot be used.
     """
     _make_room(subject, task, setting)
+    if not is_in_transformers(task, setting.engine):
+        subject.refuse_broken_files()
     match task:
         case ExactMatchTask():
             return _exact_match(subject, task, setting)

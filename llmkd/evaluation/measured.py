@@ -1,14 +1,17 @@
 """What measuring one model on one task takes and gives."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmkd.errors import InputError
 from llmkd.evaluation.details import TaskDetails
 from llmkd.evaluation.kept import Kept
 from llmkd.evaluation.statistics import Bootstrap
 from llmkd.evaluation.subject import Subject
+from llmkd.models.finite import OVERFLOW
 from llmkd.progress import Progress
 from llmkd.recipe.base import RecipePart
 from llmkd.recipe.teacher_data import Engine
@@ -54,6 +57,20 @@ class Setting:
             **more,
         }
         return Kept(None if self.folder is None else self.folder / "answers.jsonl", settings)
+
+
+def refuse_nan(values: Iterable[float], task: str) -> None:
+    """Refuses what a model gave before it is kept.
+
+    Args:
+        values: Losses, or what else is a number for every model that works.
+        task: Its name.
+
+    Raises:
+        InputError: Some are NaN.
+    """
+    if any(map(math.isnan, values)):
+        raise InputError(f"tasks.{task}: {OVERFLOW}")
 
 
 @dataclass(frozen=True)

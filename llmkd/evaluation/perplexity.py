@@ -14,6 +14,7 @@ from llmkd.data.kinds import collator_for, tokenizing_for
 from llmkd.evaluation.budgets import LOGITS_AT_ONCE, POSITIONS_AT_ONCE
 from llmkd.evaluation.details import Bin
 from llmkd.evaluation.kept import Kept
+from llmkd.evaluation.measured import refuse_nan
 from llmkd.evaluation.reliability import Reliability
 from llmkd.evaluation.windows import Window, windows_of
 from llmkd.losses.divergences import IGNORED_ID
@@ -81,6 +82,7 @@ def score_text(
             rows = [{"input_ids": w.input_ids, "trained_spans": w.scored_spans} for w in batch]
             of_batch = Reliability()
             found = row_losses(model, inputs_of(collate(rows), model), of_batch)
+            refuse_nan(found, task.name)
             kept.add({number: {"losses": found, "reliability": of_batch.as_data()}})
         answer = kept.answers[number]
         reliability.add_data(answer["reliability"])

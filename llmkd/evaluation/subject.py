@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from llmkd.errors import InputError
+from llmkd.models.finite import broken_weight, broken_weight_in
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import config_of, dtype_name, load_model, load_tokenizer
 from llmkd.recipe.models import PretrainedModel
@@ -80,9 +81,27 @@ class Subject:
         """The model in transformers, for inference, on the accelerator where there is one.
 
         Raises:
-            InputError: Nothing loadable is there.
+            InputError: Nothing loadable is there, or its weights are not all finite.
         """
-        return load_for_inference(self.source, self.load)[0]
+        model = load_for_inference(self.source, self.load)[0]
+        self._refuse_broken(broken_weight(model))
+        return model
+
+    def refuse_broken_files(self) -> None:
+        """Raises InputError where weights on this machine, for an engine to load, are not finite."""
+        self._refuse_broken(self._broken_file)
+
+    @cached_property
+    def _broken_file(self) -> str | None:
+        return broken_weight_in(Path(self.source.model_name_or_path).expanduser())
+
+    def _refuse_broken(self, weight: str | None) -> None:
+        if weight is not None:
+            raise InputError(
+                f"{self.label}: its weight {weight} holds NaN or an infinite number, so whatever is "
+                "measured says nothing, as where a training went wrong; write a checkpoint from "
+                "before that, or copy the model anew"
+            )
 
     def release(self) -> None:
         """Gives back the memory of the model in transformers, which is loaded again when asked for."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,8 +40,7 @@ class Adapter:
         rank = config["r"]
         divisor = math.sqrt(rank) if config.get("use_rslora") else rank
         self.scale = config["lora_alpha"] / divisor
-        # GPT-2's layers keep their weights with inputs first.
-        self.is_transposed = bool(config.get("fan_in_fan_out"))
+        self.is_fan_in_fan_out = bool(config.get("fan_in_fan_out"))
         self.shapes = self._shapes()
 
     def added(self, name: str, weight: Tensor) -> Tensor:
@@ -51,8 +50,9 @@ class Adapter:
             return weight
         with safe_open(self.file, framework="pt") as file:
             a, b = (file.get_tensor(key + end).to(weight.dtype) for end in (A, B))
-        left, right = (a.T, b.T) if self.is_transposed else (b, a)
-        return torch.addmm(weight, left, right, alpha=self.scale)
+        left, right = (a.T, b.T) if self._is_transposed(a.shape) else (b.flatten(1), a.flatten(1))
+        # Of a convolution, B's kernel is one wide: each place of A's is multiplied by the same matrix.
+        return torch.addmm(weight.flatten(1), left, right, alpha=self.scale).view_as(weight)
 
     def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuses an adapter of another model.
@@ -63,18 +63,28 @@ class Adapter:
         Raises:
             InputError: A weight that it adapts is not there, or has another shape.
         """
-        for key, (_, inputs) in self.shapes.items():
+        for key, (rank, *inputs) in self.shapes.items():
             if not key.endswith(A):
                 continue
-            outputs = self.shapes[key.removesuffix(A) + B][0]
-            sides = (inputs, outputs) if self.is_transposed else (outputs, inputs)
+            outputs, inner = self.shapes[key.removesuffix(A) + B][:2]
             weight = key.removeprefix(BEGIN).removesuffix(A) + ".weight"
+            if inner != rank:
+                raise InputError(
+                    f"{self.place}: adapts {weight} in groups, as peft does with grouped convolutions, "
+                    "and cannot be added to it; train an adapter that leaves them out"
+                )
+            is_transposed = self._is_transposed(self.shapes[key])
+            sides = (*inputs, outputs) if is_transposed else (outputs, *inputs)
             if shapes.get(weight) != sides:
                 raise InputError(
                     f"{self.place}: is of another model: it adapts {weight} of shape {list(sides)}, "
                     f"and {self.base} has {_shown(shapes.get(weight))}; write the model that it was "
                     f"trained on as base_model_name_or_path in its {CONFIG}"
                 )
+
+    def _is_transposed(self, shape: Sequence[int]) -> bool:
+        """Whether a weight has its inputs first, as those of GPT-2's layers do; convolutions never."""
+        return self.is_fan_in_fan_out and len(shape) == 2
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         try:

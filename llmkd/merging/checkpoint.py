@@ -13,8 +13,8 @@ from torch import Tensor
 from llmkd.check.weights import INDEX, WHOLE, is_buffer
 from llmkd.errors import InputError
 from llmkd.merging.adapter import Adapter
-from llmkd.merging.methods import is_finite
 from llmkd.models.adapter_configs import CONFIG as ADAPTER_CONFIG
+from llmkd.models.finite import is_finite
 from llmkd.models.load import not_loadable
 from llmkd.pruning.record import PRUNING
 

@@ -20,7 +20,8 @@ from llmkd.merging.checkpoint import INTEGERS, TYPES, Checkpoint, copied_files, 
 from llmkd.merging.distances import Cosines
 from llmkd.merging.files import write_tensors
 from llmkd.merging.fit import fitted
-from llmkd.merging.methods import coefficients, cosine, is_finite, is_on_one_line, weighted_sum
+from llmkd.merging.methods import coefficients, cosine, is_on_one_line, weighted_sum
+from llmkd.models.finite import is_finite
 from llmkd.progress import Progress
 from llmkd.recipe.merging import MergeStage, Slerp
 from llmkd.training.checkpoints import publish, removed_on_failure

@@ -90,12 +90,6 @@ def weighted_sum(
     return torch.zeros_like(tensors[0]) if total is None else total
 
 
-def is_finite(tensor: Float[Tensor, "*shape"]) -> bool:
-    """Whether no number of a tensor is NaN or infinite."""
-    # Least and greatest are NaN where any number is; `torch.isfinite` would hold two copies at once.
-    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
-
-
 def _dot(first: Tensor, second: Tensor) -> float:
     # Chunk by chunk: a float64 copy of a whole tensor would take as much memory as two tensors.
     pairs = zip(first.flatten().split(CHUNK), second.flatten().split(CHUNK), strict=True)

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
+from llmkd.options import naming_options
 from llmkd.progress import progress
 from llmkd.pruning.calibration import batched, drawn_rows
 from llmkd.pruning.fields import most_removable, size_problems
@@ -16,6 +17,8 @@ from llmkd.recipe.data import DatasetSource
 from llmkd.recipe.pruning import PruneStage
 from llmkd.recipe.yaml_places import dotted
 from llmkd.teacher_data.transformers_engine import load_for_inference
+
+OF_HELD_OUT = {"data.dataset_name": "--held-out", "data.dataset_split": "--held-out"}
 
 
 def run_survey(
@@ -46,7 +49,8 @@ def run_survey(
     other = _of_held_out(stage, held_out, num_held_out)
     is_same = held_out in (None, getattr(stage.data, "dataset_name", None))
     skipped = stage.num_examples if is_same else 0
-    with progress("held-out rows") as moved:
+    where = {} if held_out is None else OF_HELD_OUT
+    with naming_options(where), progress("held-out rows") as moved:
         rows = drawn_rows(other, model, tokenizer, seed=seed, progress=moved, num_skipped=skipped)
     if len(rows) < num_held_out:
         instead = f"write --num-held-out {len(rows)}" if rows else "write --num-examples with fewer"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.errors import InputError
+from llmkd.models.finite import broken_weight
 from llmkd.pruning.architectures import Architecture, architecture_of
 from llmkd.pruning.choose import Cuts
 from llmkd.pruning.fields import fields_after, head_dim_of, queries_per_group
@@ -29,16 +30,15 @@ def check_prunable(model: PreTrainedModel) -> None:
         for part in (*_attention(layer, names), *_mlp(layer, names)):
             if type(part) is not nn.Linear:
                 raise InputError(
-                    f"model: has a {type(part).__name__} in place of a linear layer, as adapters and "
+                    f"model.model_name_or_path: has a {type(part).__name__} in place of a linear layer, as adapters and "
                     "quantization leave it; merge the adapter into the weights (peft's "
                     "merge_and_unload), or write the model that is not quantized"
                 )
-    for name, tensor in model.named_parameters():
-        if not tensor.isfinite().all():
-            raise InputError(
-                f"model: {name} holds values that are not finite; write a checkpoint from before "
-                "that, or copy the model anew"
-            )
+    if (name := broken_weight(model)) is not None:
+        raise InputError(
+            f"model.model_name_or_path: {name} holds values that are not finite; write a checkpoint "
+            "from before that, or copy the model anew"
+        )
 
 
 def cut(model: PreTrainedModel, cuts: Cuts) -> None:

@@ -14,6 +14,8 @@ from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -22,6 +24,7 @@ from transformers import (
 
 from llmkd.data.prompts import encoded_prompts
 from llmkd.errors import InputError
+from llmkd.models.finite import OVERFLOW
 from llmkd.models.head import output_head
 from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
@@ -88,7 +91,8 @@ def generate_from_ids(
         seed: Decides the samples, given the whole batch; torch's own random state stays as it was.
 
     Raises:
-        InputError: A prompt has no tokens, or more than the model has positions for.
+        InputError: A prompt has no tokens, or more than the model has positions for, or the model
+            gives NaN.
     """
     assert not model.training, "dropout would change what the model writes"
     input_ids, attention_mask = _padded(prompts, model, tokenizer)
@@ -119,6 +123,7 @@ def generate_from_ids(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
+            logits_processor=LogitsProcessorList([_RefuseNaN()]),
             stopping_criteria=StoppingCriteriaList(
                 [_StopStrings(generation.stop, start, tokenizer)]
             ),
@@ -126,6 +131,16 @@ def generate_from_ids(
         )
     written = generated[:, start:].tolist()
     return [_written(ids, set(stops), generation.stop, tokenizer) for ids in written]
+
+
+class _RefuseNaN(LogitsProcessor):
+    """Ends what would go on with any token: greedy search takes NaN for the largest number."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The logits as they are, [B, V]."""
+        if scores.isnan().any():
+            raise InputError(OVERFLOW)
+        return scores
 
 
 class _StopStrings(StoppingCriteria):

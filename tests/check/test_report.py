@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read_are_not_known(how, name, local, checked):
         path.symlink_to(path)
     problems, data = problems_or_data(checked, local / "local.yaml")
     if name == "data.jsonl" and how != "unreadable":
-        said = "has no file of split train" if how == "a folder" else "data.jsonl does not exist"
+        said = "has no file that is .jsonl" if how == "a folder" else "data.jsonl does not exist"
         assert said in problems[0]
     else:
         assert data

@@ -90,7 +90,7 @@ def test_the_files_of_a_folder_are_those_of_its_split(tmp_path):
 
     assert read_rows(source(tmp_path)).num_rows.value == 7
     assert read_rows(source(tmp_path, dataset_split="validation")).num_rows.value == 5
-    with pytest.raises(DataError, match="no file of split test, but train-0"):
+    with pytest.raises(DataError, match="no file of split test, only train-0"):
         read_rows(source(tmp_path, dataset_split="test"))
 
 

@@ -62,7 +62,10 @@ def test_models_are_compared_and_a_broken_task_costs_the_others_nothing(llmkd, m
         (["--suite", "perplexity", "--columns", "text.text=body"], "write --data text=FILE too"),
         (["--num-samples", "4"], "no task of suite procedural has"),
         (["--suite", "distillation"], "compares with a teacher"),
-        (["--engine", "vlm"], "vllm"),
+        (["--engine", "vlm"], "--engine: no such kind"),
+        (["--batch-size", "many"], "--batch-size: input should be an integer or `auto`"),
+        (["--teacher", "./nowhere"], "--teacher: ./nowhere does not exist"),
+        (["./n"], "model 2: ./n does not exist"),
         (["--engine", "vllm"], "no task of suite procedural writes by vllm"),
     ],
 )

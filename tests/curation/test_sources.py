@@ -159,6 +159,6 @@ def test_a_stage_that_wrote_no_text_is_refused(curate, tmp_path):
     (tmp_path / "scored").mkdir()
     (tmp_path / "scored" / "generation.json").write_text("{}")
     with pytest.raises(
-        InputError, match=r"data\.dataset_split: .*scored has no file of split train"
+        InputError, match=r"data\.dataset_name: .*scored has no file that is \.jsonl"
     ):
         curate(str(tmp_path / "scored"))

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkd.data.chained_sums import make_rows, vocabulary
+from llmkd.data import chained_sums
+from llmkd.data.chained_sums import make_rows, num_problems, vocabulary
 from llmkd.data.tasks import build_tokenizer
 from llmkd.errors import DataError
 from llmkd.recipe.procedural import ChainedSumsTask
@@ -106,15 +107,31 @@ def test_splits_share_no_numbers_in_any_order_and_for_any_seed():
             assert found.setdefault(numbers, split) == split
 
 
-def test_more_than_there_are_is_refused_with_how_many_there_are():
-    # Of 45 pairs from 1 to 9, with both orders 81 prompts, the test split has about a tenth.
-    task = a_task(split="test", num_terms=2, largest_term=9, operation="plus", num_examples=60)
-    with pytest.raises(
-        DataError, match=r"num_examples: split test has about (\d+) problems"
-    ) as told:
-        make_rows(task, 0)
-    most = int(re.search(r"about (\d+)", str(told.value))[1])
-    assert len(make_rows(task.model_copy(update={"num_examples": most}), 0)) == most
+@pytest.mark.parametrize("operation", ["plus", "minus", "both"])
+@pytest.mark.parametrize(("num_terms", "largest_term"), [(2, 9), (3, 4), (4, 2)])
+def test_splits_have_as_many_problems_as_there_are_and_no_more(operation, num_terms, largest_term):
+    # Each order of the numbers is a problem; a difference ends in one of 20 numbers.
+    kinds = {"plus": 1, "minus": 20, "both": 21}[operation]
+    sizes = [num_problems(num_terms, largest_term, operation, split) for split in SPLITS]
+    assert sum(sizes) == largest_term**num_terms * kinds
+    fields = {"operation": operation, "num_terms": num_terms, "largest_term": largest_term}
+    for split, size in zip(SPLITS, sizes, strict=True):
+        task = a_task(split=split, **fields, num_examples=size or 1)
+        if size:
+            assert len({row["prompt"] for row in make_rows(task, 0)}) == size
+        more = task.model_copy(update={"num_examples": size + 1})
+        with pytest.raises(DataError, match=f"split {split} gives {size} problems") as told:
+            make_rows(more, 0)
+        assert (f"num_examples: {size} or less" in str(told.value)) == (size > 0)
+
+
+def test_too_many_sets_of_numbers_to_be_looked_at_one_by_one_are_reckoned(monkeypatch):
+    sizes = {split: num_problems(4, 12, "both", split) for split in SPLITS}
+    monkeypatch.setattr(chained_sums, "MOST_COUNTED", 100)
+    num_problems.cache_clear()
+    for split, size in sizes.items():
+        assert 0.85 * size < num_problems(4, 12, "both", split) < size
+    num_problems.cache_clear()
 
 
 def test_a_split_without_a_problem_is_refused():
@@ -129,7 +146,7 @@ def test_a_split_without_a_problem_is_refused():
         except DataError as error:
             told.append(error.message)
     assert len(told) == 3
-    assert "has about 0 problems" in told[0]
+    assert "gives 0 problems" in told[0]
     assert "num_examples: 0" not in told[0]
 
 

@@ -52,7 +52,7 @@ def test_a_folder_gives_the_files_of_its_split(tmp_path):
     (tmp_path / "README.md").write_text("not data")
     assert load(tmp_path).to_list() == TEXTS[:4]
     assert load(tmp_path, dataset_split="validation").to_list() == TEXTS[4:]
-    with pytest.raises(InputError, match=r"no file of split test, but .*validation\.jsonl"):
+    with pytest.raises(InputError, match=r"no file of split test, only .*validation\.jsonl"):
         load(tmp_path, dataset_split="test")
 
 
@@ -76,7 +76,7 @@ def test_a_split_of_a_stages_data_is_the_file_of_its_name(tmp_path):
     assert load(tmp_path).to_list() == EXAMPLES
     assert load(tmp_path, dataset_split="undecided").to_list() == EXAMPLES[:2]
     assert load(tmp_path, dataset_split="no_answer").to_list() == EXAMPLES[2:]
-    with pytest.raises(InputError, match=r"no file of split other, but data\.jsonl, no_answer"):
+    with pytest.raises(InputError, match=r"no file of split other, only data\.jsonl, no_answer"):
         load(tmp_path, dataset_split="other")
 
 
@@ -281,5 +281,5 @@ def test_a_folder_named_like_a_file_is_passed_over(tmp_path):
 def test_what_is_named_after_another_split_is_not_trained_on(tmp_path, name):
     write_jsonl(tmp_path / name, TEXTS)
     write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    with pytest.raises(InputError, match="no file of split train"):
+    with pytest.raises(InputError, match="no file of split train, only"):
         load(tmp_path)

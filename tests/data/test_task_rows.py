@@ -1,11 +1,13 @@
 import json
 
+import pytest
 from transformers import AutoTokenizer
 
 from llmkd.check.report import check
 from llmkd.data.files import raw_rows
 from llmkd.data.task_rows import write_task_rows
 from llmkd.data.tasks import make_rows
+from llmkd.errors import InputError
 from llmkd.recipe.data import DatasetFiles
 from llmkd.recipe.procedural import TaskRowsStage, columns_of
 
@@ -59,3 +61,10 @@ def test_check_knows_how_many_and_how_long_before_they_are_made(tmp_path):
     assert facts["sums"].facts["longest row"].value == longest + 2
     assert facts["model"].facts["rows"].value == 5
     assert facts["model"].facts["vocabulary"].value == 51
+
+
+def test_check_refuses_more_problems_than_the_split_has(tmp_path):
+    # The first 200 rows are there; the 2,000 that are asked for are not.
+    few = {"num_terms": 3, "largest_term": 12, "split": "test", "num_examples": 2000}
+    with pytest.raises(InputError, match=r"stages\.sums\.data\.num_examples: split test gives"):
+        check(write_recipe(tmp_path / "r.yaml", **few))

@@ -4,6 +4,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 from llmkd.errors import LlmkdError
 from llmkd.evaluation import cost as cost_module
@@ -86,6 +87,57 @@ def test_values_are_those_of_the_scores(models, suite, tiny_llama, tokenizer, mo
     assert loss.value == pytest.approx(found.losses.sum() / found.counts.sum())
     for field in ("value", "ci_low", "ci_high"):
         assert getattr(perplexity, field) == pytest.approx(np.exp(getattr(loss, field)))
+
+
+def spoil(folder, change):
+    """Changes one weight of a saved model."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    change(model.model.layers[1].mlp.down_proj.weight.data)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_with_broken_weights_fails_in_every_task_and_the_other_is_measured(
+    models, suite, value, tmp_path
+):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"question": "1+1=", "answer": "2"}) + "\n")
+    tasks = [
+        *suite.model_dump(mode="json")["tasks"],
+        {
+            "kind": "reasoning",
+            "name": "asked",
+            "grader": "exact_match",
+            "data": {"dataset_name": str(asked)},
+            "generation": {"max_completion_length": 3},
+        },
+        {"kind": "cost", "name": "cost"},
+    ]
+    suite = Suite.model_validate_json(json.dumps({"name": "all", "tasks": tasks}))
+    spoil(models[1][1], lambda weight: weight[3, 5].fill_(value))
+    found = run(models, suite)
+    names = [task.name for task in suite.tasks]
+    assert [(one.model, one.task) for one in found.failures] == [("second", n) for n in names]
+    assert {record.model for record in found.records} == {"first"}
+    assert {record.task for record in found.records} == set(names)
+    for failure in found.failures:
+        assert "weight model.layers.1.mlp.down_proj.weight holds NaN or an" in failure.message
+        assert failure.is_bad_input
+
+
+def test_an_overflow_is_told_with_its_cause_and_none_of_it_is_kept(models, suite, tmp_path):
+    spoil(models[1][1], lambda weight: weight.mul_(3e4))
+    model = AutoModelForCausalLM.from_pretrained(models[1][1])
+    model.half().save_pretrained(models[1][1])
+    found = run(models, suite, folder=tmp_path / "kept")
+    assert [(one.model, one.task) for one in found.failures] == [
+        ("second", "sums"),
+        ("second", "text"),
+    ]
+    for failure in found.failures:
+        assert "are too large for the type of its weights" in failure.message
+    (kept,) = (tmp_path / "kept/model-1/task-1").iterdir()
+    assert len(kept.read_text().splitlines()) == 1
 
 
 def test_where_memory_runs_out_fewer_examples_are_taken_at_once(models, suite, monkeypatch):

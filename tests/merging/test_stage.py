@@ -1,6 +1,7 @@
 """The stage within a recipe: what refuses it, what it makes, and who takes that."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -147,8 +148,9 @@ def test_check_deep_tries_one_tensor_and_writes_nothing_to_the_run(recipe, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_merges_folders(recipe, tmp_path):
+def test_the_command_merges_folders(recipe, saved, tmp_path):
     recipe()
+    saved("wide", 1, hidden_size=16)
     out = str(tmp_path / "out")
     names = ["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", out]
     runner = CliRunner()
@@ -160,15 +162,25 @@ def test_the_command_merges_folders(recipe, tmp_path):
     refused = runner.invoke(app, [*names, "--method", "slerp"])
     assert (refused.exit_code, "is there already" in refused.stderr) == (2, True)
     for options, expected in (
-        (["--method", "linear", "--weight", "1"], "weights: 1 weights for 2 models"),
-        (["--method", "slerp", "--weight", "2"], "less than or equal to 1"),
-        (["--method", "slerp", "--weight", "0.5", "--weight", "0.5"], "--weight"),
-        (["--method", "slerp", "--base", "a"], "base"),
-        (["--method", "task_arithmetic"], "base"),
+        (["--method", "linear", "--weight", "1"], "--weight: 1 weights for 2 models"),
+        (["--method", "linear", "--weight", "1", "--weight", "-1"], "--weight: their sum is 0"),
+        (["--method", "linear", "--weight", "nan", "--weight", "1"], "--weight: input should be"),
+        (["--method", "slerp", "--weight", "2"], "--weight: input should be less than or equal"),
+        (["--method", "slerp", "--weight", "0.5", "--weight", "0.5"], "--weight: slerp has one"),
+        (["--method", "slerp", "--base", "a"], "write --method task_arithmetic --base MODEL"),
+        (["--method", "task_arithmetic"], "write --method task_arithmetic --base MODEL"),
+        (["--max-shard-size", "5"], "--max-shard-size: input should match"),
+        (
+            [str(tmp_path / "a")],
+            "MODELS: slerp is between two models, and here are 3; name two, or write --method linear",
+        ),
+        (["--method", "task_arithmetic", "--base", str(tmp_path / "wide")], "model 1: "),
+        (["--method", "linear", str(tmp_path / "wide")], "than model 1 ("),
         (["--method", "ties"], "slerp, linear or task_arithmetic"),
     ):
         refused = runner.invoke(app, ["merge", *names[1:3], "--output", f"{out}2", *options])
         assert refused.exit_code == 2, options
         assert expected in refused.stderr, refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
+        assert not re.search(r"stages\.|method\.|models\.\d", refused.stderr)
     assert not (tmp_path / "out2").exists()

@@ -180,30 +180,54 @@ REPORT = ["--data", "rows.jsonl", "--num-examples", 9, "--num-held-out", 5, "--r
     [
         (
             ["--data", "rows.jsonl", "--report"],
-            "the calibration set has 40 rows, and 256 are asked for",
+            "--num-examples: the calibration set has 40 rows, and 256 are asked for; write "
+            "--num-examples 40, or",
         ),
         ([*REPORT, "--num-held-out", 32], "32 rows are asked for, and 31 are there besides 9"),
         ([*REPORT, "--num-examples", 40], "5 rows are asked for, and 0 are there besides 40"),
         ([*REPORT, "--held-out", "few.jsonl"], "5 rows are asked for, and 3 are there"),
         ([*REPORT, "--held-out", "nowhere.jsonl"], "nowhere.jsonl"),
-        ([*REPORT, "--remove-layers", 3], "3 of 4 layers cannot go"),
+        ([*REPORT, "--held-out", "other.jsonl"], "--held-out: other.jsonl: the columns are a"),
+        (
+            [*REPORT, "--remove-layers", 3],
+            "--remove-layers: 3 of 4 layers cannot go, as the first 1 (--protect-first) and",
+        ),
         ([*REPORT, "--protect-first", 3], "of 4 layers none is left to go"),
         ([*REPORT, "--intermediate-size", 8], "--report: measures what layers cost"),
-        (["--report"], "importance is measured on a calibration set, and there is none"),
-        (["--data", "rows.jsonl", "--output", "out"], "leaves nothing out"),
+        (["--report"], "--data: missing"),
+        (["--data", "rows.jsonl", "--output", "out"], "write --remove-layers, --intermediate-size"),
+        ([*REPORT, "--importance", "angular"], "--importance: input should be"),
+        ([*REPORT, "--dtype", "half"], "--dtype: input should be"),
+        ([*REPORT, "--max-length", 1], "--max-length: input should be greater than 1"),
         (
             ["--data", "rows.jsonl", "--output", "out", "--intermediate-size", 0],
-            "intermediate_size: input should be greater than 0; got 0",
+            "--intermediate-size: input should be greater than 0; got 0",
         ),
         ([*REPORT, "--num-key-value-heads", 0], "--report: measures what layers cost"),
         (["--data", "rows.jsonl", "--remove-layers", 1], "--output: missing"),
     ],
 )
 def test_what_cannot_be_done_is_told(place, arguments, expected):
+    (place / "other.jsonl").write_text('{"a": 1}\n')
+    there = sorted(place.iterdir())
     done = prune("model", *arguments)
     assert done.exit_code == 2, done.output
     assert expected in done.stderr
-    assert sorted(p.name for p in place.iterdir()) == ["few.jsonl", "model", "rows.jsonl"]
+    assert not re.search(
+        r"stages\.|depth\.|width\.|[a-z]_(layers|examples|held|length)", done.stderr
+    )
+    assert sorted(place.iterdir()) == there
+
+
+def test_a_type_in_which_the_model_overflows_is_told_with_the_option(place):
+    model = AutoModelForCausalLM.from_pretrained("model")
+    model.model.layers[1].mlp.down_proj.weight.data *= 3e4
+    model.save_pretrained("model")
+    options = ["--data", "rows.jsonl", "--remove-layers", 1, "--num-examples", 9]
+    refused = prune("model", *options, "--dtype", "float16", "--output", "out")
+    assert (refused.exit_code, refused.stderr.split(":")[0]) == (2, "--dtype")
+    assert "write --dtype float32" in refused.stderr
+    assert prune("model", *options, "--output", "out").exit_code == 0
 
 
 def test_an_unknown_architecture_is_refused(place, tokenizer):

@@ -74,7 +74,7 @@ def model_for(subject: Subject, task: LMEvalTask, setting: Setting) -> TemplateL
         case _:
             model = _in_transformers(subject, setting.batch_size)
     kept = setting.kept(subject, task, batch_size=setting.batch_size, lm_eval=version("lm_eval"))
-    model.cache_hook = KeptRequests(kept, setting.progress)
+    model.cache_hook = KeptRequests(kept, setting.progress, task.name)
     return model
 
 

@@ -6,6 +6,7 @@ that are left fall into the batches that they would have been in: the numbers ha
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -13,6 +14,7 @@ from lm_eval.api.model import hash_args
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from llmkd.evaluation.kept import Kept
+from llmkd.evaluation.measured import refuse_nan
 from llmkd.progress import Progress
 
 Answer = Any
@@ -25,10 +27,11 @@ class KeptRequests:
     Args:
         kept: Where they are kept, a batch as one.
         progress: Called with (done, total) requests.
+        task: Its name.
     """
 
-    def __init__(self, kept: Kept, progress: Progress):
-        self.kept = kept
+    def __init__(self, kept: Kept, progress: Progress, task: str):
+        self.kept, self.task = kept, task
         self.progress = progress
         self.answers: dict[str, list[Answer]] = defaultdict(list)
         self._batch: list[tuple[str, Answer]] = []
@@ -45,6 +48,9 @@ class KeptRequests:
     def flush(self) -> None:
         """Keeps the batch, which is now whole."""
         if self._batch:
+            refuse_nan(
+                chain.from_iterable(_numbers(answer) for _, answer in self._batch), self.task
+            )
             self.kept.add({len(self.kept.answers): {"requests": self._batch}})
             self._take(self._batch)
             self._batch = []
@@ -94,6 +100,12 @@ class KeptRequests:
 def _key(kind: str, args: Sequence[Any]) -> str:
     """Of texts, what they continue alone: vLLM's settings come back with more in them."""
     return hash_args(kind, args[:1] if kind == "generate_until" else args)
+
+
+def _numbers(answer: Answer) -> list[float]:
+    """The log-likelihoods of an answer: one with whether it is greedy, several such, or none."""
+    parts = [answer] if isinstance(answer, tuple) else answer if isinstance(answer, list) else []
+    return [float(part[0]) for part in parts]
 
 
 def is_sampled(generation_kwargs: dict[str, Any]) -> bool:

@@ -97,7 +97,7 @@ def _metrics(runs: Sequence[RunFiles]) -> list[str]:
     )
     of_terms = [name for name in logged if name.startswith("loss/")]
     norms = [name for name in logged if name.startswith("grad_norm/")]
-    looks = [name for name in validated if _is_reward(name) or name in VALIDATED]
+    looks = [*filter(_is_reward, validated), *(name for name in VALIDATED if name in validated)]
     before, after = ["loss", *of_terms, OWN_AND_TEACHERS, "teacher_mse", "kl", "grad_norm"], AMOUNTS
     rewards = [name for name in logged if _is_reward(name)]
     found = [name for name in (*rewards, *ROLLOUTS, *before, *norms, *after) if name in logged]

@@ -7,8 +7,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llmkd.progress import Progress
 
 
+SHOWN = {
+    "loss": "loss",
+    "kl": "kl",
+    "tokens_per_s": "tokens/s",
+    "reward": "reward",
+    "completions/mean_length": "length",
+    "kd/reverse_kl": "kl",
+}
+"""What of a log line is shown, and what it is called there."""
+
+
 class ProgressBar(TrainerCallback):
-    """Shows the step, and the last logged loss, speed and gradient norm."""
+    """Shows the step, and what was logged last."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -23,8 +34,7 @@ class ProgressBar(TrainerCallback):
         **_: Any,
     ) -> None:
         """Remembers what to show."""
-        shown = {"loss": "loss", "kl": "kl", "tokens_per_s": "tokens/s"}
-        self.figures |= {shown[name]: logs[name] for name in shown if logs and name in logs}
+        self.figures |= {SHOWN[name]: logs[name] for name in SHOWN if logs and name in logs}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -6,7 +6,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmkd.progress import Progress
 
-
 SHOWN = {
     "loss": "loss",
     "kl": "kl",

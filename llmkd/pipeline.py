@@ -24,6 +24,7 @@ from llmkd.progress import say
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.foreign_code import foreign_code
+from llmkd.recipe.grpo_arguments import TRAINER_BLOCKS
 from llmkd.recipe.references import needed_for
 from llmkd.recipe.schema import (
     EvaluateStage,
@@ -283,7 +284,7 @@ def _run_in_place(job: Run, *, allow_code: bool) -> None:
     if is_main():
         _set_results_aside(job)
         _describe(job)
-    if job.recipe.stages[name].kind != "train":
+    if job.recipe.stages[name].kind not in TRAINER_BLOCKS:
         raise InputError(
             f"stages.{name}: a {job.recipe.stages[name].kind} stage does not run under a launcher; "
             "run `llmkd train` without one up to here, then again with it"

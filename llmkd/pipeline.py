@@ -286,7 +286,7 @@ def _run_in_place(job: Run, *, allow_code: bool) -> None:
         _describe(job)
     if job.recipe.stages[name].kind not in TRAINER_BLOCKS:
         raise InputError(
-            f"stages.{name}: a {job.recipe.stages[name].kind} stage does not run under a launcher; "
+            f"stages.{name}: kind {job.recipe.stages[name].kind} does not run under a launcher; "
             "run `llmkd train` without one up to here, then again with it"
         )
     run_stage(job, name)

@@ -38,7 +38,7 @@ def trained(monkeypatch):
 
     def do(job, stage, folder, name):
         names.append(name)
-        if stage.kind == "train":
+        if stage.kind in ("train", "kdrl"):
             (folder / "model").mkdir(exist_ok=True)
             (folder / "model/config.json").touch()
         else:
@@ -119,3 +119,27 @@ def test_a_stage_refused_for_its_input_may_be_mended_unless_something_was_saved(
     else:
         with pytest.raises(InputError, match="learning_rate changed since"):
             pipeline.run(make_recipe(2e-3))
+
+
+KDRL = {
+    "kind": "kdrl",
+    "student": {"model_name_or_path": "stage:student"},
+    "data": {"kind": "task", "digits": 2, "num_examples": 9, "keep_columns": ["answer"]},
+    "reward_funcs": [{"kind": "number"}],
+    "objective": {"kind": "grpo"},
+}
+
+
+def test_under_a_launcher_every_stage_that_trains_runs_and_no_other(
+    make_recipe, trained, monkeypatch
+):
+    recipe = make_recipe(again=KDRL, evaluation=EVALUATE)
+    pipeline.run(recipe)
+    trained.clear()
+    (Run(recipe).stage_folder("again") / "stage.json").unlink()
+    (Run(recipe).stage_folder("evaluation") / "stage.json").unlink()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    pipeline.run(recipe)
+    assert trained == ["again"]
+    with pytest.raises(InputError, match=r"stages.evaluation: kind evaluate does not run under"):
+        pipeline.run(recipe)

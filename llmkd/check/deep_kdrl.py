@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.check.miniature import FEW_TOKENS, at_most
-from llmkd.recipe.grpo_arguments import GRPO
+from llmkd.recipe.grpo_arguments import GRPO, num_generated
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.training_arguments import effective
 
@@ -33,10 +33,13 @@ def try_kdrl(stage: KDRLStage, folder: Path, seed: int) -> None:
 
 
 def _in_miniature(stage: KDRLStage) -> KDRLStage:
-    most = min(FEW_TOKENS, effective(stage.trainer, GRPO)["max_completion_length"])
+    arguments = effective(stage.trainer, GRPO)
+    most = min(FEW_TOKENS, arguments["max_completion_length"])
     small = {"max_steps": 1, "max_completion_length": most, "save_strategy": "no"}
     quiet = {"report_to": "none", "push_to_hub": False}
-    data = stage.data.model_copy(update=at_most(stage.data, PROMPTS_READ))
+    data = stage.data.model_copy(
+        update=at_most(stage.data, max(PROMPTS_READ, num_generated(arguments)))
+    )
     return stage.model_copy(
         update={
             "trainer": {**stage.trainer, **small, **quiet},

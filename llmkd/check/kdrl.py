@@ -15,7 +15,7 @@ from llmkd.check.stages import Checker, num_positions_of, vocabulary_fact
 from llmkd.check.steps import train_disk
 from llmkd.errors import DataError
 from llmkd.recipe.data import Prompts
-from llmkd.recipe.grpo_arguments import GRPO
+from llmkd.recipe.grpo_arguments import GRPO, num_generated, too_few_prompts
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.places import Problem
 from llmkd.recipe.training_arguments import effective
@@ -38,6 +38,8 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
         Problem((*key, "trainer", argument), text) for argument, text in _batch(arguments)
     ]
     rows, prompt = _data(checker, found, stage.data, student, (*key, "data"))
+    if rows.value is not None and (problem := too_few_prompts(int(rows.value), arguments)):
+        found.problems.append(Problem((*key, "data"), problem))
     if stage.validation is not None:
         _data(checker, found, stage.validation.data, student, (*key, "validation", "data"))
     length = known(lambda: _length(prompt, arguments))
@@ -80,13 +82,14 @@ def _model_problems(key: Key, model: Model) -> list[Problem]:
 
 def _batch(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Batch arithmetic that TRL refuses when training begins."""
-    group, size = arguments["num_generations"], _num_generated(arguments)
+    group, size = arguments["num_generations"], num_generated(arguments)
     if arguments["generation_batch_size"] and arguments["steps_per_generation"]:
         message = "steps_per_generation is written too, and says the same; leave one out"
         return [("generation_batch_size", message)]
-    if group < 2:
-        message = "a response is compared with others to its prompt; write 2 or more"
-        return [("num_generations", message)]
+    step = arguments["per_device_train_batch_size"]
+    if size % step:
+        message = f"{size} is no multiple of per_device_train_batch_size: {step}; write one that is"
+        return [("generation_batch_size", message)]
     if size % group:
         return [
             (
@@ -96,15 +99,6 @@ def _batch(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         ]
     return []
-
-
-def _num_generated(arguments: Mapping[str, Any]) -> int:
-    """Responses that one device writes at once."""
-    if arguments["generation_batch_size"]:
-        return arguments["generation_batch_size"]
-    accumulation = arguments["gradient_accumulation_steps"]
-    each = arguments["steps_per_generation"] or accumulation
-    return arguments["per_device_train_batch_size"] * each
 
 
 def _data(
@@ -172,7 +166,7 @@ def _memory(
         learning = train_memory(
             student, teacher, tokens, arguments, has_accelerator=has_accelerator
         )
-        writing = generate_memory(student, _num_generated(arguments), length)
+        writing = generate_memory(student, num_generated(arguments), length)
         return max(learning, writing, key=value_of)
 
     found.facts["memory"] = known(memory)

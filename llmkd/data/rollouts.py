@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.data.cache import tokenized
@@ -13,7 +14,10 @@ from llmkd.errors import DataError
 from llmkd.progress import Progress
 from llmkd.recipe.data import Prompts
 
-RESERVED = ("prompt", "completion", "completions", "completion_ids")
+RESERVED = (
+    *("prompt", "prompts", "completion", "completions", "completion_ids", "image", "images"),
+    *("environment", "environments", "trainer_state", "log_extra", "log_metric"),
+)
 """Names that TRL gives to something else."""
 
 
@@ -42,7 +46,19 @@ def rollout_prompts(
     """
     tokenize = PromptTokenize(tokenizer, config, source)
     found, _ = tokenized(source, tokenize, seed=seed, progress=progress)
-    return datasets.Dataset.from_list([_row(prompt) for prompt in found]), max(found["length"])
+    return _table([_row(prompt) for prompt in found]), max(found["length"])
+
+
+def _table(rows: list[dict[str, Any]]) -> datasets.Dataset:
+    for name in rows[0].keys() - {"prompt"}:
+        try:
+            pa.array([row.get(name) for row in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(
+                "keep_columns",
+                f"`{name}` has values of several types ({error}); give all rows one, such as text",
+            ) from error
+    return datasets.Dataset.from_list(rows)
 
 
 def _row(prompt: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checks a kdrl stage's `trainer` block against `trl.GRPOConfig` without importing it."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from llmkd.recipe.training_arguments import (
@@ -42,6 +43,7 @@ GRPO_OWNED = {
     "reward_weights": "write `weight` in each of `reward_funcs`",
     "model_init_kwargs": "write `student.dtype` and `student.attn_implementation`",
     "trust_remote_code": "llmkd loads no code of models; leave it out",
+    "sync_ref_model": "checkpoints lack the reference that it moves; leave it out",
     "log_completions": _ROLLOUTS,
     "num_completions_to_print": _ROLLOUTS,
     "log_unique_prompts": _ROLLOUTS,
@@ -50,6 +52,65 @@ GRPO_OWNED = {
     "auto_find_batch_size": "a batch has whole groups; lower per_device_train_batch_size",
 }
 """What llmkd owns of the names, and what to write instead."""
+
+
+LOSS_TYPES = ("dapo", "bnpo", "dr_grpo", "grpo")
+"""TRL's whose parts per micro-batch add up as the distillation term's do."""
+OWN_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+"""Sampling settings with which rollouts are drawn from the student's own distribution."""
+
+
+def distillation_refusals(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Arguments with which GRPO and a teacher's term would not add up, and what to write instead.
+
+    Args:
+        arguments: All of `trl.GRPOConfig`; what is not there is taken to be as it should.
+    """
+    problems = list[tuple[str, str]]()
+    loss_type = arguments.get("loss_type", "dapo")
+    if loss_type not in LOSS_TYPES:
+        message = (
+            f"{loss_type} is not added up as distillation is; write one of {', '.join(LOSS_TYPES)}"
+        )
+        problems.append(("loss_type", message))
+    if arguments.get("importance_sampling_level", "token") != "token":
+        message = (
+            "distillation takes the ratio of each token; write importance_sampling_level: token"
+        )
+        problems.append(("importance_sampling_level", message))
+    cuts = {
+        name: arguments[name]
+        for name, neutral in OWN_DISTRIBUTION.items()
+        if arguments.get(name, neutral) != neutral
+    }
+    if arguments.get("generation_kwargs"):
+        cuts["generation_kwargs"] = "others than the fields of this block"
+    return problems + [
+        (
+            name,
+            f"the reverse KL is that of the student's own distribution, which {value} cuts; leave it out",
+        )
+        for name, value in cuts.items()
+    ]
+
+
+def num_generated(arguments: Mapping[str, Any]) -> int:
+    """Responses that are written at once; on one device, where `generation_batch_size` does not say."""
+    if arguments["generation_batch_size"]:
+        return arguments["generation_batch_size"]
+    each = arguments["steps_per_generation"] or arguments["gradient_accumulation_steps"]
+    return arguments["per_device_train_batch_size"] * each
+
+
+def too_few_prompts(num_prompts: int, arguments: Mapping[str, Any]) -> str | None:
+    """Why so many prompts are too few: TRL leaves out what does not fill a generation batch."""
+    at_once = num_generated(arguments) // arguments["num_generations"]
+    if num_prompts >= at_once:
+        return None
+    return (
+        f"there are {num_prompts} prompts, and {at_once} are answered at once; add some, or write a "
+        "smaller trainer.per_device_train_batch_size"
+    )
 
 
 def is_trl_installed() -> bool:

@@ -6,8 +6,8 @@ from llmkd.errors import InputError
 from llmkd.recipe.base import referenced_stage
 from llmkd.recipe.curation_columns import written_columns
 from llmkd.recipe.data import AdditionTask, Prompts
-from llmkd.recipe.grpo_arguments import is_trl_installed
-from llmkd.recipe.kdrl import GRPO, KDRL, Imitation, KDRLStage, OPDThenRL, SwitchAtPlateau
+from llmkd.recipe.grpo_arguments import distillation_refusals, is_trl_installed
+from llmkd.recipe.kdrl import GRPO, KDRL, OPD, Imitation, KDRLStage, OPDThenRL, SwitchAtPlateau
 from llmkd.recipe.places import Problem
 from llmkd.recipe.reward_checks import correct_reward, reward_problems
 from llmkd.recipe.rollout_teachers import (
@@ -21,6 +21,8 @@ from llmkd.recipe.yaml_places import Key
 
 COLUMN_SUFFIX = "_column"
 """What ends the names of a reward's fields that name a column."""
+POLICY_TERMS = ("beta", "entropy_coef", "use_adaptive_entropy")
+"""What TRL adds to the loss beside the rewards."""
 
 
 def kdrl_problems(stage: KDRLStage, key: Key, stages: Mapping[str, Stage]) -> Iterator[Problem]:
@@ -33,11 +35,19 @@ def kdrl_problems(stage: KDRLStage, key: Key, stages: Mapping[str, Stage]) -> It
     yield from reward_problems(stage.reward_funcs, (*key, "reward_funcs"))
     yield from _teacher_problems(stage, key)
     yield from _objective_problems(stage, key)
+    for name, message in _argument_problems(stage):
+        yield Problem((*key, "trainer", name), message)
     yield from _guard_problems(stage, key)
     yield from _column_problems(stage, stage.data, (*key, "data"), stages)
     if stage.validation is not None:
         place = (*key, "validation", "data")
         yield from _column_problems(stage, stage.validation.data, place, stages)
+        template = getattr(stage.validation.data, "chat_template", None)
+        if template not in (None, getattr(stage.data, "chat_template", None)):
+            yield Problem(
+                (*place, "chat_template"),
+                "a student has one template, which `data.chat_template` names; write it there",
+            )
 
 
 def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
@@ -51,6 +61,9 @@ def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
         yield from _route_problems(stage, stage.teacher, key)
     full_vocabulary = getattr(stage.objective, "estimator", None) == "full_vocabulary"
     temperature = stage.trainer.get("temperature", 1.0)
+    if not isinstance(temperature, int | float):
+        # Told by the check of the block.
+        temperature = 1.0
     named = {} if stage.teacher is None else named_teachers(stage.teacher)
     for place, teacher in named.items():
         if isinstance(teacher, RolloutServer):
@@ -96,6 +109,24 @@ def _objective_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
             )
         if problem:
             yield Problem((*key, "objective", "switch"), problem)
+
+
+def _argument_problems(stage: KDRLStage) -> Iterator[tuple[str, str]]:
+    """Arguments of TRL's that do not fit the rest of the stage."""
+    if isinstance(stage.objective, Imitation):
+        yield from distillation_refusals(stage.trainer)
+    if isinstance(stage.objective, OPD):
+        for name in POLICY_TERMS:
+            if stage.trainer.get(name):
+                yield name, "opd is the teacher's term alone; leave it out"
+    student = stage.student
+    is_elsewhere = student.revision is not None or student.adapter_name_or_path is not None
+    if stage.trainer.get("beta") and student.lora is None and is_elsewhere:
+        yield (
+            "beta",
+            "TRL reads the reference from student.model_name_or_path alone, and the student is "
+            "another; write beta: 0, `student.lora`, or the path of the whole student",
+        )
 
 
 def _correct_problem(stage: KDRLStage) -> str | None:

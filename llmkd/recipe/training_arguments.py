@@ -100,6 +100,14 @@ _RANGES = {
     "adam_beta2": _BELOW_ONE,
     "adam_epsilon": _POSITIVE,
     "dataloader_num_workers": _NOT_NEGATIVE,
+    # Of TRL's GRPOConfig.
+    "generation_batch_size": _POSITIVE,
+    "max_completion_length": _POSITIVE,
+    "num_generations": ("2 or more", lambda value: value >= 2, {"minimum": 2}),
+    "num_iterations": _POSITIVE,
+    "steps_per_generation": _POSITIVE,
+    "temperature": _POSITIVE,
+    "beta": _NOT_NEGATIVE,
 }
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -172,6 +180,14 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_strategy": (
         lambda value: value == "best",
         "training measures nothing by which one could be best; write steps, epoch or no",
+    ),
+    "max_completion_length": (
+        lambda value: value is None,
+        "responses have to end somewhere; write the most tokens of one",
+    ),
+    "num_generations": (
+        lambda value: value is None,
+        "a response is compared with others to its prompt; write 2 or more",
     ),
     "fsdp": (bool, "llmkd does not train with FSDP yet; leave it out"),
     "accelerator_config": (

@@ -24,7 +24,7 @@ from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress
 from llmkd.recipe.data import PromptRows
-from llmkd.recipe.grpo_arguments import GRPO_DEFAULTS
+from llmkd.recipe.grpo_arguments import GRPO_DEFAULTS, too_few_prompts
 from llmkd.recipe.kdrl import KDRLStage, OPDThenRL, SwitchAtPlateau
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.reward_checks import correct_reward
@@ -81,17 +81,22 @@ def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrai
                 stage.validation.data, tokenizer, student.config, seed=seed, progress=moved
             )
             longest = max(longest, longest_validated)
+    if problem := too_few_prompts(len(train), vars(arguments)):
+        raise InputError(f"data: {problem}")
     check_positions(student, longest + int(arguments.max_completion_length or 0), "data (student)")
-    trainer = KDRLTrainer(
-        distillation=None if teacher is None else build_distillation(stage, teacher, phases),
-        model=student,
-        args=arguments,
-        reward_funcs=rewards,
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=tokenizer,
-        callbacks=_callbacks(stage, phases, arguments, folder),
-    )
+    try:
+        trainer = KDRLTrainer(
+            distillation=None if teacher is None else build_distillation(stage, teacher, phases),
+            model=student,
+            args=arguments,
+            reward_funcs=rewards,
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+            callbacks=_callbacks(stage, phases, arguments, folder),
+        )
+    except ImportError as error:
+        raise InputError(f"trainer: {error}; install it, or leave out what asks for it") from error
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     trainer.add_callback(RolloutsFile(folder / "rollouts.jsonl", trainer))

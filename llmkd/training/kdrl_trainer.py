@@ -27,17 +27,13 @@ from llmkd.losses.policy import Estimator, advantage, estimator
 from llmkd.losses.signals import wide
 from llmkd.losses.terms import HeadTerm
 from llmkd.models.head import linear_head
+from llmkd.recipe.grpo_arguments import distillation_refusals
 from llmkd.schedules import WeightSchedule, constant, linear
 from llmkd.teachers.rollouts import Rollouts, RolloutTeacher
 from llmkd.teachers.routed import RoutedTeacher
 from llmkd.training.arguments import head_dtype
 from llmkd.training.reward_masks import MaskKind, kept_responses
 from llmkd.training.trl_compat import HookedGRPOTrainer, PolicyScores
-
-LOSS_TYPES = ("dapo", "bnpo", "dr_grpo", "grpo")
-"""TRL's whose parts per micro-batch add up as the distillation term's do."""
-OWN_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
-"""Sampling settings with which rollouts are drawn from the student's own distribution."""
 
 EstimatorName = Literal["k2", "corrected_k3", "advantage", "full_vocabulary"]
 
@@ -107,23 +103,9 @@ class KDRLTrainer(HookedGRPOTrainer):
 
     def _problems(self, distillation: Distillation) -> list[str]:
         args: Any = self.args
-        problems = list[str]()
-        if args.loss_type not in LOSS_TYPES:
-            problems.append(
-                f"trainer.loss_type: {args.loss_type} is not added up as distillation is; write one "
-                f"of {', '.join(LOSS_TYPES)}"
-            )
-        if args.importance_sampling_level != "token":
-            problems.append(
-                "trainer.importance_sampling_level: distillation takes the ratio of each token; "
-                "write importance_sampling_level: token"
-            )
-        for name, neutral in OWN_DISTRIBUTION.items():
-            if getattr(args, name) != neutral:
-                problems.append(
-                    f"trainer.{name}: the reverse KL is that of the student's own distribution, "
-                    f"which {getattr(args, name)} cuts; leave it out"
-                )
+        problems = [
+            f"trainer.{name}: {message}" for name, message in distillation_refusals(vars(args))
+        ]
         if not 0 <= distillation.correct_reward < len(self.reward_funcs):
             problems.append(
                 f"kd.correct_reward: there are {len(self.reward_funcs)} rewards; write one of theirs"

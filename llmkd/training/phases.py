@@ -59,7 +59,11 @@ class Phases(KeepsState):
 
     def state(self) -> dict[str, Any]:
         """See `KeepsState`."""
-        return {"softness": self.softness, "switch_step": self.switch_step}
+        found: dict[str, Any] = {"softness": self.softness}
+        # A step that the recipe names is the recipe's: who resumes with another one means it.
+        if isinstance(getattr(self.objective, "switch", None), SwitchAtPlateau):
+            found["switch_step"] = self.switch_step
+        return found
 
     def _scheduled(self, step: int) -> float:
         assert not isinstance(self.objective, GRPO)

@@ -5,6 +5,7 @@ Written against TRL 1.16; a version in which one of them has changed is refused 
 the trainer is built or at the latest in the first step.
 """
 
+import copy
 import inspect
 import json
 import warnings
@@ -126,6 +127,14 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             # The checkpoint's step was validated when it was taken.
             self.args.eval_on_start = False
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in transformers; the latest rollouts stay those of the training."""
+        kept = copy.deepcopy(self._logs)
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._logs = kept
 
     def save_state_in(self, checkpoint: Path) -> None:
         """See `WholeCheckpoints`."""

@@ -21,6 +21,12 @@ STAGE = {
     "data": {**TASK, "keep_columns": ["answer"]},
     "reward_funcs": [ANSWER],
 }
+SERVER = {
+    "kind": "server",
+    "model_name_or_path": "stage:teacher",
+    "server": {"kind": "server", "base_url": "http://localhost:8000/v1"},
+}
+ROWS = {"dataset_name": "rows.jsonl", "keep_columns": ["answer"]}
 PLATEAU = {"kind": "opd_then_rl", "switch": {"kind": "plateau"}}
 VALIDATION = {"data": STAGE["data"], "steps": 5}
 
@@ -54,6 +60,11 @@ def problems(**fields):
         {"trainer": {"num_generations": 4, "max_completion_length": 64, "beta": 0.04}},
         {"reward_funcs": [{"kind": "format", "pattern": "#.*"}], "data": TASK},
         {"student": {"model_name_or_path": "stage:teacher", "lora": {"r": 4}}},
+        {
+            "objective": {"kind": "grpo"},
+            "teacher": None,
+            "trainer": {"loss_type": "cispo", "top_p": 0.9},
+        },
     ],
 )
 def test_what_fits_loads(fields):
@@ -93,6 +104,24 @@ def test_what_fits_loads(fields):
         ({"trainer": {"reward_weights": [1]}}, "trainer.reward_weights: not taken here: write `weight`"),
         ({"trainer": {"eval_steps": 3}}, "trainer.eval_steps: not taken here: write the stage's `validation`"),
         ({"trainer": {"loss_type": 3}}, "trainer.loss_type: input should be text"),
+        ({"trainer": {"loss_type": "cispo"}}, "trainer.loss_type: cispo is not added up as distillation is"),
+        ({"trainer": {"top_p": 0.9}}, "trainer.top_p: the reverse KL is that of the student's own distribution"),
+        ({"trainer": {"generation_kwargs": {"top_p": 0.9}}}, "trainer.generation_kwargs: the reverse KL is that"),
+        ({"trainer": {"max_completion_length": None}}, "trainer.max_completion_length: responses have to end"),
+        ({"trainer": {"sync_ref_model": True}}, "trainer.sync_ref_model: not taken here: checkpoints lack"),
+        ({"teacher": SERVER, "trainer": {"temperature": "hot"}}, "trainer.temperature: input should be a number"),
+        ({"trainer": {"temperature": 0}}, "trainer.temperature: input should be greater than 0"),
+        ({"trainer": {"steps_per_generation": 0}}, "trainer.steps_per_generation: input should be greater than 0"),
+        ({"trainer": {"num_generations": 1}}, "trainer.num_generations: input should be 2 or more"),
+        ({"objective": {"kind": "opd"}, "trainer": {"beta": 0.04}}, "trainer.beta: opd is the teacher's term alone"),
+        (
+            {"student": {"model_name_or_path": "stage:teacher", "adapter_name_or_path": "a"}, "trainer": {"beta": 0.04}},
+            "trainer.beta: TRL reads the reference from student.model_name_or_path alone",
+        ),
+        (
+            {"data": ROWS, "validation": {"data": {**ROWS, "chat_template": "other.jinja"}, "steps": 5}},
+            "validation.data.chat_template: a student has one template",
+        ),
         ({"student": {"kind": "scratch", "config": {"model_type": "llama"}}}, "student.student.kind: "),
         ({"reward_funcs": [{"kind": "perplexity"}]}, "student.reward_funcs.0"),
     ],

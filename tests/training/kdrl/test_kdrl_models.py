@@ -118,6 +118,16 @@ def test_an_evaluation_has_the_whole_term_of_its_batch(trained, distillation, pr
     assert found["eval_kd/coefficient"] == 0.5
 
 
+def test_an_evaluation_leaves_the_latest_rollouts_those_of_the_training(
+    trained, distillation, prompts
+):
+    trainer = trained(distillation())
+    latest = trainer.latest_rollouts(4)
+    trainer.evaluate(prompts.select(range(2)))
+    assert trainer.latest_rollouts(4) == latest
+    assert len(latest) == 4
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

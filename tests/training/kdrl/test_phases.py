@@ -142,3 +142,22 @@ def test_a_limit_can_have_two_sides(event):
     guards.on_log(*event(1), logs={"entropy": 0.5})
     with pytest.raises(LlmkdError, match="above 3 or below 1"):
         guards.on_log(*event(2), logs={"entropy": 4.0})
+
+
+def test_a_training_that_goes_on_with_other_guards_counts_from_0(event):
+    first = Guards([Guard(metric="entropy", below=0.1, patience=3)], Phases(KDRL()))
+    log(first, event, "entropy", [0.05] * 2)
+    two = [Guard(metric="entropy", below=0.1, patience=2), Guard(metric="reverse_kl", above=1.0)]
+    again = Guards(two, Phases(KDRL()))
+    again.restore(first.state())
+    log(again, event, "entropy", [0.05])
+    assert again.num_crossed == [1, 0]
+
+
+def test_a_step_that_the_recipe_names_is_the_recipes_in_a_resumed_training_too():
+    at = [
+        Phases(OPDThenRL(kind="opd_then_rl", switch=SwitchAtStep(kind="step", step=step)))
+        for step in (48, 60)
+    ]
+    at[1].restore(at[0].state())
+    assert (at[1].is_second(59), at[1].is_second(60)) == (False, True)

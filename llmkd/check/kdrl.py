@@ -87,6 +87,9 @@ def _batch(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     if group < 2:
         message = "a response is compared with others to its prompt; write 2 or more"
         return [("num_generations", message)]
+    if size % (each := arguments["per_device_train_batch_size"]):
+        message = f"{size} responses are no whole batches of {each}; write a multiple of {each}"
+        return [("generation_batch_size", message)]
     if size % group:
         return [
             (

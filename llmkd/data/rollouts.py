@@ -15,6 +15,7 @@ from llmkd.recipe.data import Prompts
 
 RESERVED = ("prompt", "completion", "completions", "completion_ids")
 """Names that TRL gives to something else."""
+_ROW = "row"
 
 
 def rollout_prompts(
@@ -42,7 +43,15 @@ def rollout_prompts(
     """
     tokenize = PromptTokenize(tokenizer, config, source)
     found, _ = tokenized(source, tokenize, seed=seed, progress=progress)
-    return datasets.Dataset.from_list([_row(prompt) for prompt in found]), max(found["length"])
+    # As JSON: what rows say in one column may be of several types, which a table's may not.
+    texts = [json.dumps(_row(prompt)) for prompt in found]
+    rows = datasets.Dataset.from_dict({_ROW: texts}).with_transform(_columns)
+    return rows, max(found["length"])
+
+
+def _columns(texts: dict[str, list[str]]) -> dict[str, list[Any]]:
+    rows = [json.loads(text) for text in texts[_ROW]]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _row(prompt: Any) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         args: Any = self.args
         return self.current_gradient_accumulation_steps / args.steps_per_generation
 
-    def _get_train_sampler(self, *args: Any) -> Any:
+    def _get_train_sampler(self, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._order = super()._get_train_sampler(*args)
         return self._order
 

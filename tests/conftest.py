@@ -94,7 +94,7 @@ def chat_tokenizer():
     return tokenizer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_llama():
     """Makes a two-layer Llama with random weights for a given tokenizer."""
 

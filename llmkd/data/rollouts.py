@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import datasets
-import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.data.cache import tokenized
@@ -19,6 +18,7 @@ RESERVED = (
     *("environment", "environments", "trainer_state", "log_extra", "log_metric"),
 )
 """Names that TRL gives to something else."""
+_ROW = "row"
 
 
 def rollout_prompts(
@@ -46,19 +46,15 @@ def rollout_prompts(
     """
     tokenize = PromptTokenize(tokenizer, config, source)
     found, _ = tokenized(source, tokenize, seed=seed, progress=progress)
-    return _table([_row(prompt) for prompt in found]), max(found["length"])
+    # As JSON: what rows say in one column may be of several types, which a table's may not.
+    texts = [json.dumps(_row(prompt)) for prompt in found]
+    rows = datasets.Dataset.from_dict({_ROW: texts}).with_transform(_columns)
+    return rows, max(found["length"])
 
 
-def _table(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    for name in rows[0].keys() - {"prompt"}:
-        try:
-            pa.array([row.get(name) for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(
-                "keep_columns",
-                f"`{name}` has values of several types ({error}); give all rows one, such as text",
-            ) from error
-    return datasets.Dataset.from_list(rows)
+def _columns(texts: dict[str, list[str]]) -> dict[str, list[Any]]:
+    rows = [json.loads(text) for text in texts[_ROW]]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _row(prompt: Any) -> dict[str, Any]:

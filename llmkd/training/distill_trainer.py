@@ -59,11 +59,7 @@ class DistillTrainer(WholeCheckpoints):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **arguments: Any) -> None:
-        """One pass over the data, or none where the checkpoint was the last one."""
-        # Trainer looks at `max_steps` only after a step, so it would take one more.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
+        """One pass over the data."""
         # After skipping batches, the sampler of a sharded loader is out of `set_epoch`'s reach.
         set_epoch = getattr(arguments["train_dataloader"], "set_epoch", None)
         if set_epoch is not None:

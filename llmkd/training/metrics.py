@@ -106,7 +106,9 @@ class JsonLines(TrainerCallback):
         if not state.is_world_process_zero:
             return
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= state.global_step]
+        # From the start, what was measured before the first step is measured again.
+        last = state.global_step or -1
+        kept = [line for line in lines if _step_of(line) <= last]
         write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, state: TrainerState, figures: dict[str, Any]) -> None:

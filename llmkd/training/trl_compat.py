@@ -5,7 +5,6 @@ Written against TRL 1.16; a version in which one of them has changed is refused 
 the trainer is built or at the latest in the first step.
 """
 
-import copy
 import inspect
 import json
 import warnings
@@ -78,6 +77,9 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         super().__init__(**arguments)
         self._rewards: Tensor | None = None
         self._caught: list[Tensor] | None = None
+        self._rollouts = list[dict[str, Any]]()
+        self._order: Any = None
+        self._unlogged = {"loss": 0.0, "num_steps": 0}
         self.clock = StepClock(self.accelerator.device)
         self.add_callback(NotedTimes(self.clock, self.note))
 
@@ -122,24 +124,27 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if resume_from_checkpoint:
             state = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
             self._metrics["train"].update(state["metrics"])
+            self._unlogged = state["unlogged"]
             for callback in self._callbacks_with_state():
                 callback.restore(state["callbacks"].get(type(callback).__name__, {}))
             # The checkpoint's step was validated when it was taken.
             self.args.eval_on_start = False
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in transformers; the latest rollouts stay those of the training."""
-        kept = copy.deepcopy(self._logs)
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self._logs = kept
+    def collect_state(self) -> None:
+        """The loss since the last log line, over all ranks."""
+        loss: Any = self.accelerator.reduce(self._tr_loss, "mean")
+        num_steps = self.state.global_step - self._globalstep_last_logged
+        self._unlogged = {"loss": loss.item(), "num_steps": num_steps}
 
     def save_state_in(self, checkpoint: Path) -> None:
         """See `WholeCheckpoints`."""
         callbacks = {type(each).__name__: each.state() for each in self._callbacks_with_state()}
-        state = {"metrics": self._metrics["train"], "callbacks": callbacks}
+        state = {
+            "metrics": self._metrics["train"],
+            "callbacks": callbacks,
+            "unlogged": self._unlogged,
+        }
         (checkpoint / STATE_FILE).write_text(json.dumps(state))
 
     def _callbacks_with_state(self) -> list[KeepsState]:
@@ -148,18 +153,20 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
     def latest_rollouts(self, most: int) -> list[dict[str, Any]]:
         """The first rollouts of the latest generation batch: texts, rewards and advantage of each."""
+        return self._rollouts[:most]
+
+    def _logged_rollouts(self) -> list[dict[str, Any]]:
         logs: Any = self._logs
-        names = ("prompt", "completion", "advantages")
-        columns = {name: list(logs[name])[:most] for name in names}
         rewards = {name: list(values) for name, values in logs["rewards"].items()}
+        columns = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
         return [
             {
-                "prompt": columns["prompt"][row],
-                "completion": columns["completion"][row],
+                "prompt": prompt,
+                "completion": completion,
                 "rewards": {name: values[row] for name, values in rewards.items()},
-                "advantage": columns["advantages"][row],
+                "advantage": advantage,
             }
-            for row in range(len(columns["prompt"]))
+            for row, (prompt, completion, advantage) in enumerate(columns)
         ]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -178,6 +185,22 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             return 1.0
         args: Any = self.args
         return self.current_gradient_accumulation_steps / args.steps_per_generation
+
+    def _get_train_sampler(self, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._order = super()._get_train_sampler(*args)
+        return self._order
+
+    def _run_epoch(self, *args: Any, **arguments: Any) -> None:
+        if (
+            arguments["resume_from_checkpoint"]
+            and arguments["epoch"] == arguments["epochs_trained"]
+        ):
+            # The sampler draws an order for each epoch, one after the other.
+            for _ in range(arguments["epochs_trained"]):
+                next(iter(self._order))
+            self._tr_loss += self._unlogged["loss"]
+            self._globalstep_last_logged -= self._unlogged["num_steps"]
+        super()._run_epoch(*args, **arguments)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if not isinstance(prompts[0], str):
@@ -199,6 +222,9 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _rolled_out(self, inputs: Any) -> dict[str, Any]:
         self._rewards = None
         rollouts = super()._generate_and_score_completions(inputs) | self.of_rows(inputs)
+        if self.is_training:
+            # An evaluation between two steps of the same batch writes over TRL's own.
+            self._rollouts = self._logged_rollouts()
         if missing := [key for key in OUTPUT_KEYS if key not in rollouts]:
             raise changed(f"its rollouts have no {', '.join(missing)}")
         if self._rewards is None or self._rewards.dim() != 2:

@@ -25,6 +25,14 @@ class WholeCheckpoints(Trainer):
     def save_state_in(self, checkpoint: Path) -> None:
         """Called on the rank that saves, to write what else belongs in the checkpoint."""
 
+    def _run_epoch(self, *args: Any, **arguments: Any) -> None:
+        """One pass over the data, or none where the checkpoint was the last one."""
+        # Trainer looks at `max_steps` only after a step, so it would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **arguments)
+
     def _get_output_dir(self, trial: Any) -> str:
         # Checkpoints are written in the staging folder while `_checkpoint_root` names it.
         return (

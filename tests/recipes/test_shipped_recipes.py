@@ -12,7 +12,7 @@ from llmkd.data.word_tokenizer import main as write_tokenizer
 from llmkd.evaluation.suites import find_suite
 from llmkd.pipeline import generate_teacher_data
 from llmkd.recipe import load
-from llmkd.recipe.schema import GenerateStage, ScoreStage, TrainStage
+from llmkd.recipe.schema import GenerateStage, KDRLStage, ScoreStage, TrainStage
 from llmkd.recipe.shipped import shipped_recipes
 from llmkd.run_plan import Run
 from llmkd.run_stage import run_stage
@@ -39,6 +39,10 @@ def shrunk(name, folder, *overrides):
         key = f"stages.{stage_name}"
         if isinstance(stage, TrainStage):
             small += [f"{key}.trainer.max_steps=2", f"{key}.trainer.per_device_train_batch_size=4"]
+        if isinstance(stage, KDRLStage):
+            few = {"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 2}
+            small += [f"{key}.trainer.{name}={value}" for name, value in few.items()]
+            small += [f"{key}.validation.data.num_examples=4"]
         if isinstance(stage, ScoreStage):
             small += [f"{key}.data.num_examples=20"]
         if isinstance(stage, GenerateStage):
@@ -268,6 +272,36 @@ def test_self_data_runs_from_nothing(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("name", ["kdrl", pytest.param("kdrl_table", marks=pytest.mark.slow)])
+def test_the_kdrl_recipes_run_from_nothing(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    few = ["stages.evaluation.suite.tasks.0.data.num_examples=4"]
+    few += ["stages.test.data.num_examples=4"] * (name == "kdrl_table")
+    recipe = shrunk(name, tmp_path / "run", *few)
+    trained = [name for name, stage in recipe.stages.items() if stage.kind == "kdrl"]
+    assert {record["model"] for record in records(recipe)} == {"teacher", "sft", *trained}
+    for stage in trained:
+        folder = tmp_path / "run/stages" / stage
+        (validated, metrics) = (
+            [json.loads(line) for line in (folder / file).read_text().splitlines()]
+            for file in ("validation.jsonl", "metrics.jsonl")
+        )
+        assert [line["step"] for line in validated] == [0, 2]
+        assert [line["step"] for line in metrics] == [1, 2]
+        assert {"time/rollout", "time/teacher", "rewards/number/mean"} <= metrics[0].keys()
+        assert ("kd/reverse_kl" in metrics[0]) == (stage != "grpo")
+        assert (folder / "rollouts.jsonl").stat().st_size
+    page = (tmp_path / "run/report.html").read_text()
+    for curve in ("Validation: mean reward of number", "KL of the student from its teacher"):
+        assert curve in page
+
+
+def test_kdrl_of_pretrained_models_passes_the_check():
+    # Its models and its data are not here, so that is all.
+    stage = check("kdrl_r1_distill_1.5b").recipe.stages["student"]
+    assert (stage.objective.estimator, stage.trainer["max_steps"]) == ("k2", 280)
+
+
 @pytest.mark.slow
 def test_self_data_compares_all_ways_of_healing(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -289,6 +323,9 @@ def test_every_shipped_recipe_is_tested_here():
         "annotate",
         "glue",
         "glue_bert",
+        "kdrl",
+        "kdrl_r1_distill_1.5b",
+        "kdrl_table",
         "self_consistency",
         "self_data",
         "sinkhorn",

@@ -7,8 +7,9 @@ import pytest
 import torch
 from trl import GRPOConfig
 
-from llmkd.data.addition import make_rows
+from llmkd.data.addition import build_tokenizer, make_rows
 from llmkd.recipe.data import AdditionTask
+from llmkd.recipe.kdrl import KDRLStage
 from llmkd.schedules import constant
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.kdrl_trainer import Distillation, KDRLTrainer
@@ -30,6 +31,18 @@ CONFIG = {
     "bf16": False,
     "gradient_checkpointing": False,
     "disable_tqdm": True,
+}
+
+
+STAGE_TRAINER = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant",
+    "save_steps": 1,
+    "save_total_limit": 9,
 }
 
 
@@ -72,6 +85,39 @@ def distillation(teacher):
             reward_weight=constant(reward_weight),
             **parts,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, tiny_llama):
+    """A folder with a saved `student` and a `teacher` of another size, both random."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), build_tokenizer()
+    for seed, (name, hidden_size) in enumerate([("student", 16), ("teacher", 32)]):
+        model = tiny_llama(tokenizer, seed=seed, hidden_size=hidden_size, num_hidden_layers=1)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kdrl_stage(models):
+    """Makes a kdrl stage on sums; keyword arguments replace its parts, `trainer` is merged."""
+
+    def make(trainer=None, **parts):
+        whole = {
+            "kind": "kdrl",
+            "student": {"model_name_or_path": str(models / "student")},
+            "teacher": {"model_name_or_path": str(models / "teacher")},
+            "data": {"kind": "task", "digits": 2, "num_examples": 5, "keep_columns": ["answer"]},
+            # A random student never has the right sum, but shorter and longer responses.
+            "reward_funcs": [
+                {"kind": "number"},
+                {"kind": "length", "max_length": 6, "soft_length": 6},
+            ],
+            "objective": {"coefficient": 0.5},
+        } | parts
+        return KDRLStage.model_validate(whole | {"trainer": STAGE_TRAINER | (trainer or {})})
 
     return make
 

@@ -29,11 +29,13 @@ class ProgressBar(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, float | None] | None = None,
         **_: Any,
     ) -> None:
         """Remembers what to show."""
-        self.figures |= {SHOWN[name]: logs[name] for name in SHOWN if logs and name in logs}
+        found = {name: (logs or {}).get(name) for name in SHOWN}
+        # TRL logs None where nothing was measured.
+        self.figures |= {SHOWN[name]: value for name, value in found.items() if value is not None}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -68,6 +68,8 @@ class Guards(KeepsState):
                 f"{found}; look at the rollouts, lower objective.coefficient or "
                 "trainer.learning_rate, or go on from an earlier checkpoint by resume: PATH"
             )
+        if self.phases.coefficient(state.global_step) == 0:
+            return
         self.phases.softness *= SOFTER
         if state.is_world_process_zero:
             say(

@@ -161,3 +161,11 @@ def test_a_step_that_the_recipe_names_is_the_recipes_in_a_resumed_training_too()
     ]
     at[1].restore(at[0].state())
     assert (at[1].is_second(59), at[1].is_second(60)) == (False, True)
+
+
+def test_nothing_is_softened_once_rewards_alone_are_left(event):
+    switch = SwitchAtStep(kind="step", step=2)
+    phases = Phases(OPDThenRL(kind="opd_then_rl", switch=switch))
+    guard = Guard(metric="entropy", below=0.1, patience=2, action="soften")
+    log(Guards([guard], phases), event, "entropy", [0.05] * 5)
+    assert phases.softness == 1

@@ -53,6 +53,7 @@ def test_it_learns_the_same_from_the_store_as_from_the_teacher_beside_it(
         "said": {
             "kind": "score",
             "teacher": unpruned,
+            "engine": {"kind": "transformers"},
             "data": DATA,
             "capture": {"kind": "top_k", "top_k": len(tokenizer), "precision": "float32"},
         },

@@ -121,7 +121,12 @@ def test_what_may_not_be_entered_is_named_and_left_out(make_run, monkeypatch):
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", guarded)
-    assert len(read_run(folder).problems) == 7
+    run = read_run(folder)
+    # stage.json, two logs, and the five files of counts
+    assert len(run.problems) == 8
+    assert all("stages/twin/" in problem for problem in run.problems)
+    assert run.stages["twin"].state is None
+    assert run.stages["student"].state is not None
 
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch import Tensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
@@ -58,18 +57,10 @@ def shard_on_a_cpu(trainer: Trainer) -> None:
         if state.mixed_precision != "no":
             plugin.set_mixed_precision(state.mixed_precision)
         state.fsdp_plugin = plugin
+        # In both, as accelerate does: every new view of the one is brought up to date by the other.
         state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         trainer.is_fsdp_enabled = True
-
-
-def whole_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """All weights of a student in parts, on the CPU of the first process; called by every one."""
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    # On a CPU, what was gathered may not have been waited for.
-    return {
-        name: weight.wait() if isinstance(weight, AsyncCollectiveTensor) else weight
-        for name, weight in state.items()
-    }
 
 
 def check_engine(trainer: Trainer) -> None:

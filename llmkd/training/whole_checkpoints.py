@@ -9,7 +9,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
-from llmkd.training.sharding import shard_on_a_cpu, whole_weights
+from llmkd.training.sharding import shard_on_a_cpu
 
 
 class WholeCheckpoints(Trainer):
@@ -50,7 +50,7 @@ class WholeCheckpoints(Trainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        self._save(output_dir, state_dict=whole_weights(self))
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

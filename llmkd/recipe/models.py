@@ -47,6 +47,13 @@ class InProcessTeacher(PretrainedModel):
     """A frozen teacher on the same device as the student, scored batch by batch."""
 
     kind: Literal["in_process"] = "in_process"
+    offload: Literal["cpu"] | None = None
+    """`cpu`: its weights are in the accelerator's memory only while it is asked, at every batch; null
+    keeps them there."""
+    sharded: bool = False
+    """Its weights in parts, one on each process, whatever the student's engine: each layer is gathered
+    while it runs, the output head stays whole. With `offload: cpu` the parts are in host memory. For
+    train stages."""
 
 
 class StoreTeacher(RecipePart):

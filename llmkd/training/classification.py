@@ -20,8 +20,8 @@ from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
-from llmkd.training.arguments import compute_dtype
 from llmkd.training.parts import Parts
+from llmkd.training.teachers import teacher_here
 
 
 def build_classifiers(
@@ -92,6 +92,7 @@ def _build_teacher(
 ) -> InProcessTeacher:
     check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
     model = load_classifier(source)
-    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    fit_to(model, tokenizer, "teacher", is_regression=num_labels == 1)
-    return InProcessTeacher(model, vocab_size=num_labels, compute_dtype=compute_dtype(arguments))
+    teacher = teacher_here(model, source, num_labels, arguments)
+    with teacher.awake(arguments.device):
+        fit_to(model, tokenizer, "teacher", is_regression=num_labels == 1)
+    return teacher

@@ -24,7 +24,7 @@ from llmkd.teachers import routed
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.teachers.rollouts import RolloutTeacher
 from llmkd.teachers.served_rollouts import ServedRollouts
-from llmkd.training.arguments import compute_dtype
+from llmkd.training.teachers import teacher_here
 
 OTHER_TEACHER = "write a teacher that has the student's"
 
@@ -91,12 +91,7 @@ def _in_process(
     model = load_model(source)
     check_covers(model, vocab_size, "teacher")
     check_same_kind(student.config, model.config)
-    teacher = InProcessTeacher(
-        model,
-        vocab_size=vocab_size,
-        compute_dtype=compute_dtype(arguments),
-        is_offloaded=source.offload == "cpu",
-    )
+    teacher = teacher_here(model, source, vocab_size, arguments)
     # Some kernels, flash attention among them, run on the accelerator only.
     with teacher.awake(arguments.device):
         check_head(model, "teacher")

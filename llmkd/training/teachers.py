@@ -11,6 +11,7 @@ from llmkd.models.agreement import different_kinds
 from llmkd.models.head import check_head
 from llmkd.models.kinds import check_same_kind, is_seq2seq
 from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.sharded import shard
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
 from llmkd.recipe.models import InProcessTeacher as InProcessSource
@@ -71,13 +72,31 @@ def _in_process(
 ) -> BuiltTeacher:
     check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
     model, vocab_size = load_model(source), shared_vocab_size(tokenizer)
-    # Some kernels, flash attention among them, run on the accelerator only.
-    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    check_head(model, "teacher")
     check_covers(model, vocab_size, "teacher")
     check_same_kind(student.config, model.config)
-    dtype = compute_dtype(arguments)
-    return BuiltTeacher(InProcessTeacher(model, vocab_size=vocab_size, compute_dtype=dtype), model)
+    teacher = teacher_here(model, source, vocab_size, arguments)
+    # Some kernels, flash attention among them, run on the accelerator only.
+    with teacher.awake(arguments.device):
+        check_head(model, "teacher")
+    return BuiltTeacher(teacher, model)
+
+
+def teacher_here(
+    model: PreTrainedModel,
+    source: InProcessSource,
+    vocab_size: int,
+    arguments: TrainingArguments,
+) -> InProcessTeacher:
+    """A loaded teacher, with its weights where the recipe wants them."""
+    is_offloaded = source.offload == "cpu"
+    if source.sharded:
+        shard(model, arguments.device, is_offloaded=is_offloaded)
+    return InProcessTeacher(
+        model,
+        vocab_size=vocab_size,
+        compute_dtype=compute_dtype(arguments),
+        is_offloaded=is_offloaded,
+    )
 
 
 def _store(

@@ -55,6 +55,15 @@ class _Request(Generic[Read]):
     """Gets vLLM's answer, as soon as it is whole."""
 
 
+def loading_rules(source: PretrainedModel) -> dict[str, Any]:
+    """What vLLM may load beside tensors in safetensors files, as it takes it: nothing, unless asked."""
+    return {
+        "trust_remote_code": source.trust_remote_code,
+        # `auto` reads pickled files where there are no others.
+        "load_format": "safetensors" if source.use_safetensors else "auto",
+    }
+
+
 class HeldLLM:
     """vLLM's `LLM` in this process, and what it changes there, until it is closed."""
 
@@ -129,6 +138,7 @@ class OfflineVLLM(HeldLLM):
             "revision": teacher.revision,
             "tokenizer_revision": teacher.revision,
             "dtype": dtype_name(teacher),
+            **loading_rules(teacher),
             "max_logprobs": self._num_asked or 0,
             "logprobs_mode": "raw_logprobs",
             "use_tqdm_on_load": False,

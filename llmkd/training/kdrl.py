@@ -19,7 +19,7 @@ from llmkd.errors import InputError
 from llmkd.models.adapters import attach
 from llmkd.models.head import check_head
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, tokenizer_of
 from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress
@@ -126,7 +126,7 @@ def grpo_arguments(stage: KDRLStage, checkpoints: Path, *, seed: int) -> GRPOCon
 
 
 def _tokenizer(stage: KDRLStage) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(stage.student.model_name_or_path, stage.student.revision)
+    tokenizer = tokenizer_of(stage.student)
     if isinstance(stage.data, PromptRows) and stage.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(stage.data.chat_template)
     return tokenizer

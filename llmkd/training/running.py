@@ -21,6 +21,7 @@ from llmkd.training.checkpoints import (
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.metrics import STATE_FILE
 from llmkd.training.progress import ProgressBar
+from llmkd.training.sharding import loaded_whole
 
 
 def train_to_model(
@@ -84,7 +85,7 @@ def _write_model(
 ) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
     saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
-    with removed_on_failure(saved), removed_on_failure(merged):
+    with removed_on_failure(saved), removed_on_failure(merged), loaded_whole():
         trainer.save_model(str(saved), _internal_call=True)
         if not trainer.args.should_save:
             return

@@ -20,11 +20,15 @@ trainer: {max_steps: 1, per_device_train_batch_size: 4}
 """
 
 
-def test_modules_in_the_current_folder_are_not_taken_for_libraries(tmp_path):
+LAUNCH = ["--launch", "ddp", "--num-processes", "2"]
+
+
+@pytest.mark.parametrize("options", [[], pytest.param(LAUNCH, marks=pytest.mark.slow)])
+def test_modules_in_the_current_folder_are_not_taken_for_libraries(tmp_path, options):
     (tmp_path / "plain.yaml").write_text(TRAINED)
     (tmp_path / "yaml.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
     # -P: as the console script, which does not look there.
-    command = [sys.executable, "-P", "-m", "llmkd", "train", "plain.yaml"]
+    command = [sys.executable, "-P", "-m", "llmkd", "train", "plain.yaml", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "ran").exists()

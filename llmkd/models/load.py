@@ -172,10 +172,8 @@ def rules_of(source: PretrainedModel) -> dict[str, bool | None]:
     """What may be loaded beside tensors, as transformers takes it: nothing, unless asked."""
     return {
         "trust_remote_code": source.trust_remote_code,
-        # None takes them where they are, and pickled weights otherwise.
+        # None takes them where they are, and otherwise pickled ones, of which tensors alone are read.
         "use_safetensors": source.use_safetensors or None,
-        # Even of a file that is asked for.
-        "weights_only": True,
     }
 
 

@@ -16,7 +16,7 @@ from llmkd.models.agreement import too_few_embeddings
 from llmkd.models.kinds import is_seq2seq
 from llmkd.models.load import attention_of, config_of, dtype_of, rules_of
 from llmkd.models.positions import num_skipped
-from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickled_adapters
+from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
 from llmkd.progress import say
 from llmkd.recipe.models import PretrainedModel
 
@@ -83,7 +83,7 @@ def load_student_classifier(
 def _load(source: PretrainedModel, **changes: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A classifier, and what was missing."""
     config = config_of(source)
-    refuse_pickled_adapters(source)
+    refuse_pickles(source)
     if is_seq2seq(config):
         raise InputError(
             f"{source.model_name_or_path}: has an encoder and a decoder ({config.model_type}), and a "

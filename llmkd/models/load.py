@@ -18,7 +18,7 @@ from llmkd.errors import InputError
 from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
-from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickled_adapters
+from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import Dtype, NamedModel, PretrainedModel, ScratchStudent
 
@@ -38,7 +38,7 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
         InputError: Nothing loadable is there, or a classifier, which would get a random head.
     """
     config = config_of(source)
-    refuse_pickled_adapters(source)
+    refuse_pickles(source)
     if has_classifier_head(config.to_dict()):
         raise InputError(f"{source.model_name_or_path}: {NO_LANGUAGE_MODEL}")
     try:

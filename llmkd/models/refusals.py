@@ -13,10 +13,7 @@ from llmkd.recipe.models import PretrainedModel
 
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 """What transformers raises where nothing loadable is, or weights of other sizes than it says."""
-AS_SAFETENSORS = (
-    "take one with .safetensors files, or write use_safetensors: false beside model_name_or_path in a "
-    "recipe: then tensors alone are read"
-)
+ADAPTER = "adapter_model.safetensors"
 
 # Else transformers asks a service of the hub to convert pickled weights, and loads what that proposes.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -42,38 +39,40 @@ def not_loadable(what: str, name: str, error: Exception) -> InputError:
             f"{name}: its pickled weights hold more than tensors, which may be code, so nothing was "
             "loaded; write another model, or one with .safetensors files"
         )
-    if "model.safetensors" in reason and _may_have_pickles(name):
-        return InputError(
-            f"{name}: its weights are not in safetensors files ({reason}); {AS_SAFETENSORS}"
-        )
+    if "cannot be loaded with `safetensors`" in reason:  # Of the hub.
+        return _pickled(name, "its weights are")
     return InputError(
         f"{name}: no {what} could be loaded ({reason}); write a folder that save_pretrained made, "
         "or a hub name that this machine can reach"
     )
 
 
-def refuse_pickled_adapters(source: PretrainedModel) -> None:
-    """Refuses adapters whose weights are pickled, which neither transformers nor peft does.
+def refuse_pickles(source: PretrainedModel) -> None:
+    """Refuses pickled weights that can be seen before loading: an adapter's, and those in a folder.
+
+    Of adapters, neither transformers nor peft would refuse them.
 
     Raises:
-        InputError: The source's adapter is such a one, or one that lies in the model's own folder.
+        InputError: The model's weights are such, its adapter's, or those of one in its own folder.
     """
     if source.use_safetensors:
+        if _has_only_pickles(Path(source.model_name_or_path)):
+            raise _pickled(source.model_name_or_path, "its weights are")
         for name in (source.model_name_or_path, source.adapter_name_or_path):
-            if (
-                name is not None
-                and _has(name, CONFIG)
-                and not _has(name, "adapter_model.safetensors")
-            ):
-                raise InputError(
-                    f"{name}: the adapter is not in a safetensors file; {AS_SAFETENSORS}"
-                )
+            if name is not None and _has(name, CONFIG) and not _has(name, ADAPTER):
+                raise _pickled(name, "the adapter is")
 
 
-def _may_have_pickles(name: str) -> bool:
-    """Whether pickled weights are in a folder; of the hub transformers looks no further."""
-    folder = Path(name)
-    return not folder.is_dir() or any(folder.glob("pytorch_model*.bin*"))
+def _pickled(name: str, what: str) -> InputError:
+    return InputError(
+        f"{name}: {what} not in safetensors files; take one with .safetensors files, or write "
+        "use_safetensors: false beside model_name_or_path in a recipe: then tensors alone are read"
+    )
+
+
+def _has_only_pickles(folder: Path) -> bool:
+    """Whether pickled weights are in a folder, and no others."""
+    return any(folder.glob("pytorch_model*.bin*")) and not any(folder.glob("model*.safetensors"))
 
 
 def _has(name: str, file: str) -> bool:

@@ -7,7 +7,6 @@ from llmkd.errors import InputError
 from llmkd.models.adapted import KEY, adapter_config, check_fits
 from llmkd.models.adapter_configs import RANKS_OF_VLLM, beyond_vllm
 from llmkd.models.load import config_of
-from llmkd.models.refusals import refuse_pickled_adapters
 from llmkd.recipe.models import PretrainedModel
 
 
@@ -23,7 +22,6 @@ def adapter_settings(teacher: PretrainedModel) -> dict[str, Any]:
     config = adapter_config(name)
     if problem := beyond_vllm(config):
         raise InputError(f"{KEY}: {name} {problem}")
-    refuse_pickled_adapters(teacher)
     # vLLM passes over what it has no layer for.
     check_fits(config_of(teacher), name)
     settings: dict[str, Any] = {

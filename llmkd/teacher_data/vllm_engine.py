@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 
 from llmkd.models.load import dtype_name
+from llmkd.models.refusals import refuse_pickles
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, VLLMEngine
 from llmkd.teacher_data.captured import Positions, TopKPositions
@@ -56,7 +57,12 @@ class _Request(Generic[Read]):
 
 
 def loading_rules(source: PretrainedModel) -> dict[str, Any]:
-    """What vLLM may load beside tensors in safetensors files, as it takes it: nothing, unless asked."""
+    """What vLLM may load beside tensors in safetensors files, as it takes it: nothing, unless asked.
+
+    Raises:
+        InputError: There are none, and others were not asked for.
+    """
+    refuse_pickles(source)
     return {
         "trust_remote_code": source.trust_remote_code,
         # `auto` reads pickled files where there are no others.

@@ -3,17 +3,19 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from llmkd.errors import InputError
 from llmkd.models.classifiers import load_classifier, load_student_classifier
 from llmkd.models.load import config_of, load_model, tokenizer_of
+from llmkd.models.refusals import not_loadable
 from llmkd.recipe.models import PretrainedModel
 from llmkd.teacher_data.transformers_engine import load_for_inference
-from llmkd.teacher_data.vllm_adapters import adapter_settings
 from llmkd.teacher_data.vllm_engine import loading_rules
 
 CODE = """
@@ -121,7 +123,13 @@ def test_code_that_generates_in_a_models_place_is_not_run(folder, marker):
 
 
 @pytest.mark.parametrize(
-    "load", [load_model, load_classifier, lambda source: load_student_classifier(source, ["a"])]
+    "load",
+    [
+        load_model,
+        load_classifier,
+        lambda source: load_student_classifier(source, ["a"]),
+        loading_rules,
+    ],
 )
 def test_pickled_weights_are_refused_unless_asked_for(folder, load):
     pickled(folder)
@@ -158,10 +166,10 @@ def pickled_adapter(folder, lora, tmp_path):
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("load", [load_model, adapter_settings])
+@pytest.mark.parametrize("load", [load_model, loading_rules])
 def test_a_pickled_adapter_is_refused_unless_asked_for(folder, pickled_adapter, load):
     named = {"adapter_name_or_path": str(pickled_adapter)}
-    with pytest.raises(InputError, match=r"adapter is not in a safetensors file.*use_safetensors"):
+    with pytest.raises(InputError, match=r"adapter is not in safetensors files.*use_safetensors"):
         load(source(folder, **named))
     load(source(folder, **named, use_safetensors=False))
 
@@ -178,7 +186,7 @@ def test_a_call_among_an_adapters_weights_is_never_made(folder, pickled_adapter,
 def test_an_adapter_in_the_models_own_folder_counts_as_one(folder, pickled_adapter):
     for file in pickled_adapter.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="adapter is not in a safetensors file"):
+    with pytest.raises(InputError, match="adapter is not in safetensors files"):
         load_model(source(folder))
 
 
@@ -189,3 +197,10 @@ def test_vllm_is_told_the_same(folder):
     }
     asked = source(folder, trust_remote_code=True, use_safetensors=False)
     assert loading_rules(asked) == {"trust_remote_code": True, "load_format": "auto"}
+
+
+def test_pickled_weights_of_the_hub_are_told_by_what_transformers_says_of_them():
+    said = "and thus cannot be loaded with `safetensors`"
+    assert said in Path(transformers.modeling_utils.__file__).read_text(encoding="utf-8")
+    error = not_loadable("model", "someone/old", OSError(f"someone/old has none {said}."))
+    assert "write use_safetensors: false" in str(error)

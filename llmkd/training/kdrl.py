@@ -119,7 +119,11 @@ def grpo_arguments(stage: KDRLStage, checkpoints: Path, *, seed: int) -> GRPOCon
     Raises:
         InputError: TRL refuses the values.
     """
-    own: dict[str, Any] = {"reward_weights": [reward.weight for reward in stage.reward_funcs]}
+    own: dict[str, Any] = {
+        "reward_weights": [reward.weight for reward in stage.reward_funcs],
+        # For what TRL loads by the student's name: its reference, and vLLM.
+        "trust_remote_code": stage.student.trust_remote_code,
+    }
     if stage.validation is not None:
         own |= {
             "eval_strategy": "steps",

@@ -75,11 +75,8 @@ def assert_same(ours, reference):
     assert all(torch.equal(ours[name], reference[name]) for name in reference)
 
 
-@pytest.mark.parametrize("engine", ["zero3"])
-def test_killed_in_three_ways_it_goes_on_to_the_weights_of_an_undisturbed_run(
-    llmkd, recipe, engine
-):
-    command = launched(recipe, engine, "cut")
+def test_killed_in_three_ways_it_goes_on_to_the_weights_of_an_undisturbed_run(llmkd, recipe):
+    command = launched(recipe, "ddp", "cut")
     for victim, checkpoint in (("one rank", 3), ("all", 6), ("launcher", 12)):
         process = llmkd.start_until(f"cut/{STAGE}/checkpoints/checkpoint-{checkpoint}", *command)
         assert kill(victim, process)
@@ -88,7 +85,7 @@ def test_killed_in_three_ways_it_goes_on_to_the_weights_of_an_undisturbed_run(
         assert "killed by signal 9" in err
     _, err = llmkd.run(*command)
     assert "continues from" in err
-    llmkd.run(*launched(recipe, engine, "whole"))
+    llmkd.run(*launched(recipe, "ddp", "whole"))
     assert_same(weights(llmkd.folder / "cut"), weights(llmkd.folder / "whole"))
 
 

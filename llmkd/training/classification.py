@@ -13,7 +13,7 @@ from llmkd.data.classification import (
 from llmkd.data.labels import chosen_labels, given_labels, label_ids, one_output
 from llmkd.data.sources import Row
 from llmkd.models.classifiers import fit_to, labels_in, load_classifier
-from llmkd.models.load import load_tokenizer
+from llmkd.models.load import tokenizer_of
 from llmkd.models.vocabulary import check_same_tokens
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
@@ -90,7 +90,7 @@ def _build_teacher(
     num_labels: int,
     arguments: TrainingArguments,
 ) -> InProcessTeacher:
-    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    check_same_tokens(tokenizer, tokenizer_of(source))
     model = load_classifier(source)
     teacher = teacher_here(model, source, num_labels, arguments)
     with teacher.awake(arguments.device):

@@ -8,9 +8,8 @@ from llmkd.errors import InputError
 from llmkd.models.agreement import different_kinds, different_tokens
 from llmkd.models.head import check_head
 from llmkd.models.kinds import check_same_kind, is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, tokenizer_of
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
-from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.rollout_teachers import (
     RolloutModel,
     RolloutServer,
@@ -69,7 +68,7 @@ def _built(
     tokenizer: PreTrainedTokenizerBase,
     arguments: TrainingArguments,
 ) -> RolloutTeacher:
-    own = load_tokenizer(source.model_name_or_path, source.revision)
+    own = tokenizer_of(source)
     if problem := different_tokens(tokenizer.get_vocab(), own.get_vocab(), OTHER_TEACHER):
         raise InputError(f"{key}.model_name_or_path: {problem}")
     match source:
@@ -103,7 +102,7 @@ def _served(
 ) -> ServedRollouts:
     if problem := different_kinds(is_seq2seq(student.config), False):
         raise InputError(problem)
-    model = PretrainedModel(model_name_or_path=source.model_name_or_path, revision=source.revision)
+    model = source.as_pretrained
     return ServedRollouts(
         # The drawn token comes with whatever is asked for; one more is what a server is probed by.
         ServedVLLM(model, source.server, None, TopKCapture(top_k=1), key=f"{key}.server"),

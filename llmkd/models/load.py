@@ -18,9 +18,10 @@ from llmkd.errors import InputError
 from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
+from llmkd.models.quantized import quantization
 from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
 from llmkd.models.vocabulary import shared_vocab_size
-from llmkd.recipe.models import Dtype, NamedModel, PretrainedModel, ScratchStudent
+from llmkd.recipe.models import Dtype, InProcessTeacher, NamedModel, PretrainedModel, ScratchStudent
 
 UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
 """Fields that transformers reads, though not every configuration lists them."""
@@ -168,9 +169,11 @@ def dtype_name(source: PretrainedModel) -> Dtype:
     return next((name for name in get_args(Dtype) if name == own), "auto")
 
 
-def rules_of(source: PretrainedModel) -> dict[str, bool | None]:
-    """What may be loaded beside tensors, as transformers takes it: nothing, unless asked."""
+def rules_of(source: PretrainedModel) -> dict[str, Any]:
+    """What may be loaded beside tensors, as transformers takes it: nothing, unless asked; and how."""
+    bits = source.quantization if isinstance(source, InProcessTeacher) else None
     return {
+        **({} if bits is None else {"quantization_config": quantization(bits, dtype_of(source))}),
         "trust_remote_code": source.trust_remote_code,
         # None takes them where they are, and otherwise pickled ones, of which tensors alone are read.
         "use_safetensors": source.use_safetensors or None,

@@ -46,8 +46,14 @@ class PretrainedModel(NamedModel):
 
     def names_the_model_of(self, other: "PretrainedModel") -> bool:
         """Whether both are the same but for the type of their weights, however a path is written."""
+        # What a model is, not how it is loaded, nor where it is put.
+        names = set(PretrainedModel.model_fields) - {
+            "dtype",
+            "trust_remote_code",
+            "use_safetensors",
+        }
         one, two = (
-            each.model_dump(exclude={"dtype", "trust_remote_code", "use_safetensors"})
+            each.model_dump(include=names)
             | {"model_name_or_path": os.path.realpath(each.model_name_or_path)}
             for each in (self, other)
         )
@@ -65,6 +71,9 @@ class InProcessTeacher(PretrainedModel):
     """Its weights in parts, one on each process, whatever the student's engine: each layer is gathered
     while it runs, the output head stays whole. With `offload: cpu` the parts are in host memory. For
     train stages."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Weights of all linear layers but the output head in so many bits, by bitsandbytes (`pip install
+    'llmkd[quantized]'`): LLM.int8(), or NF4. The student imitates the quantised model."""
 
 
 class StoreTeacher(RecipePart):

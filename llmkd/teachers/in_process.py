@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,7 +50,7 @@ class InProcessTeacher:
                 device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None
             ),
         ):
-            return _own(signals(self.model, self.model, batch, kept, self.vocab_size))
+            return signals(self.model, self.model, batch, kept, self.vocab_size)
 
     @torch.no_grad()
     def token_logprobs(
@@ -117,16 +116,6 @@ class InProcessTeacher:
         head = self.signals(batch, predicting)
         assert isinstance(head, LinearHead), "rollouts are a language model's"
         return head
-
-
-def _own(answer: LinearHead | DenseLogits) -> LinearHead | DenseLogits:
-    """The answer with a head that stays where it is when the weights go back to where they were."""
-    if isinstance(answer, DenseLogits):
-        return answer
-    bias = answer.bias
-    return replace(
-        answer, weight=answer.weight.detach(), bias=None if bias is None else bias.detach()
-    )
 
 
 @contextmanager

@@ -13,14 +13,16 @@ from llmkd.models.kinds import auto_class
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
 from llmkd.training.checkpoints import (
-    newest_checkpoint,
+    checkpoint_steps,
     publish,
     removed_on_failure,
+    set_aside,
     set_aside_after,
 )
+from llmkd.training.checksums import damage
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
-from llmkd.training.metrics import STATE_FILE
 from llmkd.training.progress import ProgressBar
+from llmkd.training.ranks import from_main
 
 
 def train_to_model(
@@ -43,11 +45,12 @@ def train_to_model(
         vocab_size: Embeddings beyond these are left out of the model; None keeps all.
 
     Raises:
-        InputError: `resume` names no checkpoint.
+        InputError: `resume` names no whole checkpoint.
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
-    checkpoint = _checkpoint(resume, folder / "checkpoints")
-    if checkpoint:
+    checkpoints = folder / "checkpoints"
+    checkpoint = from_main(trainer.accelerator, lambda: _checkpoint(resume, checkpoints, name))
+    if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
     interruption = SaveOnSigterm()
     trainer.add_callback(interruption)
@@ -62,21 +65,35 @@ def train_to_model(
     trainer.accelerator.end_training()
 
 
-def _checkpoint(resume: str, folder: Path) -> Path | None:
+def _checkpoint(resume: str, folder: Path, name: str) -> Path | None:
+    """What to go on from; on the main process alone, for it may rename and delete."""
     match resume:
         case "auto":
-            return newest_checkpoint(folder)
+            return _newest_whole(folder, name)
         case "never":
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        case path if (Path(path) / STATE_FILE).is_file():
+        case path:
+            if problem := damage(Path(path)):
+                raise InputError(
+                    f"resume: {path} is no whole checkpoint of llmkd ({problem}); write auto, never, "
+                    "or the path of a whole checkpoint-N folder"
+                )
             set_aside_after(Path(path), folder)
             return Path(path)
-        case path:
-            raise InputError(
-                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
-                "whole checkpoint-N folder"
-            )
+
+
+def _newest_whole(folder: Path, name: str) -> Path | None:
+    """The newest checkpoint that is as it was written; later ones are set aside."""
+    found = list(checkpoint_steps(folder).values())
+    for checkpoint in reversed(found):
+        if not (problem := damage(checkpoint)):
+            return checkpoint
+        aside = set_aside(checkpoint)
+        say(f"warning: {name}: {checkpoint} is damaged ({problem}); it is {aside.name} now")
+    if found:
+        say(f"warning: {name}: no whole checkpoint is left, so the training begins anew")
+    return None
 
 
 def _write_model(

@@ -1,10 +1,12 @@
 """What the processes of one training do alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from llmkd.errors import LlmkdError
 
@@ -38,3 +40,10 @@ def raise_once(accelerator: Accelerator, error: LlmkdError) -> NoReturn:
     if accelerator.is_main_process:
         raise error
     raise SystemExit(error.exit_status)
+
+
+def any_rank(accelerator: Accelerator, flags: Sequence[Tensor]) -> list[bool]:
+    """Of each flag, a scalar, whether it is set on some rank; every rank has to call it."""
+    sums = accelerator.reduce(torch.stack([flag.float() for flag in flags]), reduction="sum")
+    assert isinstance(sums, Tensor)
+    return [count > 0 for count in sums.tolist()]

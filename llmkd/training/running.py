@@ -20,13 +20,14 @@ from llmkd.training.checkpoints import (
     set_aside_after,
 )
 from llmkd.training.checksums import damage
+from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.progress import ProgressBar
 from llmkd.training.ranks import from_main
 
 
 def train_to_model(
-    trainer: Trainer,
+    trainer: FiniteSteps,
     folder: Path,
     *,
     name: str,
@@ -52,17 +53,18 @@ def train_to_model(
     checkpoint = from_main(trainer.accelerator, lambda: _checkpoint(resume, checkpoints, name))
     if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
-    interruption = SaveOnSigterm()
+    interruption = SaveOnSigterm(trainer)
     trainer.add_callback(interruption)
     with progress(name) as moved:
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
-    _write_model(trainer, folder, name, card, vocab_size)
+    if not interruption.is_interrupted:
+        _write_model(trainer, folder, name, card, vocab_size)
     # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if interruption.is_interrupted:
+        raise SystemExit(EXIT_STATUS)
 
 
 def _checkpoint(resume: str, folder: Path, name: str) -> Path | None:

@@ -10,6 +10,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.training_args import OptimizerNames
 
 from llmkd.build import build_student, build_tokenizer_for
 from llmkd.build_objective import build_objective
@@ -86,6 +87,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         vocab_size=parts.vocab_size,
         lengths=data.lengths,
         term_gradient_steps=stage.term_gradient_steps,
+        on_nonfinite_loss=stage.on_nonfinite_loss,
         model=parts.models["student"],
         args=arguments,
         train_dataset=data.dataset,
@@ -143,11 +145,24 @@ def _check_engine(trainer: DistillTrainer) -> None:
             "trainer: the output head's weights are not whole under ZeRO stage 3 and FSDP, and "
             "llmkd does not gather them yet; write ZeRO stage 1 or 2, or plain DDP"
         )
+    if trainer.on_nonfinite_loss == "skip" and (reason := _skip_refusal(trainer)):
+        raise InputError(f"on_nonfinite_loss: skip is not possible {reason}; write stop")
     if trainer.term_gradient_steps and plugin is not None:
         raise InputError(
             "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
             "without DeepSpeed"
         )
+
+
+def _skip_refusal(trainer: DistillTrainer) -> str | None:
+    if trainer.is_deepspeed_enabled:
+        return "with DeepSpeed, which takes its steps by itself"
+    if trainer.args.fp16:
+        return "with fp16, whose loss scaler leaves out steps by itself"
+    optimizer = OptimizerNames(trainer.args.optim).value
+    if "lomo" in optimizer or "layerwise" in optimizer:
+        return f"with {optimizer}, which moves the weights during the backward pass"
+    return None
 
 
 def _check_model(

@@ -1,4 +1,5 @@
-"""One rank of trainings in which something goes wrong on one rank only: `fault_ranks.py FOLDER`.
+"""One rank of trainings in which something goes wrong on one rank only: `fault_ranks.py FOLDER` with
+`stage.json` in it.
 
 Leaves `rank-N.json` there: how each of them ended on this rank.
 """
@@ -17,27 +18,15 @@ from llmkd.recipe.schema import TrainStage
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.train import run_train
 
-STAGE = {
-    "kind": "train",
-    "student": {
-        "kind": "scratch",
-        "config": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32,
-                   "num_hidden_layers": 1, "num_attention_heads": 2},
-    },
-    "data": {"kind": "task", "digits": 2, "num_examples": 100},
-    "losses": [{"kind": "cross_entropy"}],
-    "trainer": {
-        "max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2, "save_total_limit": 9,
-    },
-}  # fmt: skip
 RANK = int(os.environ["RANK"])
 share, end_training = DistillTrainer._share, Accelerator.end_training
 
 
 def run(folder, **parts):
     """How a training ends: `done`, a message, or an exit status."""
-    stage = TrainStage.model_validate(STAGE | parts)
+    stage = TrainStage.model_validate(
+        json.loads((folder.parent / "stage.json").read_text()) | parts
+    )
     try:
         run_train(stage, folder, name="s", seed=0)
     except LlmkdError as error:

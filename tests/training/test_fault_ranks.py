@@ -8,10 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from llmkd.training.checkpoints import checkpoint_steps
+from llmkd.training.checksums import damage
 
+STAGE = {
+    "kind": "train",
+    "student": {
+        "kind": "scratch",
+        "config": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32,
+                   "num_hidden_layers": 1, "num_attention_heads": 2},
+    },
+    "data": {"kind": "task", "digits": 2, "num_examples": 100},
+    "losses": [{"kind": "cross_entropy"}],
+    "trainer": {
+        "max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2, "save_total_limit": 9,
+    },
+}  # fmt: skip
 RANKS = Path(__file__).with_name("fault_ranks.py")
 
 
@@ -39,6 +55,7 @@ def metrics(folder):
 def ran(tmp_path_factory):
     """The folder of `fault_ranks.py`, how its trainings ended on both ranks, and what it said."""
     folder = tmp_path_factory.mktemp("ranks")
+    (folder / "stage.json").write_text(json.dumps(STAGE))
     done = launch(RANKS, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     ended = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
@@ -88,3 +105,30 @@ def test_a_damaged_checkpoint_is_refused_or_set_aside_by_one_rank_for_both(ran):
     assert (checkpoints / ".checkpoint-6.old-1").is_dir()
     assert list(checkpoint_steps(checkpoints)) == [2, 4, 6]
     assert f"continues from {checkpoints}/checkpoint-4\n" in err
+
+
+FULL_DISK = """
+import os, resource, sys
+def lower(event, arguments):
+    if event in ("open", "os.mkdir") and str(arguments[0]).endswith(".staging/checkpoint-4"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+if os.environ.get("RANK") == "0":
+    sys.addaudithook(lower)
+"""
+
+
+def test_a_disk_that_is_full_for_one_rank_ends_both_with_one_message(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "one", **STAGE}))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = ["-m", "llmkd", "train", recipe, f"output_dir={tmp_path}/run"]
+    done = launch(*command, PYTHONPATH=path.rstrip(os.pathsep))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "ulimit -f" in line]
+    assert line.endswith("make room there, and the same command goes on from checkpoint-2")
+    assert "another process" not in done.stderr
+    assert "llmkd/training/running.py" not in done.stderr, "no traceback but the launcher's own"
+    checkpoints = tmp_path / "run" / "stages" / "train" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-2"]
+    assert damage(checkpoints / "checkpoint-2") is None

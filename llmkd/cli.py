@@ -14,6 +14,14 @@ from llmkd.cache_commands import cache
 from llmkd.command import Debug, Json, Quiet, command, dumped, print_records, show
 from llmkd.errors import InputError
 from llmkd.eval_command import evaluate
+from llmkd.launch_options import (
+    LaunchOption,
+    MachineRank,
+    MainProcessIp,
+    MainProcessPort,
+    NumMachines,
+    NumProcesses,
+)
 from llmkd.merge_command import merge
 from llmkd.prune_command import prune
 
@@ -50,6 +58,12 @@ def train(
         bool, typer.Option("--overwrite", help="Do stages anew whose inputs changed.")
     ] = False,
     allow_code: AllowCode = False,
+    launch: LaunchOption = None,
+    num_processes: NumProcesses = None,
+    num_machines: NumMachines = 1,
+    machine_rank: MachineRank = 0,
+    main_process_ip: MainProcessIp = None,
+    main_process_port: MainProcessPort = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -57,16 +71,30 @@ def train(
     """Run a recipe, stage by stage; the same command again goes on where it stopped."""
     with command(quiet, debug):
         from llmkd import pipeline
+        from llmkd.launch import launch_of, run_share_of
         from llmkd.recipe import load
         from llmkd.run_plan import Run
 
+        launched = launch_of(
+            launch,
+            num_processes=num_processes,
+            num_machines=num_machines,
+            machine_rank=machine_rank,
+            main_process_ip=main_process_ip,
+            main_process_port=main_process_port,
+        )
         job = Run(load(recipe, overrides or []))
+        if launched is not None and launched.num_machines > 1:
+            flags = ["--allow-code"] * allow_code + ["--overwrite"] * overwrite
+            raise typer.Exit(run_share_of(launched, [recipe, *(overrides or []), *flags]))
         if not job.folder.exists() and not pipeline.is_launched():
             # Before the first stage trains for hours: what the last one would be refused for.
             from llmkd.check import check as look_over
 
             look_over(recipe, overrides or [])
-        records = pipeline.run(job.recipe, overwrite=overwrite, allow_code=allow_code)
+        records = pipeline.run(
+            job.recipe, overwrite=overwrite, allow_code=allow_code, launch=launched
+        )
         if pipeline.is_launched():
             return
         print_records(records, json, {"output_dir": str(job.folder)})

@@ -6,7 +6,6 @@ Imports no torch. A stage's memory goes back to the system with its process.
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -16,10 +15,11 @@ from typing import Any
 import yaml
 
 from llmkd.advice import how_it_ended
+from llmkd.children import run_child
 from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import Record, read_results, write_results
-from llmkd.failure import DEBUG
 from llmkd.faults import explained
+from llmkd.launch import Launch
 from llmkd.progress import say
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
@@ -36,7 +36,6 @@ from llmkd.run_folder import environment, fingerprint, held, read_stage, write_a
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
 
-STDERR = 2
 FAILED, BAD_INPUT, TERMINATED = 1, 2, 128 + signal.SIGTERM
 
 
@@ -104,7 +103,13 @@ def _refuse_to_share(recipe: Recipe, asked: list[str]) -> None:
                 )
 
 
-def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) -> list[Record]:
+def run(
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    allow_code: bool = False,
+    launch: Launch | None = None,
+) -> list[Record]:
     """Runs what is not finished yet; returns the results of all evaluate stages.
 
     Under an external launcher (torchrun, accelerate, deepspeed) the first unfinished stage, which
@@ -114,6 +119,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) ->
         recipe: From `llmkd.recipe.load`.
         overwrite: Do stages anew whose inputs changed since the folder was written.
         allow_code: Run the programs and functions that the recipe names.
+        launch: How many processes do the train stages, and by which engine; None takes one.
 
     Raises:
         InputError: The folder is in use, or was made from something else.
@@ -129,7 +135,9 @@ def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) ->
     with explained(job.folder), held(job.folder) as lock:
         try:
             names = list(recipe.stages)
-            _run_unfinished(job, names, lock, overwrite=overwrite, allow_code=allow_code)
+            _run_unfinished(
+                job, names, lock, overwrite=overwrite, allow_code=allow_code, launch=launch
+            )
         except StageFailedError as error:
             if error.exit_status == FAILED:  # Not where time is short, or nothing has begun.
                 error.records = _gather_results(job)
@@ -141,7 +149,13 @@ def run(recipe: Recipe, *, overwrite: bool = False, allow_code: bool = False) ->
 
 
 def _run_unfinished(
-    job: Run, names: list[str], lock: int, *, overwrite: bool, allow_code: bool
+    job: Run,
+    names: list[str],
+    lock: int,
+    *,
+    overwrite: bool,
+    allow_code: bool,
+    launch: Launch | None = None,
 ) -> None:
     unfinished = unfinished_stages(job, overwrite=overwrite)
     if not allow_code:
@@ -158,7 +172,7 @@ def _run_unfinished(
             continue
         say(f"{position}: {job.recipe.stages[name].kind}")
         started = time.monotonic()
-        _run_in_child(job, name, lock)
+        _run_in_child(job, name, lock, launch)
         say(f"{position}: done in {time.monotonic() - started:.0f} s")
 
 
@@ -242,35 +256,21 @@ def _what_changed(old: Any, new: Any, key: str = "") -> str:
     return key.removeprefix("stage.")
 
 
-def _run_in_child(job: Run, name: str, lock: int) -> None:
-    command = [sys.executable, "-m", "llmkd.stage_process", str(job.folder), name, str(os.getpid())]
+def _run_in_child(job: Run, name: str, lock: int, launch: Launch | None) -> None:
+    if launch is not None and job.recipe.stages[name].kind in TRAINER_BLOCKS:
+        command = launch.command("llmkd.stage_process", str(job.folder), name)
+    else:
+        arguments = [str(job.folder), name, str(os.getpid())]
+        command = [sys.executable, "-m", "llmkd.stage_process", *arguments]
     # The child shares the lock, so the folder stays held until both are gone.
-    # stdout is for results alone, and libraries print there, so what a stage prints is on stderr.
-    # Nothing may wait for an answer, as a tracker without a login would; a debugger may.
-    stdin = None if os.environ.get(DEBUG) else subprocess.DEVNULL
-    child = subprocess.Popen(command, pass_fds=(lock,), stdin=stdin, stdout=STDERR)
-    is_terminated = False
-
-    def terminate(*_: Any) -> None:
-        nonlocal is_terminated
-        is_terminated = True
-        child.terminate()
-
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    if is_terminated:
+    child = run_child(command, lock)
+    if child.is_terminated:
         go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
-    if status == BAD_INPUT:
+    if child.status == BAD_INPUT:
         raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
-    if status != 0:
-        ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), status)
+    if child.status != 0:
+        ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), child.status)
         raise StageFailedError(f"stage {name} {ended}", FAILED)
 
 

@@ -46,7 +46,7 @@ def trained(monkeypatch):
             write_results(folder / "results.json", [record])
 
     monkeypatch.setattr("llmkd.run_stage._do", do)
-    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, lock: run_stage(job, name))
+    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, *_: run_stage(job, name))
     return names
 
 

@@ -1,8 +1,10 @@
 """A language model up to its output head: the hidden states and the head, without the logits.
 
-The head's input is caught at the head's own door, by a hook on `get_output_embeddings()`. So every
-architecture that transformers names an output embedding for is covered, with its own final norm and
-scaling, under DDP and DeepSpeed too. The head itself then runs on one position per sequence only.
+What is to be made of the hidden states is made in the head's own forward pass, in the place of the
+logits. So every architecture that transformers names an output embedding for is covered, with its own
+final norm and scaling. Engines that keep each weight in parts, on several devices (ZeRO-3, FSDP2),
+gather them around the forward pass of the module that owns them, and take their gradients apart again
+by hooks on what it and the whole model return: there the head's weights are whole.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,22 +37,33 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
     return head
 
 
-def hidden_states(
-    model: PreTrainedModel, forward: Callable[..., object], batch: dict[str, Tensor]
+def inside_head(
+    model: PreTrainedModel,
+    forward: Callable[..., object],
+    batch: dict[str, Tensor],
+    compute: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What goes into the model's output head, [B, T, H].
+    """What `compute` makes of the head's input, [B, T, H], while the head's weights are there whole.
 
     Args:
-        model: The unwrapped model, whose head is watched.
+        model: The unwrapped model, whose head does it.
         forward: What to call: the model, or DDP's or DeepSpeed's wrapper around it.
         batch: `input_ids`, and `attention_mask` or, of packed sequences, `position_ids`, [B, T];
             of a seq2seq model `input_ids` and `attention_mask` [B, S], `decoder_input_ids` [B, T].
+        compute: Gradients may flow through it to the hidden states and the head's weights.
     """
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    with _door_of(model) as caught:
-        forward(**inputs, use_cache=False)
-    (hidden,) = caught
-    return hidden
+    with _in_place_of_head(model, compute):
+        result = forward(**inputs, use_cache=False)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def hidden_states(
+    model: PreTrainedModel, forward: Callable[..., object], batch: dict[str, Tensor]
+) -> Tensor:
+    """What goes into the model's output head, [B, T, H]; the arguments are `inside_head`'s."""
+    return inside_head(model, forward, batch, lambda hidden: hidden)
 
 
 def linear_head(
@@ -114,18 +127,37 @@ def check_head(model: PreTrainedModel, name: str) -> None:
 
 
 @contextmanager
-def _door_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    caught: list[Tensor] = []
+def _in_place_of_head(
+    model: PreTrainedModel, compute: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """The head's forward pass is `compute`, and what it returns is what the model returns."""
+    head = output_head(model)
+    results: list[Tensor] = []
 
-    def catch(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        caught.append(args[0])
-        return (args[0][:, :1],)
+    def catch(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        results.append(result)
+        # Models may scale or cap what they take for logits.
+        return args[0].new_zeros(len(args[0]), 1, head.out_features)
 
-    handle = output_head(model).register_forward_pre_hook(catch)
+    def hand_out(*_: object) -> Tensor:
+        (result,) = results
+        return result
+
+    # An engine's own hooks see the result: on the head before ours, on the model after ours.
+    handles = [
+        head.register_forward_hook(catch),
+        model.register_forward_hook(hand_out, prepend=True),
+    ]
+    own = vars(head).get("forward")
+    head.forward = compute  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        yield caught
+        yield
     finally:
-        handle.remove()
+        del head.forward
+        if own is not None:
+            head.forward = own
+        for handle in handles:
+            handle.remove()
 
 
 def _bias(model: PreTrainedModel, head: nn.Linear) -> Tensor | None:

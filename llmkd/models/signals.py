@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmkd.losses.signals import DenseLogits, LinearHead
-from llmkd.models.head import hidden_states, linear_head
+from llmkd.models.head import hidden_states, inside_head, linear_head
 
 CLASSIFIER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -53,3 +53,26 @@ def signals(
         return linear_head(model, hidden[kept], vocab_size)
     output = forward(**classifier_inputs(model, batch))
     return DenseLogits(output.logits[kept])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def from_signals(
+    model: PreTrainedModel,
+    forward: Callable[..., Any],
+    batch: dict[str, Tensor],
+    kept: Tensor,
+    vocab_size: int,
+    compute: Callable[[LinearHead | DenseLogits], Tensor],
+) -> Tensor:
+    """What `compute` makes of the model's `signals`, with gradients for all weights.
+
+    A language model's head is whole only while `compute` runs: engines may keep it in parts. The
+    arguments are those of `signals`.
+    """
+    if is_classifier(model):
+        return compute(signals(model, forward, batch, kept, vocab_size))
+    return inside_head(
+        model,
+        forward,
+        batch,
+        lambda hidden: compute(linear_head(model, hidden[kept], vocab_size)),
+    )

@@ -9,6 +9,8 @@ from llmkd.recipe.places import meant
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SUFFIXES = (".yaml", ".yml")
+LAUNCHERS = "accelerate"
+"""The folder beside the recipes with files of accelerate's launcher."""
 
 # In a wheel they are inside the package; in a checkout they are beside it.
 _IN_CHECKOUT = {
@@ -82,5 +84,9 @@ def _find(name_or_path: str | Path, kind: Literal["recipes", "suites"], word: st
 
 def _files(kind: Literal["recipes", "suites"]) -> list[Path]:
     folder = shipped_folder(kind)
-    files = (file for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    files = (
+        file
+        for file in folder.rglob("*")
+        if file.suffix in SUFFIXES and file.parent.name != LAUNCHERS
+    )
     return sorted(files, key=lambda file: file.stem)

@@ -1,7 +1,6 @@
 """What `llmkd.rewards.worker` starts: `python -m llmkd.rewards.worker_process PARENT DESCRIPTOR`."""
 
 import asyncio
-import ctypes
 import importlib
 import importlib.util
 import inspect
@@ -9,7 +8,6 @@ import json
 import math
 import os
 import pickle
-import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -18,12 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from llmkd.processes import die_with
 
 
 def main() -> None:
     """Loads the function of the first request, and calls it for each one after."""
-    _die_with(int(sys.argv[1]))
+    die_with(int(sys.argv[1]))
     connection = Connection(int(sys.argv[2]))
     function: partial[Any] | None = None
     with suppress(EOFError):
@@ -41,14 +39,6 @@ def main() -> None:
             sys.stdout.flush()
             connection.send_bytes(text.encode())
     os._exit(0)  # Threads of the function's do not keep it.
-
-
-def _die_with(parent: int) -> None:
-    # Killed with -9, the parent can take nobody along; on Linux the kernel does it.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _loaded(function: str, arguments: dict[str, Any]) -> "partial[Any]":

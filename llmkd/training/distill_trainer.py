@@ -11,7 +11,8 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
 
 from llmkd.data.rationale import PART_IDS
-from llmkd.models.signals import signals
+from llmkd.losses.signals import DenseLogits, LinearHead
+from llmkd.models.signals import from_signals
 from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.progress import say
 from llmkd.teachers.protocol import Teacher
@@ -136,16 +137,24 @@ class DistillTrainer(FiniteSteps):
         self, objective: Objective, model: nn.Module, inputs: dict[str, Tensor], counts: Tensor
     ) -> ObjectiveOutput:
         student: Any = self.accelerator.unwrap_model(model)
-        kept = trained(inputs["target_ids"])
-        part_ids = inputs.get(PART_IDS)
-        return objective(
-            signals(student, model, inputs, kept, self.vocab_size),
-            None if self.teacher is None else self.teacher.signals(inputs, kept),
-            inputs["target_ids"][kept],
-            num_positions=counts,
-            step=self.state.global_step,
-            part_ids=None if part_ids is None else part_ids[kept],
-        )
+        kept, part_ids = trained(inputs["target_ids"]), inputs.get(PART_IDS)
+        teacher = None if self.teacher is None else self.teacher.signals(inputs, kept)
+        outputs: list[ObjectiveOutput] = []
+
+        def compute(of_student: LinearHead | DenseLogits) -> Tensor:
+            output = objective(
+                of_student,
+                teacher,
+                inputs["target_ids"][kept],
+                num_positions=counts,
+                step=self.state.global_step,
+                part_ids=None if part_ids is None else part_ids[kept],
+            )
+            outputs.append(output)
+            return output.loss
+
+        loss = from_signals(student, model, inputs, kept, self.vocab_size, compute)
+        return ObjectiveOutput(loss, outputs[0].metrics)
 
     def term_gradient_norms(
         self, batches: list[dict[str, Tensor]], counts: Tensor

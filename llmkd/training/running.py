@@ -1,29 +1,22 @@
 """A trainer's whole way: from the newest checkpoint to a model folder."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedTokenizerBase, Trainer
 
-from llmkd.errors import InputError
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
-from llmkd.training.checkpoints import (
-    checkpoint_steps,
-    publish,
-    removed_on_failure,
-    set_aside,
-    set_aside_after,
-)
-from llmkd.training.checksums import damage
+from llmkd.training.checkpoints import publish, removed_on_failure
 from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.progress import ProgressBar
 from llmkd.training.ranks import from_main
+from llmkd.training.resuming import checkpoint_to_resume
+from llmkd.training.sharding import loaded_whole
 
 
 def train_to_model(
@@ -50,7 +43,9 @@ def train_to_model(
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
     checkpoints = folder / "checkpoints"
-    checkpoint = from_main(trainer.accelerator, lambda: _checkpoint(resume, checkpoints, name))
+    checkpoint = from_main(
+        trainer.accelerator, lambda: checkpoint_to_resume(resume, checkpoints, name)
+    )
     if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
     interruption = SaveOnSigterm(trainer)
@@ -67,43 +62,12 @@ def train_to_model(
         raise SystemExit(EXIT_STATUS)
 
 
-def _checkpoint(resume: str, folder: Path, name: str) -> Path | None:
-    """What to go on from; on the main process alone, for it may rename and delete."""
-    match resume:
-        case "auto":
-            return _newest_whole(folder, name)
-        case "never":
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        case path:
-            if problem := damage(Path(path)):
-                raise InputError(
-                    f"resume: {path} is no whole checkpoint of llmkd ({problem}); write auto, never, "
-                    "or the path of a whole checkpoint-N folder"
-                )
-            set_aside_after(Path(path), folder)
-            return Path(path)
-
-
-def _newest_whole(folder: Path, name: str) -> Path | None:
-    """The newest checkpoint that is as it was written; later ones are set aside."""
-    found = list(checkpoint_steps(folder).values())
-    for checkpoint in reversed(found):
-        if not (problem := damage(checkpoint)):
-            return checkpoint
-        aside = set_aside(checkpoint)
-        say(f"warning: {name}: {checkpoint} is damaged ({problem}); it is {aside.name} now")
-    if found:
-        say(f"warning: {name}: no whole checkpoint is left, so the training begins anew")
-    return None
-
-
 def _write_model(
     trainer: Trainer, folder: Path, name: str, card: str, vocab_size: int | None
 ) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
     saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
-    with removed_on_failure(saved), removed_on_failure(merged):
+    with removed_on_failure(saved), removed_on_failure(merged), loaded_whole():
         trainer.save_model(str(saved), _internal_call=True)
         if not trainer.args.should_save:
             return

@@ -36,6 +36,7 @@ from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
 from llmkd.training.running import train_to_model
+from llmkd.training.sharding import check_engine, loaded_whole
 from llmkd.training.teachers import build_teacher, check_store_fits
 from llmkd.training.trackers import trackers
 
@@ -71,7 +72,8 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     tokenizer = build_tokenizer_for(stage)
     is_classification = isinstance(stage.data, Classification)
     build = build_classifiers if is_classification else _build_language_models
-    parts = build(stage, tokenizer, arguments, seed=seed)
+    with loaded_whole():
+        parts = build(stage, tokenizer, arguments, seed=seed)
     data = parts.data
     callbacks: list[TrainerCallback] = [MetricsFile(folder / "metrics.jsonl")]
     if arguments.process_index == 0:
@@ -95,7 +97,9 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    _check_engine(trainer)
+    check_engine(trainer)
+    _check_term_gradients(trainer)
+    _check_skipping(trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
@@ -138,20 +142,17 @@ def _build_language_models(
     return parts
 
 
-def _check_engine(trainer: DistillTrainer) -> None:
-    plugin = trainer.accelerator.state.deepspeed_plugin
-    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-        raise InputError(
-            "trainer: the output head's weights are not whole under ZeRO stage 3 and FSDP, and "
-            "llmkd does not gather them yet; write ZeRO stage 1 or 2, or plain DDP"
-        )
-    if trainer.on_nonfinite_loss == "skip" and (reason := _skip_refusal(trainer)):
-        raise InputError(f"on_nonfinite_loss: skip is not possible {reason}; write stop")
-    if trainer.term_gradient_steps and plugin is not None:
+def _check_term_gradients(trainer: DistillTrainer) -> None:
+    if trainer.term_gradient_steps and trainer.is_deepspeed_enabled:
         raise InputError(
             "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
             "without DeepSpeed"
         )
+
+
+def _check_skipping(trainer: DistillTrainer) -> None:
+    if trainer.on_nonfinite_loss == "skip" and (reason := _skip_refusal(trainer)):
+        raise InputError(f"on_nonfinite_loss: skip is not possible {reason}; write stop")
 
 
 def _skip_refusal(trainer: DistillTrainer) -> str | None:

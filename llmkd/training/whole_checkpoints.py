@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.checksums import write_checksums
+from llmkd.training.sharding import shard_on_a_cpu
 
 
 class WholeCheckpoints(Trainer):
@@ -19,6 +20,11 @@ class WholeCheckpoints(Trainer):
     """
 
     _checkpoint_root: Path | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in transformers; FSDP2 is FSDP2 on a CPU too."""
+        super().create_accelerator_and_postprocess()
+        shard_on_a_cpu(self)
 
     def collect_state(self) -> None:
         """Called on every rank before a checkpoint is written."""
@@ -39,6 +45,13 @@ class WholeCheckpoints(Trainer):
         return (
             str(self._checkpoint_root) if self._checkpoint_root else super()._get_output_dir(trial)
         )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers; weights in parts are put together, whatever the launcher's file says."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

@@ -38,7 +38,7 @@ def recipe(tmp_path, tokenizer, tiny_llama, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     # Stages that are run here are, unlike those of the command line, in this process.
-    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, _: run_stage(job, name))
+    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, *_: run_stage(job, name))
     for seed, name in enumerate(["student", "teacher"]):
         model = tiny_llama(tokenizer, seed=seed, hidden_size=16, num_hidden_layers=1)
         model.save_pretrained(tmp_path / name)

@@ -1,7 +1,8 @@
-"""The head's input caught at its door gives the model's own logits, whatever the architecture."""
+"""The head's input gives the model's own logits, whatever the architecture."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmkd.errors import InputError
@@ -9,7 +10,7 @@ from llmkd.losses.closed_form import CROSS_ENTROPY
 from llmkd.losses.divergences import cross_entropy
 from llmkd.losses.linear_head import divergence_from_hidden
 from llmkd.losses.terms import HeadTerm
-from llmkd.models.head import check_head, hidden_states, linear_head
+from llmkd.models.head import check_head, hidden_states, inside_head, linear_head
 
 SMALL = {
     "vocab_size": 50,
@@ -117,14 +118,42 @@ def test_cropping_leaves_padded_rows_without_probability_or_gradient():
     assert head.grad[:40].any()
 
 
-def test_the_head_runs_on_one_position_only():
-    model = make("llama")
-    sizes = []
-    handle = model.get_output_embeddings().register_forward_hook(
-        lambda _, __, output: sizes.append(output.shape[1])
-    )
+def test_no_logits_are_made(monkeypatch):
+    model, linear, widths = make("llama"), F.linear, []
+
+    def counted(*args):
+        widths.append(linear(*args).shape[-1])
+        return linear(*args)
+
+    monkeypatch.setattr(F, "linear", counted)
     hidden = hidden_states(model, model, batch_of(model))
-    handle.remove()
-    assert sizes == [1]
+    assert widths
+    assert 50 not in widths
     assert hidden.shape == (3, 7, 32)
-    assert model(**batch_of(model)).logits.shape == (3, 7, 50), "the hook is gone afterwards"
+    assert model(**batch_of(model)).logits.shape == (3, 7, 50), "the head is itself afterwards"
+
+
+def test_hooks_of_an_engine_see_the_result_and_may_replace_it():
+    # ZeRO-3 and FSDP2 hang what gathers weights before the backward pass on what modules return.
+    model, seen = make("llama"), []
+
+    def doubled(_, __, result):
+        seen.append(result)
+        return 2 * result
+
+    for module in (model.get_output_embeddings(), model):
+        module.register_forward_hook(doubled)
+    result = inside_head(model, model, batch_of(model), lambda hidden: hidden.sum())
+    assert torch.equal(seen[1], 2 * seen[0])
+    assert torch.equal(result, 4 * seen[0])
+
+
+def test_a_forward_pass_that_a_library_has_put_on_the_head_is_there_afterwards():
+    model = make("llama")
+    head = model.get_output_embeddings()
+    head.forward = own = lambda hidden: hidden[..., :1]
+    hidden_states(model, model, batch_of(model))
+    assert head.forward is own
+    with pytest.raises(ZeroDivisionError):
+        inside_head(model, model, batch_of(model), lambda hidden: 1 / 0)
+    assert head.forward is own

@@ -28,7 +28,7 @@ GENERATION = {"temperature": 1.0, "max_completion_length": 200}
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Runs stages here: a process of its own for each, as tests/cli has them, takes seconds to start."""
-    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, _: run_stage(job, name))
+    monkeypatch.setattr(pipeline, "_run_in_child", lambda job, name, *_: run_stage(job, name))
 
 
 def shrunk(name, folder, *overrides):

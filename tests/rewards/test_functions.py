@@ -227,9 +227,14 @@ def test_ctrl_c_comes_through_and_ends_the_process(folder):
         os.kill(os.getpid(), signal.SIGINT)
 
     waiting = function("waiting")
+    # Python leaves the signal ignored where its parent ignores it, as shells do for background jobs.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        waiting(completions=GOOD, **ROWS)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            waiting(completions=GOOD, **ROWS)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert gone(int((folder / "waiting").read_text()))
 
 

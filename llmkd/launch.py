@@ -1,0 +1,144 @@
+"""`--launch`: a train stage by several processes, through accelerate's launcher. Imports no torch."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkd.children import run_child
+from llmkd.errors import InputError
+from llmkd.recipe.local_paths import expanded, is_there
+from llmkd.recipe.places import meant
+from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
+
+ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+"""Names that `--launch` takes: of files in `recipes/accelerate/`."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many processes train, and by which engine.
+
+    Args:
+        file: Of accelerate's launcher.
+        num_processes: On all machines together; None takes one for each accelerator, or what a file
+            of the user's own says.
+        num_machines: Each runs the same command, with a `machine_rank` of its own.
+        machine_rank: Which of the machines this is, from 0.
+        main_process_ip: Address of machine 0; for several machines.
+        main_process_port: A port that is free on machine 0; for several machines.
+    """
+
+    file: Path
+    num_processes: int | None = None
+    num_machines: int = 1
+    machine_rank: int = 0
+    main_process_ip: str | None = None
+    main_process_port: int | None = None
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """What starts a module on all of this machine's processes, as a child of this one."""
+        options = {
+            "config_file": self.file,
+            "num_processes": self.num_processes,
+            "num_machines": self.num_machines,
+            "machine_rank": self.machine_rank,
+            "main_process_ip": self.main_process_ip,
+            # 0: one that is free; of several machines, each has to know it.
+            "main_process_port": self.main_process_port or 0,
+        }
+        written = [
+            part
+            for name, value in options.items()
+            if value is not None
+            for part in (f"--{name}", str(value))
+        ]
+        own = [sys.executable, "-m", "llmkd.launched", str(os.getpid())]
+        return [*own, *written, "--module", module, *arguments]
+
+
+def launch_of(
+    engine: str | None,
+    *,
+    num_processes: int | None = None,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    main_process_ip: str | None = None,
+    main_process_port: int | None = None,
+) -> Launch | None:
+    """What `--launch` and the options beside it ask for; None where that is one process.
+
+    Args:
+        engine: One of `ENGINES`, or a file that `accelerate config` wrote.
+        num_processes: As of `Launch`.
+        num_machines: As of `Launch`.
+        machine_rank: As of `Launch`.
+        main_process_ip: As of `Launch`.
+        main_process_port: As of `Launch`.
+
+    Raises:
+        InputError: There is no such engine or file, or the numbers do not fit each other.
+    """
+    if engine is None:
+        if num_processes is not None or num_machines != 1:
+            raise InputError(
+                "--num-processes, --num-machines: of which engine? write --launch "
+                f"{' | '.join(ENGINES)}, or --launch FILE"
+            )
+        return None
+    problems: list[str] = []
+    if num_processes is not None and (num_processes < 1 or num_processes % max(1, num_machines)):
+        problems.append(
+            f"--num-processes: {num_processes} cannot be spread evenly; write a multiple of "
+            f"--num-machines, which is {num_machines}"
+        )
+    if num_machines < 1:
+        problems.append(f"--num-machines: {num_machines}; write 1 or more")
+    elif not 0 <= machine_rank < num_machines:
+        problems.append(
+            f"--machine-rank: {machine_rank} is none of {num_machines}; write 0 to {num_machines - 1}"
+        )
+    if num_machines > 1 and not (main_process_ip and main_process_port):
+        problems.append(
+            "--main-process-ip, --main-process-port: machines have to find each other; write the "
+            "address of machine 0 and a port that is free there, the same on all"
+        )
+    if num_machines > 1 and num_processes is None:
+        problems.append(
+            "--num-processes: missing; write how many there are on all machines together"
+        )
+    if problems:
+        raise InputError(problems)
+    return Launch(
+        _file(engine),
+        num_processes,
+        num_machines,
+        machine_rank,
+        main_process_ip,
+        main_process_port,
+    )
+
+
+def run_share_of(launch: Launch, arguments: list[str]) -> int:
+    """Runs `llmkd train` on this machine's processes, as part of several machines'.
+
+    Returns:
+        The exit status of the process that failed first, or 0.
+    """
+    ended = run_child(launch.command("llmkd", "train", *arguments))
+    if ended.is_terminated:
+        return 128 + signal.SIGTERM
+    return ended.status if ended.status >= 0 else 128 - ended.status
+
+
+def _file(engine: str) -> Path:
+    if engine in ENGINES:
+        return shipped_folder("recipes") / LAUNCHERS / f"{engine}.yaml"
+    path = expanded(engine)
+    if is_there(path) and not path.is_dir():
+        return path
+    raise InputError(
+        f"--launch: no such engine or file {engine}; {meant(engine, list(ENGINES))}, or the path of "
+        "a file that `accelerate config --config_file FILE` wrote"
+    )

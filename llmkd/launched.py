@@ -1,0 +1,74 @@
+"""accelerate's launcher in a process that ends with its parent: `python -m llmkd.launched PARENT ...`.
+
+The exit status is that of the process that failed first, as a shell gives it.
+"""
+
+import logging
+import os
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from llmkd.children import SIGNALLED
+from llmkd.errors import InputError
+from llmkd.failure import reported
+from llmkd.processes import die_with
+from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
+
+OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"
+
+
+def main() -> None:
+    """Starts the processes, and waits for them."""
+    die_with(int(sys.argv[1]))
+    # What failed has said so itself.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with reported():
+        arguments = _arguments(sys.argv[2:])
+        # The launcher's own way would kill after 30 seconds what is still saving.
+        signal.signal(signal.SIGTERM, _pass_on)
+        try:
+            launch_command(arguments)
+        except ChildFailedError as error:
+            sys.exit(_status(error))
+
+
+def _arguments(given: list[str]) -> Namespace:
+    arguments: Any = launch_command_parser().parse_args(given)
+    arguments.signals_to_handle = OTHER_SIGNALS
+    if arguments.num_processes is None and _is_shipped(arguments.config_file):
+        arguments.num_processes = torch.accelerator.device_count()
+        if arguments.num_processes == 0:
+            raise InputError(
+                "--num-processes: there is no accelerator here to count; write how many processes"
+            )
+    on_a_cpu = not torch.accelerator.is_available()
+    if on_a_cpu and arguments.num_processes and "OMP_NUM_THREADS" not in os.environ:
+        here = arguments.num_processes // (arguments.num_machines or 1)
+        arguments.num_cpu_threads_per_process = max(1, len(os.sched_getaffinity(0)) // here)
+    return arguments
+
+
+def _is_shipped(file: str) -> bool:
+    return Path(file).parent == shipped_folder("recipes") / LAUNCHERS
+
+
+def _pass_on(number: int, _: object) -> None:
+    for child in psutil.Process().children():
+        child.send_signal(number)
+
+
+def _status(error: ChildFailedError) -> int:
+    _, failure = error.get_first_failure()
+    return failure.exitcode if failure.exitcode >= 0 else SIGNALLED - failure.exitcode
+
+
+if __name__ == "__main__":
+    main()

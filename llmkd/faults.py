@@ -92,8 +92,9 @@ def lost_a_peer(error: Exception) -> bool:
 
 def _peer_message(error: Exception, folder: Path | None, stage: Stage | None) -> str:
     next_step = goes_on(stage, folder) if stage and folder else "goes on from what was saved"
+    reason = _first_line(error).split(". ")[0]
     return (
-        f"another process of this training ended, or gives no answer ({_first_line(error)}); if it "
+        f"another process of this training ended, or gives no answer ({reason}); if it "
         "said nothing itself, the system may have killed it, as it does when memory runs out (see "
         f"`dmesg`); the same command {next_step}"
     )

@@ -14,7 +14,7 @@ def write_checksums(checkpoint: Path) -> None:
     files = {
         path.relative_to(checkpoint).as_posix(): [path.stat().st_size, file_checksum(path)]
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != checkpoint / CHECKSUMS
     }
     write_sealed(checkpoint / CHECKSUMS, {"files": files})
 

@@ -36,7 +36,8 @@ class FiniteSteps(WholeCheckpoints):
     """A trainer whose ranks agree, before each optimizer step, whether it can be taken.
 
     They also agree whether to end after it; see `llmkd.training.interruption`. That is one small sum
-    over the ranks, and one wait for the device, per optimizer step.
+    over the ranks, and one wait for the device, per optimizer step: every micro-batch waits for it too,
+    as rows are picked by masks.
     """
 
     is_asked_to_end = False

@@ -28,6 +28,9 @@ OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"
 def main() -> None:
     """Starts the processes, and waits for them."""
     die_with(int(sys.argv[1]))
+    # DeepSpeed compiles with ninja, which lies beside the interpreter.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
     # What failed has said so itself.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with reported():

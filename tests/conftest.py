@@ -145,7 +145,7 @@ def lora():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_seq2seq():
     """Makes a two-layer T5 or BART with random weights for a given tokenizer."""
     from llmkd.models.load import build_from_scratch

@@ -13,7 +13,8 @@ from llmkd.losses.signals import SampledLogits, SparseLogits, TopKLogits
 from llmkd.teacher_data.captured import Positions, SampledPositions, TopKPositions
 
 Row = Mapping[str, Any]
-_PREFIX = "teacher_"
+PREFIX = "teacher_"
+"""How a batch's tensors are called that a teacher has answered with."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class WithTeacher:
         batch = self.collate(rows)
         documents = [document for row in rows for document in documents_of(row)]
         positions = self.source.positions(documents)
-        found = {_PREFIX + name: torch.from_numpy(x) for name, x in vars(positions).items()}
+        found = {PREFIX + name: torch.from_numpy(x) for name, x in vars(positions).items()}
         return batch | found
 
 
@@ -98,9 +99,9 @@ class CapturedTeacher:
     def signals(self, batch: dict[str, Tensor], kept: Tensor) -> SparseLogits:
         """See `Teacher.signals`."""
         found = {
-            name.removeprefix(_PREFIX): tensor
+            name.removeprefix(PREFIX): tensor
             for name, tensor in batch.items()
-            if name.startswith(_PREFIX)
+            if name.startswith(PREFIX)
         }
         token_ids = found["token_ids"].long()
         if "counts" in found:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.utils.data import Sampler
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, has_length
 
 from llmkd.data.rationale import PART_IDS
 from llmkd.losses.signals import DenseLogits, LinearHead
@@ -17,6 +17,7 @@ from llmkd.objective import Objective, ObjectiveOutput, trained
 from llmkd.progress import say
 from llmkd.teachers.protocol import Teacher
 from llmkd.training.finite_steps import FiniteSteps
+from llmkd.training.last_batch import num_own, without_repeats
 from llmkd.training.metrics import StepMetrics
 from llmkd.training.sampling import LengthGroupedSampler
 
@@ -85,6 +86,8 @@ class DistillTrainer(FiniteSteps):
     ) -> tuple[list, Tensor]:
         """The micro-batches of one step, and what the objective divides by: [num_terms + 1]."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.accelerator.gradient_state.end_of_dataloader:
+            batches[-1] = self._without_repeats(batches[-1])
         counts = sum(
             self.objective.count_positions(batch["target_ids"], batch.get(PART_IDS))
             for batch in batches
@@ -99,6 +102,17 @@ class DistillTrainer(FiniteSteps):
             self.step_metrics.latest = self.term_gradient_norms(batches, counts)
         self.step_metrics.begin_step(counts)
         return batches, counts
+
+    def _without_repeats(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        rows: Any = self.train_dataset
+        config = self.accelerator.dataloader_config
+        is_filled = config.even_batches and not config.split_batches
+        size, state = self.args.train_batch_size, self.accelerator
+        is_whole = self.args.dataloader_drop_last or state.num_processes == 1
+        if not (has_length(rows) and is_filled) or is_whole:
+            return batch
+        own = num_own(len(rows), size, state.num_processes, state.process_index)
+        return without_repeats(batch, own) if own < size else batch
 
     def compute_loss(
         self,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkd.progress import say
@@ -32,6 +33,8 @@ def engine(trainer: Trainer) -> str:
     parts = [type(wrapped).__name__]
     if hasattr(wrapped, "zero_optimization_stage"):
         parts.append(f"ZeRO stage {wrapped.zero_optimization_stage()}")
+    if any(isinstance(parameter, DTensor) for parameter in wrapped.parameters()):
+        parts.append("DTensor parameters")
     number = accelerator.num_processes
     parts.append(f"{number} process{'es' if number > 1 else ''}")
     return ", ".join([*parts, str(accelerator.device)])

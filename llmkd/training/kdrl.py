@@ -39,6 +39,7 @@ from llmkd.training.phases import Phases, Plateau
 from llmkd.training.rollout_files import RolloutsFile, ValidationFile
 from llmkd.training.rollout_teachers import build_rollout_teacher
 from llmkd.training.running import train_to_model
+from llmkd.training.sharding import check_engine, loaded_whole
 from llmkd.training.trackers import trackers
 
 
@@ -56,7 +57,14 @@ def run_kdrl(stage: KDRLStage, folder: Path, *, name: str, seed: int) -> None:
         LlmkdError: A guard stopped the run.
     """
     trainer = build_kdrl_trainer(stage, folder, seed=seed)
-    train_to_model(trainer, folder, name=name, resume=stage.resume, card=kdrl_card(stage, name))
+    train_to_model(
+        trainer,
+        folder,
+        name=name,
+        resume=stage.resume,
+        card=kdrl_card(stage, name),
+        student=stage.student,
+    )
 
 
 def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrainer:
@@ -66,11 +74,12 @@ def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrai
     rewards = reward_functions(stage.reward_funcs)
     arguments = grpo_arguments(stage, folder / "checkpoints", seed=seed)
     tokenizer = _tokenizer(stage)
-    student = _student(stage.student, tokenizer, arguments)
     phases = Phases(stage.objective)
     teacher = None
-    if stage.teacher is not None:
-        teacher = build_rollout_teacher(stage.teacher, student, tokenizer, arguments)
+    with loaded_whole():
+        student = _student(stage.student, tokenizer, arguments)
+        if stage.teacher is not None:
+            teacher = build_rollout_teacher(stage.teacher, student, tokenizer, arguments)
     with arguments.main_process_first(desc="tokenize"), progress("data") as moved:
         train, longest = rollout_prompts(
             stage.data, tokenizer, student.config, seed=seed, progress=moved
@@ -97,6 +106,7 @@ def build_kdrl_trainer(stage: KDRLStage, folder: Path, *, seed: int) -> KDRLTrai
         )
     except ImportError as error:
         raise InputError(f"trainer: {error}; install it, or leave out what asks for it") from error
+    check_engine(trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     trainer.add_callback(RolloutsFile(folder / "rollouts.jsonl", trainer))

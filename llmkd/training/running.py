@@ -4,19 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers import AutoConfig, PreTrainedTokenizerBase, Trainer
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from llmkd.models.adapted import merged as adapted
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
+from llmkd.models.load import load_model
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
+from llmkd.recipe.models import PretrainedStudent, StudentSource
 from llmkd.training.checkpoints import publish, removed_on_failure
 from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.progress import ProgressBar
 from llmkd.training.ranks import from_main
 from llmkd.training.resuming import checkpoint_to_resume
-from llmkd.training.sharding import loaded_whole
+from llmkd.training.sharding import is_split, loaded_whole
 
 
 def train_to_model(
@@ -26,6 +29,7 @@ def train_to_model(
     name: str,
     resume: str,
     card: str,
+    student: StudentSource,
     vocab_size: int | None = None,
 ) -> None:
     """Trains, and writes `model/`, with an `adapter/` beside it where that is what was trained.
@@ -36,6 +40,7 @@ def train_to_model(
         name: The stage's name, for the progress bar and the hub.
         resume: As the recipe has it.
         card: The model's README.
+        student: What it was before the training.
         vocab_size: Embeddings beyond these are left out of the model; None keeps all.
 
     Raises:
@@ -54,7 +59,7 @@ def train_to_model(
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not interruption.is_interrupted:
-        _write_model(trainer, folder, name, card, vocab_size)
+        _write_model(trainer, folder, name, card, student, vocab_size)
     # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
@@ -63,7 +68,12 @@ def train_to_model(
 
 
 def _write_model(
-    trainer: Trainer, folder: Path, name: str, card: str, vocab_size: int | None
+    trainer: Trainer,
+    folder: Path,
+    name: str,
+    card: str,
+    student: StudentSource,
+    vocab_size: int | None,
 ) -> None:
     """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
     saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
@@ -74,9 +84,9 @@ def _write_model(
         (saved / "training_args.bin").unlink(missing_ok=True)
         unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(unwrapped, "peft_config"):
-            publish(saved, folder / "adapter")
+            adapter = publish(saved, folder / "adapter")
             saved = merged
-            unwrapped.merge_and_unload().save_pretrained(saved)
+            _merged(unwrapped, student, adapter, is_split(trainer.args)).save_pretrained(saved)
             assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
             trainer.processing_class.save_pretrained(saved)
         if vocab_size is not None:
@@ -91,6 +101,15 @@ def _write_model(
             folder_path=folder / MODEL,
             commit_message=f"{name}, made with llmkd",
         )
+
+
+def _merged(
+    trained: Any, student: StudentSource, adapter: Path, is_in_parts: bool
+) -> PreTrainedModel:
+    if not is_in_parts:
+        return trained.merge_and_unload()
+    assert isinstance(student, PretrainedStudent), "others have no adapters"
+    return adapted(load_model(student), str(adapter))
 
 
 def _cut_padding(folder: Path, vocab_size: int) -> None:

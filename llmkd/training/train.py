@@ -36,7 +36,7 @@ from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
 from llmkd.training.running import train_to_model
-from llmkd.training.sharding import check_engine, loaded_whole
+from llmkd.training.sharding import check_engine, is_split, loaded_whole
 from llmkd.training.teachers import build_teacher, check_store_fits
 from llmkd.training.trackers import trackers
 
@@ -61,6 +61,7 @@ def run_train(stage: TrainStage, folder: Path, *, name: str, seed: int) -> None:
         name=name,
         resume=stage.resume,
         card=model_card(stage, name),
+        student=stage.student,
         vocab_size=trainer.vocab_size if is_padded else None,
     )
 
@@ -71,6 +72,11 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     arguments = training_arguments(stage.trainer, folder / "checkpoints", seed=seed)
     tokenizer = build_tokenizer_for(stage)
     is_classification = isinstance(stage.data, Classification)
+    if is_classification and getattr(stage.student, "lora", None) and is_split(arguments):
+        raise InputError(
+            "student.lora: a classifier's adapters are not merged from weights in parts; leave it "
+            "out, or take DDP, ZeRO-1 or ZeRO-2"
+        )
     build = build_classifiers if is_classification else _build_language_models
     with loaded_whole():
         parts = build(stage, tokenizer, arguments, seed=seed)

@@ -51,7 +51,8 @@ class WholeCheckpoints(Trainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        state: Any = self.accelerator.get_state_dict(self.model)
+        self._save(output_dir, state_dict=state)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

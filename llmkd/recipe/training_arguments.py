@@ -189,7 +189,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None,
         "a response is compared with others to its prompt; write 2 or more",
     ),
-    "fsdp": (bool, "llmkd does not train with FSDP yet; leave it out"),
+    "fsdp": (bool, "an engine is not the recipe's; leave it out, and write --launch fsdp2"),
     "accelerator_config": (
         lambda value: isinstance(value, str) and not is_there(expanded(value)),
         "is no file that is there; write a mapping, or the path of a JSON file",

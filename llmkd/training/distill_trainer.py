@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput, has_length
@@ -208,9 +209,9 @@ class DistillTrainer(FiniteSteps):
                 # DDP averages over ranks what is to be added.
                 (loss * scale * self.accelerator.num_processes).backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients).item() / scale
+        norm = get_total_norm(gradients)
         model.zero_grad()
-        return norm
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm) / scale
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the objective's metrics to what is logged."""

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
 from llmkd.errors import InputError
+from llmkd.models.kinds import is_seq2seq
 
 LOADS_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 ASKS_FOR_FSDP = "ACCELERATE_USE_FSDP"
@@ -78,6 +79,12 @@ def check_engine(trainer: Trainer) -> None:
                 "DeepSpeed: the student could not be saved whole; write zero3_save_16bit_model: true "
                 "in the launcher's file (stage3_gather_16bit_weights_on_model_save in DeepSpeed's)"
             )
+    student: Any = trainer.model
+    if trainer.is_fsdp_enabled and is_seq2seq(student.config):
+        raise InputError(
+            "FSDP2: encoder and decoder share their embeddings, which accelerate's FSDP2 puts into "
+            "groups of their own; take ZeRO-3 (--launch zero3)"
+        )
     if trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
         raise InputError(
             "FSDP: version 1 keeps weights flattened, which the chunked head cannot read; write "

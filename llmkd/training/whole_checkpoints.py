@@ -47,12 +47,15 @@ class WholeCheckpoints(Trainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers; weights in parts are put together, whatever the launcher's file says."""
-        if not self.is_fsdp_enabled:
+        """As in transformers, but whole weights whatever a launcher's file says, and tied ones once."""
+        plugin = self.accelerator.state.deepspeed_plugin
+        if self.is_fsdp_enabled:
+            state: Any = self.accelerator.get_state_dict(self.model)
+            self._save(output_dir, state_dict=state)
+        elif plugin is not None and plugin.zero_stage < 3:
+            self._save(output_dir)
+        else:
             super().save_model(output_dir, _internal_call)
-            return
-        state: Any = self.accelerator.get_state_dict(self.model)
-        self._save(output_dir, state_dict=state)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

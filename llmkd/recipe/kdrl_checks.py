@@ -57,6 +57,13 @@ def _teacher_problems(stage: KDRLStage, key: Key) -> Iterator[Problem]:
             (*key, "teacher"),
             "grpo asks no teacher; leave it out, or write `objective: {kind: kdrl}`",
         )
+    for place, teacher in stage.local_teachers.items():
+        if teacher.sharded:
+            yield Problem(
+                (*key, *place.split("."), "sharded"),
+                "processes score different numbers of rollouts, and would wait for each other; leave "
+                "it out, and write offload: cpu, or a server",
+            )
     if isinstance(stage.teacher, RoutedTeacher):
         yield from _route_problems(stage, stage.teacher, key)
     full_vocabulary = getattr(stage.objective, "estimator", None) == "full_vocabulary"

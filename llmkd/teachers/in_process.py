@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.losses.signals import DenseLogits, LinearHead, wide
+from llmkd.models.sharded import is_sharded
 from llmkd.models.signals import signals
 from llmkd.teachers.rollouts import Rollouts, foreign, readable
 from llmkd.teachers.token_logprobs import token_logprobs
@@ -49,7 +51,7 @@ class InProcessTeacher:
                 device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None
             ),
         ):
-            return signals(self.model, self.model, batch, kept, self.vocab_size)
+            return _own(signals(self.model, self.model, batch, kept, self.vocab_size))
 
     @torch.no_grad()
     def token_logprobs(
@@ -97,7 +99,7 @@ class InProcessTeacher:
     @contextmanager
     def awake(self, device: torch.device) -> Iterator[None]:
         """The weights on a device: for good, or if they are offloaded, inside the block."""
-        if self.model.device == device:
+        if self.model.device == device or is_sharded(self.model):
             yield
         elif self.is_offloaded:
             with lent(self.model, device):
@@ -115,6 +117,16 @@ class InProcessTeacher:
         head = self.signals(batch, predicting)
         assert isinstance(head, LinearHead), "rollouts are a language model's"
         return head
+
+
+def _own(answer: LinearHead | DenseLogits) -> LinearHead | DenseLogits:
+    """The answer with a head that stays where it is when the weights go back to where they were."""
+    if isinstance(answer, DenseLogits):
+        return answer
+    bias = answer.bias
+    return replace(
+        answer, weight=answer.weight.detach(), bias=None if bias is None else bias.detach()
+    )
 
 
 @contextmanager

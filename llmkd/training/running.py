@@ -114,7 +114,9 @@ def _merged(
 
 def _cut_padding(folder: Path, vocab_size: int) -> None:
     """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
-    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype="auto")
+    model = auto_class(AutoConfig.from_pretrained(folder, trust_remote_code=False)).from_pretrained(
+        folder, dtype="auto"
+    )
     if len(output_head(model).weight) > vocab_size:
         say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
         model.resize_token_embeddings(vocab_size)

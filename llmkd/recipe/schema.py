@@ -34,6 +34,9 @@ class TrainStage(RecipePart):
     term_gradient_steps: int | None = Field(default=None, gt=0)
     """Every so many steps, also log the gradient norm of each term by itself, `grad_norm/TERM`, at
     the price of one more pass over the batch per term; null never does."""
+    on_nonfinite_loss: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradient is NaN or infinite: `stop` ends the training
+    before it, and says where; `skip` leaves it out, and ends the training at the tenth in a row."""
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""

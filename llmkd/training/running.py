@@ -1,13 +1,11 @@
 """A trainer's whole way: from the newest checkpoint to a model folder."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from llmkd.errors import InputError
 from llmkd.models.adapted import merged as adapted
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
@@ -15,20 +13,17 @@ from llmkd.models.load import load_model
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
 from llmkd.recipe.models import PretrainedStudent, StudentSource
-from llmkd.training.checkpoints import (
-    newest_checkpoint,
-    publish,
-    removed_on_failure,
-    set_aside_after,
-)
+from llmkd.training.checkpoints import publish, removed_on_failure
+from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
-from llmkd.training.metrics import STATE_FILE
 from llmkd.training.progress import ProgressBar
+from llmkd.training.ranks import from_main
+from llmkd.training.resuming import checkpoint_to_resume
 from llmkd.training.sharding import is_split, loaded_whole
 
 
 def train_to_model(
-    trainer: Trainer,
+    trainer: FiniteSteps,
     folder: Path,
     *,
     name: str,
@@ -49,40 +44,27 @@ def train_to_model(
         vocab_size: Embeddings beyond these are left out of the model; None keeps all.
 
     Raises:
-        InputError: `resume` names no checkpoint.
+        InputError: `resume` names no whole checkpoint.
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
-    checkpoint = _checkpoint(resume, folder / "checkpoints")
-    if checkpoint:
+    checkpoints = folder / "checkpoints"
+    checkpoint = from_main(
+        trainer.accelerator, lambda: checkpoint_to_resume(resume, checkpoints, name)
+    )
+    if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
-    interruption = SaveOnSigterm()
+    interruption = SaveOnSigterm(trainer)
     trainer.add_callback(interruption)
     with progress(name) as moved:
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
-    _write_model(trainer, folder, name, card, student, vocab_size)
+    if not interruption.is_interrupted:
+        _write_model(trainer, folder, name, card, student, vocab_size)
     # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-
-
-def _checkpoint(resume: str, folder: Path) -> Path | None:
-    match resume:
-        case "auto":
-            return newest_checkpoint(folder)
-        case "never":
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        case path if (Path(path) / STATE_FILE).is_file():
-            set_aside_after(Path(path), folder)
-            return Path(path)
-        case path:
-            raise InputError(
-                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
-                "whole checkpoint-N folder"
-            )
+    if interruption.is_interrupted:
+        raise SystemExit(EXIT_STATUS)
 
 
 def _write_model(

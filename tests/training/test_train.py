@@ -119,7 +119,7 @@ def test_resume_never_starts_over_and_a_missing_checkpoint_is_refused(train_stag
     again = train_stage({"max_steps": 2}, resume="never")
     run_train(again, tmp_path / "s", name="s", seed=0)
     assert [line["step"] for line in metrics(tmp_path / "s")] == [1, 2]
-    with pytest.raises(InputError, match="is no checkpoint of llmkd"):
+    with pytest.raises(InputError, match="is no whole checkpoint of llmkd"):
         run_train(train_stage(resume=str(tmp_path / "x")), tmp_path / "s", name="s", seed=0)
 
 

@@ -253,7 +253,8 @@ def _run_in_child(job: Run, name: str, lock: int, launch: Launch | None) -> None
         command = [sys.executable, "-P", "-m", "llmkd.stage_process", *arguments]
     # The child shares the lock, so the folder stays held until both are gone.
     child = run_child(command, lock)
-    if child.is_terminated:
+    # One of several processes may have got it, and told the others.
+    if child.is_terminated or child.status == -signal.SIGTERM:
         go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
     if child.status == BAD_INPUT:

@@ -13,6 +13,7 @@ from llmkd.models.load import load_model
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
 from llmkd.recipe.models import PretrainedStudent, StudentSource
+from llmkd.training.checkpoint_engine import check_engine_of
 from llmkd.training.checkpoints import publish, removed_on_failure
 from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
@@ -44,13 +45,18 @@ def train_to_model(
         vocab_size: Embeddings beyond these are left out of the model; None keeps all.
 
     Raises:
-        InputError: `resume` names no whole checkpoint.
+        InputError: `resume` names no whole checkpoint, or one of another engine.
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
     checkpoints = folder / "checkpoints"
-    checkpoint = from_main(
-        trainer.accelerator, lambda: checkpoint_to_resume(resume, checkpoints, name)
-    )
+
+    def to_resume() -> Path | None:
+        found = checkpoint_to_resume(resume, checkpoints, name)
+        if found is not None:
+            check_engine_of(found, trainer)
+        return found
+
+    checkpoint = from_main(trainer.accelerator, to_resume)
     if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
     interruption = SaveOnSigterm(trainer)

@@ -7,11 +7,11 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
 from llmkd.errors import InputError
-from llmkd.models.kinds import is_seq2seq
 
 LOADS_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 ASKS_FOR_FSDP = "ACCELERATE_USE_FSDP"
@@ -64,6 +64,28 @@ def shard_on_a_cpu(trainer: Trainer) -> None:
         trainer.is_fsdp_enabled = True
 
 
+def share_embeddings(model: nn.Module) -> None:
+    """Makes modules that share the input embedding's weights the embedding itself.
+
+    Encoder and decoder have modules of their own for it. FSDP2 wants all that share a weight in one
+    group, and accelerate puts embedding and head there, but no others.
+    """
+    embedding = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        is_alike = type(module) is type(embedding) and module is not embedding
+        if is_alike and module.weight is embedding.weight:
+            model.set_submodule(name, embedding)
+
+
+def whole_weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The weights of a student that FSDP2 keeps in parts, each once; every process has to call it."""
+    model: Any = trainer.model
+    state: Any = trainer.accelerator.get_state_dict(model)
+    # Named once, though several modules share it.
+    own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: weight for name, weight in state.items() if name in own}
+
+
 def check_engine(trainer: Trainer) -> None:
     """Refuses settings of an engine with which a student could not be trained, or not be saved.
 
@@ -79,12 +101,6 @@ def check_engine(trainer: Trainer) -> None:
                 "DeepSpeed: the student could not be saved whole; write zero3_save_16bit_model: true "
                 "in the launcher's file (stage3_gather_16bit_weights_on_model_save in DeepSpeed's)"
             )
-    student: Any = trainer.model
-    if trainer.is_fsdp_enabled and is_seq2seq(student.config):
-        raise InputError(
-            "FSDP2: encoder and decoder share their embeddings, which accelerate's FSDP2 puts into "
-            "groups of their own; take ZeRO-3 (--launch zero3)"
-        )
     if trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
         raise InputError(
             "FSDP: version 1 keeps weights flattened, which the chunked head cannot read; write "

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from llmkd.training.checkpoint_engine import write_engine
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.checksums import write_checksums
-from llmkd.training.sharding import shard_on_a_cpu
+from llmkd.training.sharding import shard_on_a_cpu, share_embeddings, whole_weights
 
 
 class WholeCheckpoints(Trainer):
@@ -26,6 +26,8 @@ class WholeCheckpoints(Trainer):
         """As in transformers; FSDP2 is FSDP2 on a CPU too."""
         super().create_accelerator_and_postprocess()
         shard_on_a_cpu(self)
+        if self.is_fsdp_enabled:
+            share_embeddings(self.model)
 
     def collect_state(self) -> None:
         """Called on every rank before a checkpoint is written."""
@@ -51,8 +53,7 @@ class WholeCheckpoints(Trainer):
         """As in transformers, but whole weights whatever a launcher's file says, and tied ones once."""
         plugin = self.accelerator.state.deepspeed_plugin
         if self.is_fsdp_enabled:
-            state: Any = self.accelerator.get_state_dict(self.model)
-            self._save(output_dir, state_dict=state)
+            self._save(output_dir, state_dict=whole_weights(self))
         elif plugin is not None and plugin.zero_stage < 3:
             self._save(output_dir)
         else:

@@ -26,9 +26,7 @@ def test_two_processes_train_as_one(bench, engine):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["zero1", "zero2", "fsdp2"])
 def test_the_full_matrix(bench, engine):
-    # accelerate's FSDP2 puts tied weights that are more than head and embedding in several groups.
-    left_out = {"seq2seq"} if engine == "fsdp2" else set()
-    compare(bench, engine, [name for name in WORKLOADS[1:] if name not in left_out])
+    compare(bench, engine, WORKLOADS[1:])
 
 
 def compare(bench, engine, workloads):

@@ -4,14 +4,14 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from transformers import LlamaConfig, T5Config
+import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from llmkd.errors import InputError
-from llmkd.training.sharding import check_engine, is_split, loaded_whole
+from llmkd.training.sharding import check_engine, is_split, loaded_whole, share_embeddings
 
 
-def trainer(*, stage=None, gathers=True, fsdp=None, config=None):
+def trainer(*, stage=None, gathers=True, fsdp=None):
     """What `check_engine` looks at."""
     kept = {"stage3_gather_16bit_weights_on_model_save": gathers}
     deepspeed = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": kept})
@@ -22,7 +22,6 @@ def trainer(*, stage=None, gathers=True, fsdp=None, config=None):
     return SimpleNamespace(
         accelerator=SimpleNamespace(state=state),
         is_fsdp_enabled=fsdp is not None,
-        model=SimpleNamespace(config=config or LlamaConfig()),
     )
 
 
@@ -36,7 +35,6 @@ def test_engines_that_work_pass(engine):
     [
         ({"stage": 3, "gathers": False}, "could not be saved whole; write zero3_save_16bit_model"),
         ({"fsdp": 1}, "write fsdp_version: 2"),
-        ({"fsdp": 2, "config": T5Config()}, "take ZeRO-3"),
     ],
 )
 def test_others_are_refused_with_what_to_write(engine, message):
@@ -63,3 +61,24 @@ def test_what_splits_the_student_is_known_before_there_is_a_trainer(monkeypatch)
     assert is_split(SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert is_split(SimpleNamespace())
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_modules_that_share_the_embedding_become_one_and_the_model_stays_the_same(
+    tokenizer, tiny_seq2seq, kind
+):
+    model = tiny_seq2seq(tokenizer, kind)
+    ids = torch.arange(8).reshape(2, 4)
+    before, names = model(input_ids=ids, decoder_input_ids=ids).logits, set(model.state_dict())
+    share_embeddings(model)
+    base = model.get_encoder(), model.get_decoder()
+    assert all(side.embed_tokens is model.get_input_embeddings() for side in base)
+    assert torch.equal(model(input_ids=ids, decoder_input_ids=ids).logits, before)
+    assert set(model.state_dict()) == names
+
+
+def test_an_embedding_of_its_own_stays(tokenizer, tiny_llama):
+    model = tiny_llama(tokenizer)
+    before = list(model.modules())
+    share_embeddings(model)
+    assert list(model.modules()) == before

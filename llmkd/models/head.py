@@ -149,7 +149,8 @@ def _in_place_of_head(
         model.register_forward_hook(hand_out, prepend=True),
     ]
     own = vars(head).get("forward")
-    head.forward = compute  # pyright: ignore[reportAttributeAccessIssue]
+    # Compiled with the model, it would be compiled again for every number of positions.
+    head.forward = torch.compiler.disable(compute)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

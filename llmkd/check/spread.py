@@ -3,20 +3,20 @@
 For each process, in bytes (P parameters, T of them trained, N processes; s bytes of a weight: under
 DeepSpeed with `bf16` or `fp16` 2, else its own; k bytes of optimizer state per trained parameter):
 
-    engine  weights  gradients  master weights  optimizer  buckets        gathered
+    engine  weights  gradients  master weights  optimizer  buckets          gathered
     ddp     s P      s T                        k T        s T
     zero1   s P      s T        4 T / N         k T / N    s min(5e8, T)
     zero2   s P      s T / N    4 T / N         k T / N    s min(5e8, T)
-    zero3   s P / N  s T / N    4 T / N         k T / N    s min(5e8, T)  s min(1e9, P)
-    fsdp2   4 P / N  4 T / N                    k T / N                   c (2 O + 2 l)
+    zero3   s P / N  s T / N    4 T / N         k T / N    2 s min(5e8, T)  s min(1e9, P)
+    fsdp2   4 P / N  4 T / N                    k T / N                     2 c (O + 2 l)
 
 Weights, gradients, master weights and optimizer are those of the ZeRO paper, in full and divided by N:
 2 + 2 + K bytes with K = 12 for mixed precision with Adam. ZeRO-3 in float32 needs no second copy as
 master. What comes on top is how the engines work: DDP copies gradients into buckets that it sends;
-DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to);
-its ZeRO-3 lets go of a gathered weight only if it is not needed within the next 1e9 parameters; FSDP2
+DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to),
+and its ZeRO-3 copies what is in it to send it; ZeRO-3 lets go of a gathered weight only if it is not needed within the next 1e9 parameters; FSDP2
 gathers what is outside the layers (O parameters, the head among them) and two layers (l each), in c bytes
-that are computed with, and has as many gradients of them.
+that are computed with, and has whole gradients of as many.
 
 References:
     Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
@@ -167,6 +167,7 @@ def _zero(student: Trained, spread: Spread, stage: int, has_accelerator: bool) -
         parts["master weights"] = spread.share(4 * num_trainable)
     if stage == 3:
         parts["gathered"] = min(DEEPSPEED_LIVE * width, weights)
+        parts["buckets"] += min(DEEPSPEED_BUCKET, num_trainable) * width
     return parts
 
 

@@ -114,7 +114,11 @@ def test_words_that_only_the_help_lists_are_known():
         ("save_steps", 1.5, "a share of all steps is below 1"),
         ("logging_steps", 1.5, "a share of all steps is below 1"),
         ("save_strategy", "best", "write steps, epoch or no"),
-        ("fsdp", "full_shard", "an engine is not the recipe's; leave it out, and write --launch fsdp2"),
+        (
+            "fsdp",
+            "full_shard",
+            "an engine is not the recipe's; leave it out, and write --launch fsdp2",
+        ),
         ("accelerator_config", "abc", "write a mapping, or the path of a JSON file"),
         ("report_to", [5], "input should be the name of a tracker; got 5; write one of none, all"),
     ],

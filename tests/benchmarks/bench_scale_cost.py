@@ -47,7 +47,7 @@ def measure(bench: Bench, point: dict[str, int]) -> dict[str, Any]:
         **point,
         "step_s": {"median": round(median, 4), "p20": round(p20, 4), "p80": round(p80, 4)},
         "tokens_per_s": round(count * point["tokens"] / median),
-        "peak_mib": max(found.peak_mib),
+        "peak_mib": found.training_mib,
     }
 
 

@@ -29,10 +29,12 @@ class Measured:
     """Of one training.
 
     Args:
-        peak_mib: The resident memory that each process had at most.
+        training_mib: The resident memory that the first process had at most when training ended.
+        peak_mib: What each process had at most in all, saving included.
         step_s: Seconds of each step after the first ones.
     """
 
+    training_mib: int
     peak_mib: list[int]
     step_s: list[float]
 
@@ -97,7 +99,9 @@ class Bench:
             json.loads(Path(f"{figures}-{rank}.json").read_text()) for rank in range(num_processes)
         ]
         log = self.root / f"run-{recipe.stem.split('-')[1]}" / "stages" / "train" / "metrics.jsonl"
-        return Measured(peaks, step_times(log))
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        training = max(line["peak_memory_gib"] for line in lines if "peak_memory_gib" in line)
+        return Measured(round(training * 2**10), peaks, step_times(lines))
 
 
 def tokenizer_of(vocab_size: int) -> PreTrainedTokenizerFast:
@@ -107,9 +111,8 @@ def tokenizer_of(vocab_size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
 
 
-def step_times(log: Path) -> list[float]:
+def step_times(lines: list[dict[str, Any]]) -> list[float]:
     """Seconds of each step after the first ones, from the tokens of each and their speed."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line for line in lines if "tokens_per_s" in line]
     times = [(new["tokens"] - old["tokens"]) / new["tokens_per_s"] for old, new in pairwise(steps)]
     return [round(seconds, 4) for seconds in times[WARM_UP - 1 :]]

@@ -1,13 +1,18 @@
 """What a check with `--launch` says of memory, and what it proposes."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from llmkd.check.facts import Fact
+from llmkd.check.fitting import Setup, settings_that_fit
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.report import report
 from llmkd.check.spread import Spread
+from llmkd.check.stages import Checker
 from llmkd.recipe import load_with_source
+from llmkd.recipe.training_arguments import effective
 
 GIB = 2**30
 BIG = """\
@@ -91,16 +96,95 @@ def test_a_step_takes_the_batches_of_all_processes(big):
     assert [each["steps"].value for each in facts] == [96, 24]
 
 
-def test_the_teacher_can_come_from_a_store_and_the_student_have_adapters(local, machine):
+def test_where_nothing_fits_even_together_the_keys_of_the_stage_are_named(local, machine):
     recipe = load_with_source(local / "local.yaml", [])
+    # Python alone takes more.
     tiny = Machine(machine.system, [Memory("a device", GIB // 2, GIB // 2)], "as given", 2)
 
     whole = report(*recipe, tiny, Spread("ddp", 2))
-    plain = report(*recipe, tiny)
 
-    # Python alone takes more than that, so nothing fits, and the stage's own keys are named.
     assert whole.stages["train"].verdict == "does not fit"
-    assert proposed(whole) == proposed(plain)
+    assert proposed(whole) == proposed(report(*recipe, tiny))
+
+
+@pytest.fixture
+def tried(local, machine):
+    """What is proposed for a recipe where only setups of a certain kind fit."""
+
+    def of(is_small, *overrides, **changes):
+        recipe, _ = load_with_source(local / "local.yaml", overrides)
+        stage = recipe.stages["train"]
+        models = Checker(recipe, machine).models
+        student = replace(models.student_of("train"), **changes)
+        teacher = stage.local_teacher and models.of(stage.local_teacher)
+        setup = Setup(student, teacher, effective(stage.trainer), Spread("ddp", 2))
+        pool = Memory("a pool", 100, 100)
+        return settings_that_fit(
+            stage, setup, lambda one: Fact(1 if is_small(one) else 200, "estimate"), pool
+        )
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("is_small", "proposals"),
+    [
+        (lambda one: one.teacher is None, ["teacher.kind: store"]),
+        (
+            lambda one: one.teacher and one.teacher.bytes_per_parameter == 2,
+            ["teacher.dtype: bfloat16"],
+        ),
+        (lambda one: one.arguments["bf16"], ["trainer.bf16: true"]),
+        (lambda one: one.arguments["optim"] == "adafactor", ["trainer.optim: adafactor"]),
+        (
+            lambda one: one.arguments["gradient_checkpointing"],
+            ["trainer.gradient_checkpointing: true"],
+        ),
+        (
+            lambda one: one.student.trainable != one.student.parameters,
+            ["student.lora: {r: 16}"],
+        ),
+        (
+            # Of 4 rows: 2, or 1; the larger one is proposed.
+            lambda one: one.arguments["per_device_train_batch_size"] <= 2,
+            ["trainer.per_device_train_batch_size: 2 and gradient_accumulation_steps: 2"],
+        ),
+        (lambda one: one.spread.engine == "zero2", ["--launch zero2"]),
+    ],
+    ids=["store", "teacher", "bf16", "optimizer", "checkpointing", "lora", "batch", "engine"],
+)
+def test_a_setting_is_proposed_where_it_is_what_fits(is_small, proposals, tried):
+    assert tried(is_small) == proposals
+
+
+def test_what_is_written_already_is_not_proposed(tried):
+    written = (
+        "student.lora={r: 4}",
+        "trainer.bf16=true",
+        "trainer.optim=sgd",
+        "teacher.dtype=float16",
+    )
+    more = ("trainer.activation_checkpointing=true", "trainer.per_device_train_batch_size=1")
+
+    found = tried(lambda one: True, *written, *more)
+
+    engines = [f"--launch {engine}" for engine in ("zero1", "zero2", "zero3", "fsdp2")]
+    assert found == [*engines, "teacher.kind: store"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "engines"),
+    [
+        ((), {"is_seq2seq": True}, ["zero1", "zero2", "zero3"]),
+        (("term_gradient_steps=5",), {}, ["fsdp2"]),
+        (("student.lora={r: 4}",), {"is_classifier": True}, ["zero1", "zero2"]),
+    ],
+    ids=["seq2seq", "term gradients", "LoRA of a classifier"],
+)
+def test_engines_that_would_be_refused_are_not_proposed(overrides, changes, engines, tried):
+    found = tried(lambda one: one.spread.engine != "ddp", *overrides, **changes)
+
+    assert found == [f"--launch {engine}" for engine in engines]
 
 
 def test_without_launch_a_check_is_what_it_was(big, tmp_path):

@@ -12,6 +12,7 @@ from llmkd.check.report import report
 from llmkd.check.spread import Spread
 from llmkd.check.stages import Checker
 from llmkd.recipe import load_with_source
+from llmkd.recipe.schema import TrainStage
 from llmkd.recipe.training_arguments import effective
 
 GIB = 2**30
@@ -114,6 +115,7 @@ def tried(local, machine):
     def of(is_small, *overrides, **changes):
         recipe, _ = load_with_source(local / "local.yaml", overrides)
         stage = recipe.stages["train"]
+        assert isinstance(stage, TrainStage)
         models = Checker(recipe, machine).models
         student = replace(models.student_of("train"), **changes)
         teacher = stage.local_teacher and models.of(stage.local_teacher)

@@ -82,7 +82,9 @@ class Bench:
         path.write_text(yaml.safe_dump(stage, sort_keys=False))
         return path
 
-    def measure(self, recipe: Path, engine: str | None, num_processes: int) -> Measured:
+    def measure(
+        self, recipe: Path, engine: str | None, num_processes: int, **environment: str
+    ) -> Measured:
         """Trains it, with one thread in each process."""
         figures = recipe.with_suffix("")
         launch = launch_of(engine, num_processes=num_processes if engine else None)
@@ -90,7 +92,7 @@ class Bench:
         own = [sys.executable, "-m", "scale_runs", *words]
         subprocess.run(
             launch.command("scale_runs", *words) if launch else own,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
+            env=os.environ | environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
                 [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])},
             check=True,
             stdout=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from llmkd.data.tasks import build_tokenizer
 from llmkd.errors import InputError
 from llmkd.models.adapters import attach
 from llmkd.models.classifiers import head_config, load_student_classifier
-from llmkd.models.load import build_from_scratch, load_model, load_tokenizer
+from llmkd.models.load import build_from_scratch, load_model, load_tokenizer, tokenizer_of
 from llmkd.recipe.data import Sequences, StoreRows, Task
 from llmkd.recipe.models import (
     InProcessTeacher,
@@ -44,12 +44,12 @@ def build_tokenizer_for(stage: TrainStage) -> PreTrainedTokenizerBase:
 def _build_tokenizer(stage: TrainStage) -> PreTrainedTokenizerBase:
     student, teacher = stage.student, stage.teacher
     if isinstance(student, PretrainedStudent):
-        return load_tokenizer(student.model_name_or_path, student.revision)
+        return tokenizer_of(student)
     if student.tokenizer_name_or_path is not None:
         return load_tokenizer(student.tokenizer_name_or_path)
     match teacher:
         case InProcessTeacher() | ServerTeacher():
-            return load_tokenizer(teacher.model_name_or_path, teacher.revision)
+            return tokenizer_of(teacher)
         case StoreTeacher():
             return load_tokenizer(str(tokenizer_folder(teacher.path)))
         case None:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import assert_never
 
-from transformers import AutoConfig
-
 from llmkd.models.adapted import adapter_config
 from llmkd.models.adapter_configs import beyond_vllm
 from llmkd.models.kinds import is_seq2seq
+from llmkd.models.load import config_of
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.schema import GenerateStage, ScoreStage
 from llmkd.recipe.teacher_data import (
@@ -35,7 +34,7 @@ def engine_of(stage: GenerateStage | ScoreStage) -> EngineSettings:
     )
     if teacher.adapter_name_or_path is not None:
         is_beyond_vllm |= beyond_vllm(adapter_config(teacher.adapter_name_or_path)) is not None
-    config = AutoConfig.from_pretrained(teacher.model_name_or_path, revision=teacher.revision)
+    config = config_of(teacher)
     if find_spec("vllm") is None or is_beyond_vllm or is_seq2seq(config):
         return TransformersEngine()
     return VLLMEngine(kind="vllm")

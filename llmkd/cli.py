@@ -47,7 +47,10 @@ Overrides = Annotated[
     typer.Argument(help="key=value, such as stages.student.trainer.learning_rate=1e-4"),
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the programs and functions that the recipe names.")
+    bool,
+    typer.Option(
+        "--allow-code", help="Run the programs, functions and models' code that the recipe names."
+    ),
 ]
 
 
@@ -163,6 +166,7 @@ def check(
     launch: LaunchOption = None,
     num_processes: NumProcesses = None,
     device_memory_gib: DeviceMemory = None,
+    allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -193,7 +197,7 @@ def check(
         tried: list[Any] = []
         try:
             if deep:
-                _try_stages(report.recipe, tried)
+                _try_stages(report.recipe, tried, allow_code=allow_code)
         finally:
             if json:
                 found = {result.name: result.as_data() for result in tried}
@@ -206,11 +210,16 @@ def check(
                 Console(stderr=True, highlight=False).print(tried_table(tried))
 
 
-def _try_stages(recipe: Any, tried: list[Any]) -> None:
+def _try_stages(recipe: Any, tried: list[Any], *, allow_code: bool) -> None:
     from llmkd.check.deep import try_stages
     from llmkd.progress import say
+    from llmkd.recipe.foreign_code import refuse_code
     from llmkd.run_plan import Run
 
+    if not allow_code:
+        # Of a curate stage no step is tried.
+        names = [name for name, stage in recipe.stages.items() if stage.kind != "curate"]
+        refuse_code(recipe, names)
     stages = try_stages(Run(recipe), told=lambda name: say(f"{name}: tries one batch"))
     tried.extend(stages)
 

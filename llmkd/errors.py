@@ -6,6 +6,8 @@ from collections.abc import Sequence
 class LlmkdError(Exception):
     """Something that the user can mend; the message says what to write instead. Exit status 1."""
 
+    exit_status = 1
+
 
 class InputError(LlmkdError, ValueError):
     """Bad input: a recipe, an override, a path, a data set. Exit status 2, no traceback.
@@ -13,6 +15,8 @@ class InputError(LlmkdError, ValueError):
     Args:
         problems: Each in the form `<place> <dotted key>: <what was wrong>; <what to write instead>`.
     """
+
+    exit_status = 2
 
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)

@@ -65,6 +65,13 @@ def evaluate(
     engine: Annotated[
         str | None, typer.Option("--engine", help="What writes: transformers, or vllm.")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the models.")
+    ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option("--allow-code", help="Run code of models, and of a suite's own tasks."),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Measure anew what --output-dir has of other inputs."),
@@ -120,10 +127,15 @@ def evaluate(
         stage = {
             "kind": "evaluate",
             "models": models,
+            "trust_remote_code": trust_remote_code,
             "suite": chosen.model_dump(mode="json"),
             "teacher": None
             if teacher is None
-            else {"model_name_or_path": teacher, "dtype": "auto"},
+            else {
+                "model_name_or_path": teacher,
+                "dtype": "auto",
+                "trust_remote_code": trust_remote_code,
+            },
             "engine": None if engine is None else {"kind": engine},
             "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
         }
@@ -131,7 +143,7 @@ def evaluate(
         with naming_options(OPTIONS | numbered):
             job = _job(stage, seed, output_dir)
         try:
-            records = pipeline.run(job.recipe, overwrite=overwrite)
+            records = pipeline.run(job.recipe, overwrite=overwrite, allow_code=allow_code)
         except pipeline.StageFailedError as error:
             # Some tasks were measured all the same.
             _tell(job, error.records, json, quiet, output)

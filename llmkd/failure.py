@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llmkd.errors import InputError, LlmkdError
+from llmkd.errors import LlmkdError
 
 DEBUG = "LLMKD_DEBUG"
 """Environment variable that shows tracebacks, here and in child processes."""
@@ -24,7 +24,7 @@ def reported(log: Path | None = None) -> Iterator[None]:
         yield
     except LlmkdError as error:
         _show(error)
-        sys.exit(2 if isinstance(error, InputError) else getattr(error, "exit_status", 1))
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from what was saved", file=sys.stderr)  # noqa: T201
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What a machine ran out of, disk or memory, told with what to do about it. Imports no torch.
+"""What a machine ran out of, disk, memory or processes, told with what to do. Imports no torch.
 
 Libraries tell it in many ways: an `OSError` with its number, the number within a text (Rust), or a
 text alone (PyTorch's archive writer, its allocators).
@@ -36,7 +36,14 @@ MEMORY = (
 FULL_BELOW = 2**16
 """Bytes below which a file system counts as full when an error does not say why."""
 
+PEERS = ("gloo", "DistBackendError", "DistNetworkError", "DistStoreError")
+"""What the errors of a rank name, in text or type, that waits for another one in vain."""
+
 _NUMBER = re.compile(r"\(os error (\d+)\)")
+
+
+class ExplainedError(LlmkdError):
+    """What `explained` has told already."""
 
 
 @contextmanager
@@ -48,26 +55,49 @@ def explained(folder: Path, stage: Stage | None = None) -> Iterator[None]:
         stage: What the block does; None for work between stages.
 
     Raises:
-        LlmkdError: The disk is full, or memory ran out.
+        ExplainedError: The disk is full, or memory ran out, or another process of a training is gone.
+        SystemExit: Another process is gone, which the main one tells.
     """
     try:
         yield
+    except ExplainedError:
+        raise
     except Exception as error:
         message = explanation(error, folder, stage)
         if message is None:
             raise
-        raise LlmkdError(message) from error
+        if lost_a_peer(error) and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(ExplainedError.exit_status) from error
+        raise ExplainedError(message) from error
 
 
 def explanation(error: Exception, folder: Path | None, stage: Stage | None = None) -> str | None:
-    """What to say of an error if disk or memory ran out, else None.
+    """What to say of an error if disk or memory ran out, or another process did, else None.
 
     Args:
         error: Looked at together with what led to it.
         folder: Where the run was written; None for work that writes no run, where nothing was saved.
         stage: What was done; None for work that is no stage's.
     """
+    if lost_a_peer(error):
+        return _peer_message(error, folder, stage)
     return _disk_message(error, folder, stage) or _memory_message(error, stage)
+
+
+def lost_a_peer(error: Exception) -> bool:
+    """Whether a rank waited in vain for another one."""
+    named = f"{type(error).__name__} {error}"
+    return isinstance(error, RuntimeError) and any(peer in named for peer in PEERS)
+
+
+def _peer_message(error: Exception, folder: Path | None, stage: Stage | None) -> str:
+    next_step = goes_on(stage, folder) if stage and folder else "goes on from what was saved"
+    reason = _first_line(error).split(". ")[0]
+    return (
+        f"another process of this training ended, or gives no answer ({reason}); if it "
+        "said nothing itself, the system may have killed it, as it does when memory runs out (see "
+        f"`dmesg`); the same command {next_step}"
+    )
 
 
 def _disk_message(error: Exception, folder: Path | None, stage: Stage | None) -> str | None:

@@ -54,7 +54,7 @@ class Launch:
             if value is not None
             for part in (f"--{name}", str(value))
         ]
-        own = [sys.executable, "-m", "llmkd.launched", str(os.getpid())]
+        own = [sys.executable, "-P", "-m", "llmkd.launched", str(os.getpid())]
         return [*own, *written, "--module", module, *arguments]
 
 

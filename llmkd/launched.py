@@ -33,6 +33,8 @@ def main() -> None:
     os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
     # What failed has said so itself.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # As `python -P`, for the processes too: no modules from the current folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
     with reported():
         arguments = _arguments(sys.argv[2:])
         # The launcher's own way would kill after 30 seconds what is still saving.

@@ -23,7 +23,7 @@ from llmkd.launch import Launch
 from llmkd.progress import say
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
-from llmkd.recipe.foreign_code import foreign_code
+from llmkd.recipe.foreign_code import refuse_code
 from llmkd.recipe.grpo_arguments import TRAINER_BLOCKS
 from llmkd.recipe.references import needed_for
 from llmkd.recipe.schema import (
@@ -31,7 +31,7 @@ from llmkd.recipe.schema import (
     Recipe,
     TeacherDataStage,
 )
-from llmkd.recipe.yaml_places import dotted, read_file
+from llmkd.recipe.yaml_places import read_file
 from llmkd.run_folder import environment, fingerprint, held, read_stage, write_atomically
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
@@ -159,7 +159,7 @@ def _run_unfinished(
 ) -> None:
     unfinished = unfinished_stages(job, overwrite=overwrite)
     if not allow_code:
-        _refuse_code(job, [name for name in names if name in unfinished])
+        refuse_code(job.recipe, [name for name in names if name in unfinished])
     if set(unfinished) & set(names):
         _set_results_aside(job)
         _describe(job)
@@ -174,18 +174,6 @@ def _run_unfinished(
         started = time.monotonic()
         _run_in_child(job, name, lock, launch)
         say(f"{position}: done in {time.monotonic() - started:.0f} s")
-
-
-def _refuse_code(job: Run, names: list[str]) -> None:
-    """Refuses stages that run code of the recipe's, which may do whatever the user may."""
-    problems = [
-        f"{dotted(code.key)}: runs `{code.shown}`; read what it does, and write --allow-code "
-        "(allow_code=True in Python), or leave it out"
-        for name in names
-        for code in foreign_code(job.recipe.stages[name], ("stages", name))
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 def _has_same_stages(job: Run) -> bool:
@@ -261,10 +249,12 @@ def _run_in_child(job: Run, name: str, lock: int, launch: Launch | None) -> None
         command = launch.command("llmkd.stage_process", str(job.folder), name)
     else:
         arguments = [str(job.folder), name, str(os.getpid())]
-        command = [sys.executable, "-m", "llmkd.stage_process", *arguments]
+        # -P: Python would take modules from the current folder first, which may be a stranger's.
+        command = [sys.executable, "-P", "-m", "llmkd.stage_process", *arguments]
     # The child shares the lock, so the folder stays held until both are gone.
     child = run_child(command, lock)
-    if child.is_terminated:
+    # One of several processes may have got it, and told the others.
+    if child.is_terminated or child.status == -signal.SIGTERM:
         go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
     if child.status == BAD_INPUT:
@@ -280,7 +270,7 @@ def _run_in_place(job: Run, *, allow_code: bool) -> None:
         return
     name = unfinished[0]
     if not allow_code:
-        _refuse_code(job, [name])
+        refuse_code(job.recipe, [name])
     if is_main():
         _set_results_aside(job)
         _describe(job)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkd.errors import InputError
+from llmkd.secrets import masked
 
 STAGE_FILE = "stage.json"
 HASHED_BYTES = 64 * 2**20
@@ -196,7 +197,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "num_cpus": os.cpu_count(),
         "packages": {name: version for name in names if (version := _version(name))},
-        "command": shlex.join(["llmkd", *sys.argv[1:]]),
+        "command": shlex.join(["llmkd", *map(masked, sys.argv[1:])]),
     }
 
 

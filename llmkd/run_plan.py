@@ -101,7 +101,9 @@ class Run:
     def inputs(self, name: str) -> dict[str, Any]:
         """All that the stage's product depends on, as plain data."""
         stage = self.stage(name)
-        content = stage.model_dump(mode="json", exclude={"resume", "term_gradient_steps"})
+        # What was trained with `stop` has no step that `skip` would have left out.
+        free = {"resume", "term_gradient_steps", "on_nonfinite_loss"}
+        content = stage.model_dump(mode="json", exclude=free)
         for key in OUTPUT_ONLY & content.get("trainer", {}).keys():
             del content["trainer"][key]
         return {

@@ -166,7 +166,7 @@ def _evaluate(
         teacher = (label, stage.teacher)
     with progress(name) as moved:
         found = evaluate(
-            list(zip(labels, stage.models, strict=True)),
+            list(zip(labels, stage.sources, strict=True)),
             find_suite(stage.suite),
             batch_size=stage.batch_size,
             seed=seed,

@@ -146,6 +146,35 @@ def test_an_error_that_does_not_say_why_is_a_full_disk_where_the_disk_is_full(
     assert memory.startswith("out of memory")
 
 
+GLOO = (
+    "[/torch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:38626. This is"
+)
+
+
+def test_a_rank_that_another_one_left_alone_says_so_on_the_main_process_only(tmp_path, monkeypatch):
+    # It is not for a full disk, though the disk is full, which the other one may have told of.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, free=4096))
+    (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    said = r"^another process .*closed by peer.* the same command goes on from checkpoint-2$"
+    with pytest.raises(LlmkdError, match=said), explained(tmp_path, train_stage()):
+        raise RuntimeError(GLOO)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught, explained(tmp_path, train_stage()):
+        raise torch.distributed.DistBackendError("NCCL error: remote process exited")
+    assert caught.value.code == 1
+
+
+def test_what_was_told_of_a_stage_is_not_told_again_of_the_run(tmp_path):
+    stage_folder = tmp_path / "stages" / "train"
+    (stage_folder / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    with (
+        pytest.raises(LlmkdError, match=r"stages/train: the disk is full.*from checkpoint-2$"),
+        explained(tmp_path),
+        explained(stage_folder, train_stage()),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_where_no_run_is_written_nothing_is_said_to_be_saved(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache/file")
     message = explanation(error, None)

@@ -338,7 +338,7 @@ def _try_evaluate(stage: EvaluateStage, seed: int) -> None:
     suite, teacher = stage.suite, stage.teacher
     assert isinstance(suite, Suite)
     found = evaluate(
-        [(model, model) for model in stage.models],
+        list(zip(stage.models, stage.sources, strict=True)),
         suite.model_copy(update={"tasks": list(map(in_miniature, suite.tasks))}),
         batch_size=stage.batch_size,
         seed=seed,

@@ -29,7 +29,6 @@ from llmkd.recipe.evaluation import (
     is_in_transformers,
 )
 from llmkd.recipe.evaluation_base import TextTask
-from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.reasoning import ReasoningTask
 from llmkd.recipe.schema import EvaluateStage
 from llmkd.recipe.teacher_data import ServerEngine, TransformersEngine
@@ -73,7 +72,7 @@ def evaluation_memory(
 def _is_teacher(stage: EvaluateStage, number: int, model: Model, teacher: Model) -> bool:
     """Whether one copy serves both, as of `llmkd.evaluation.subject.Subject.is_as_loaded`."""
     assert stage.teacher is not None
-    source = PretrainedModel(model_name_or_path=stage.models[number], dtype="auto")
+    source = stage.sources[number]
     is_alike = model.bytes_per_parameter == teacher.bytes_per_parameter
     return is_alike and source.names_the_model_of(stage.teacher)
 

@@ -122,7 +122,8 @@ def _load_from_hub(source: DatasetFiles, *, is_stream: bool) -> Any:
             split=source.dataset_split,
             streaming=is_stream,
         )
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
+        # A RuntimeError is how datasets refuses one that comes as a Python file.
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             "dataset_name",

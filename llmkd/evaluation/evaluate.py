@@ -62,7 +62,7 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[tuple[str, str]],
+    models: Sequence[tuple[str, str | PretrainedModel]],
     suite: Suite,
     *,
     batch_size: int | Literal["auto"],
@@ -75,8 +75,8 @@ def evaluate(
     """Measures every model on every task. A task that fails is told, and the others go on.
 
     Args:
-        models: What results call the model, and its folder or hub name. The first is the baseline
-            of the differences.
+        models: What results call the model, and where it is: a folder or hub name alone means its
+            own type. The first is the baseline of the differences.
         suite: The tasks.
         batch_size: Most examples scored or generated together; `auto` halves it, from 128, whenever
             memory runs out.

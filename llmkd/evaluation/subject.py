@@ -18,7 +18,7 @@ from transformers import (
 from llmkd.errors import InputError
 from llmkd.models.finite import broken_weight, broken_weight_in
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import config_of, dtype_name, load_model, load_tokenizer
+from llmkd.models.load import config_of, dtype_name, load_model, tokenizer_of
 from llmkd.recipe.models import PretrainedModel
 from llmkd.run_folder import digest
 from llmkd.teacher_data.transformers_engine import load_for_inference
@@ -41,7 +41,7 @@ class Subject:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, without the model."""
-        return load_tokenizer(self.source.model_name_or_path, self.source.revision)
+        return tokenizer_of(self.source)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -118,7 +118,9 @@ class Subject:
 
 
 def subject_at(
-    label: str, path: str, load: Callable[[PretrainedModel], PreTrainedModel]
+    label: str, path: str | PretrainedModel, load: Callable[[PretrainedModel], PreTrainedModel]
 ) -> Subject:
-    """The model of a folder or hub name, in the type of its own weights."""
-    return Subject(label, PretrainedModel(model_name_or_path=path, dtype="auto"), load)
+    """A model, or that of a folder or hub name in the type of its own weights."""
+    if isinstance(path, str):
+        path = PretrainedModel(model_name_or_path=path, dtype="auto")
+    return Subject(label, path, load)

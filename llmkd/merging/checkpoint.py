@@ -15,7 +15,7 @@ from llmkd.errors import InputError
 from llmkd.merging.adapter import Adapter
 from llmkd.models.adapter_configs import CONFIG as ADAPTER_CONFIG
 from llmkd.models.finite import is_finite
-from llmkd.models.load import not_loadable
+from llmkd.models.refusals import not_loadable
 from llmkd.pruning.record import PRUNING
 
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt")

@@ -6,6 +6,7 @@ precision each weight is rounded once more, as in every merged checkpoint; vLLM 
 that its log-probabilities differ by as much as half precision does.
 """
 
+import pickle
 from typing import Any
 
 import peft
@@ -17,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from llmkd.errors import InputError
 from llmkd.models.adapter_configs import Config, no_lora
 from llmkd.models.kinds import auto_class
+from llmkd.models.refusals import not_loadable
 
 KEY = "adapter_name_or_path"
 
@@ -77,6 +79,8 @@ def _adapted(model: PreTrainedModel, name: str) -> peft.PeftModel:
         found: Any = adapted.load_adapter(
             name, "default", torch_device="cpu", low_cpu_mem_usage=True
         )
+    except pickle.UnpicklingError as error:
+        raise not_loadable("adapter", name, error) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unfit(name, model, error) from error
     _refuse_other_base(name, [*found.missing_keys, *found.unexpected_keys])

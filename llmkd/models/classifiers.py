@@ -14,8 +14,9 @@ from llmkd.data.labels import are_placeholders, has_classifier_head, names_in_co
 from llmkd.errors import InputError
 from llmkd.models.agreement import too_few_embeddings
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import LOAD_ERRORS, attention_of, config_of, dtype_of, not_loadable
+from llmkd.models.load import attention_of, config_of, dtype_of, rules_of
 from llmkd.models.positions import num_skipped
+from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
 from llmkd.progress import say
 from llmkd.recipe.models import PretrainedModel
 
@@ -82,6 +83,7 @@ def load_student_classifier(
 def _load(source: PretrainedModel, **changes: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A classifier, and what was missing."""
     config = config_of(source)
+    refuse_pickles(source)
     if is_seq2seq(config):
         raise InputError(
             f"{source.model_name_or_path}: has an encoder and a decoder ({config.model_type}), and a "
@@ -93,6 +95,7 @@ def _load(source: PretrainedModel, **changes: Any) -> tuple[PreTrainedModel, dic
             revision=source.revision,
             dtype=dtype_of(source),
             output_loading_info=True,
+            **rules_of(source),
             **attention_of(source.attn_implementation),
             **changes,
         )

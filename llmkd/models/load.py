@@ -4,7 +4,6 @@ import difflib
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -19,14 +18,13 @@ from llmkd.errors import InputError
 from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
+from llmkd.models.quantized import quantization
+from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
 from llmkd.models.vocabulary import shared_vocab_size
-from llmkd.recipe.models import Dtype, PretrainedModel, ScratchStudent
+from llmkd.recipe.models import Dtype, InProcessTeacher, NamedModel, PretrainedModel, ScratchStudent
 
 UNLISTED_CONFIG_FIELDS = ("rope_theta", "rope_scaling", "head_dim", "decoder_start_token_id")
 """Fields that transformers reads, though not every configuration lists them."""
-
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-"""What transformers raises where nothing loadable is, or weights of other sizes than it says."""
 
 # Loading and saving shards takes moments, and llmkd has its own progress bars.
 disable_progress_bar()
@@ -41,6 +39,7 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
         InputError: Nothing loadable is there, or a classifier, which would get a random head.
     """
     config = config_of(source)
+    refuse_pickles(source)
     if has_classifier_head(config.to_dict()):
         raise InputError(f"{source.model_name_or_path}: {NO_LANGUAGE_MODEL}")
     try:
@@ -48,34 +47,55 @@ def load_model(source: PretrainedModel) -> PreTrainedModel:
             source.model_name_or_path,
             revision=source.revision,
             dtype=dtype_of(source),
+            **rules_of(source),
             **attention_of(source.attn_implementation),
         )
     except LOAD_ERRORS as error:
         raise not_loadable("model", source.model_name_or_path, error) from error
-    adapter = source.adapter_name_or_path
-    return model if adapter is None else merged(model, adapter)
+    return (
+        model if source.adapter_name_or_path is None else merged(model, source.adapter_name_or_path)
+    )
 
 
-def config_of(source: PretrainedModel) -> PretrainedConfig:
+def config_of(source: NamedModel) -> PretrainedConfig:
     """The configuration of a model, without its weights.
 
     Raises:
         InputError: Nothing loadable is there.
     """
     try:
-        return AutoConfig.from_pretrained(source.model_name_or_path, revision=source.revision)
+        return AutoConfig.from_pretrained(
+            source.model_name_or_path,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+        )
     except LOAD_ERRORS as error:
         raise not_loadable("model", source.model_name_or_path, error) from error
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def tokenizer_of(source: NamedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token.
+
+    Raises:
+        InputError: Nothing loadable is there.
+    """
+    return load_tokenizer(
+        source.model_name_or_path, source.revision, trust_remote_code=source.trust_remote_code
+    )
+
+
+def load_tokenizer(
+    name_or_path: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub, with a padding token.
 
     Raises:
         InputError: Nothing loadable is there.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise not_loadable("tokenizer", name_or_path, error) from error
     if tokenizer.pad_token_id is None:
@@ -149,15 +169,17 @@ def dtype_name(source: PretrainedModel) -> Dtype:
     return next((name for name in get_args(Dtype) if name == own), "auto")
 
 
+def rules_of(source: PretrainedModel) -> dict[str, Any]:
+    """What may be loaded beside tensors, as transformers takes it: nothing, unless asked; and how."""
+    bits = source.quantization if isinstance(source, InProcessTeacher) else None
+    return {
+        **({} if bits is None else {"quantization_config": quantization(bits, dtype_of(source))}),
+        "trust_remote_code": source.trust_remote_code,
+        # None takes them where they are, and otherwise pickled ones, of which tensors alone are read.
+        "use_safetensors": source.use_safetensors or None,
+    }
+
+
 def attention_of(implementation: str | None) -> dict[str, str]:
     """The argument that chooses an attention implementation, where one is chosen."""
     return {} if implementation is None else {"attn_implementation": implementation}
-
-
-def not_loadable(what: str, name: str, error: Exception) -> InputError:
-    """What to say where nothing could be loaded."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(
-        f"{name}: no {what} could be loaded ({reason}); write a folder that save_pretrained made, "
-        "or a hub name that this machine can reach"
-    )

@@ -37,6 +37,7 @@ from llmkd.recipe.schema import (
     TrainStage,
 )
 from llmkd.recipe.shipped import beside_recipes, shipped_prompts
+from llmkd.recipe.teacher_checks import teacher_problems
 from llmkd.recipe.yaml_places import Key
 
 MODEL, TOKENIZER, DATA = "a model", "a tokenizer", "a data set"
@@ -78,6 +79,7 @@ def stage_problems(stages: Mapping[str, Stage], kinds: Mapping[str, str]) -> lis
         problems += reference_problems(stage, key, name, kinds)
         problems += part_problems(stage, key)
         problems += adapter_problems(stage, key)
+        problems += teacher_problems(stage, key)
         problems += prompt_problems(stage, key, stages)
         if isinstance(stage, TrainStage):
             problems += _train_problems(stage, key)

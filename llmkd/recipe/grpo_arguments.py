@@ -42,7 +42,7 @@ GRPO_OWNED = {
     "num_generations_eval": _VALIDATION,
     "reward_weights": "write `weight` in each of `reward_funcs`",
     "model_init_kwargs": "write `student.dtype` and `student.attn_implementation`",
-    "trust_remote_code": "llmkd loads no code of models; leave it out",
+    "trust_remote_code": "write `student.trust_remote_code`",
     "sync_ref_model": "checkpoints lack the reference that it moves; leave it out",
     "log_completions": _ROLLOUTS,
     "num_completions_to_print": _ROLLOUTS,

@@ -30,6 +30,7 @@ from llmkd.recipe.schema_walk import kinds
 from llmkd.recipe.shipped import find_recipe, find_suite
 from llmkd.recipe.training_arguments import trainer_problems
 from llmkd.recipe.yaml_places import Key, dotted, read_file
+from llmkd.secrets import masked
 
 Part = TypeVar("Part", bound=RecipePart)
 
@@ -176,7 +177,7 @@ def _refuse_stage_prefix(written: Mapping[str, Any], overrides: Sequence[str]) -
     """A recipe with its one stage at the top has no `stages` for an override to reach into."""
     if _with_stages(dict(written))[1]:
         problems = [
-            f"override {text}: this recipe's one stage stands at its top; leave out `stages.NAME.`"
+            f"override {masked(text)}: this recipe's one stage stands at its top; leave out `stages.NAME.`"
             for text in overrides
             if text.startswith("stages.")
         ]

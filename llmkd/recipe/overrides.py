@@ -9,6 +9,7 @@ from llmkd.errors import InputError
 from llmkd.recipe.places import Override, meant
 from llmkd.recipe.values import shown
 from llmkd.recipe.yaml_places import Key, dotted, read_text
+from llmkd.secrets import masked
 
 
 def apply_overrides(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict, list[Override]]:
@@ -24,11 +25,11 @@ def apply_overrides(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict, l
         try:
             parts, value = _read(text)
             data, key = _put(data, parts, value)
-            applied.append(Override(key, text))
+            applied.append(Override(key, masked(text)))
         except InputError as error:
             problems.extend(error.problems)
         except _NoPlaceError as error:
-            problems.append(f"override {text}: {error}")
+            problems.append(f"override {masked(text)}: {error}")
     if problems:
         raise InputError(problems)
     return data, applied
@@ -42,8 +43,8 @@ def _read(text: str) -> tuple[list[str], Any]:
     path, equals, value = text.partition("=")
     parts = path.strip().split(".")
     if not equals or not all(parts):
-        raise InputError(f"override {text}: not in the form key=value; write e.g. seed=1")
-    return parts, read_text(value, place=lambda _: f"override {text}:").value
+        raise InputError(f"override {masked(text)}: not in the form key=value; write e.g. seed=1")
+    return parts, read_text(value, place=lambda _: f"override {masked(text)}:").value
 
 
 def _put(holder: Any, parts: list[str], value: Any, done: Key = ()) -> tuple[Any, Key]:

@@ -34,6 +34,9 @@ class TrainStage(RecipePart):
     term_gradient_steps: int | None = Field(default=None, gt=0)
     """Every so many steps, also log the gradient norm of each term by itself, `grad_norm/TERM`, at
     the price of one more pass over the batch per term; null never does."""
+    on_nonfinite_loss: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradient is NaN or infinite: `stop` ends the training
+    before it, and says where; `skip` leaves it out, and ends the training at the tenth in a row."""
     resume: str = "auto"
     """`auto` continues from the newest whole checkpoint, `never` starts over, a path continues
     from that checkpoint."""
@@ -91,6 +94,11 @@ class EvaluateStage(RecipePart):
     kind: Literal["evaluate"]
     models: list[str] = Field(min_length=1)
     """Model folders, hub names, or `stage:NAME`; the table keeps their order."""
+    trust_remote_code: bool = False
+    """Of `models`: run the Python files that come with them, where transformers lacks their
+    architecture; read them first. Runs with `--allow-code` only."""
+    use_safetensors: bool = True
+    """Of `models`: `false` also takes weights that are pickled, where there are no others."""
     suite: str | Suite
     """A shipped suite's name, the path of a suite's YAML file, or a suite written out."""
     teacher: PretrainedModel | None = None
@@ -100,6 +108,19 @@ class EvaluateStage(RecipePart):
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 128
     """Most examples scored or generated together; `auto` halves it, from 128, whenever memory runs
     out."""
+
+    @property
+    def sources(self) -> list[PretrainedModel]:
+        """The models that are measured, in the type of their own weights."""
+        return [
+            PretrainedModel(
+                model_name_or_path=name,
+                dtype="auto",
+                trust_remote_code=self.trust_remote_code,
+                use_safetensors=self.use_safetensors,
+            )
+            for name in self.models
+        ]
 
 
 AnyStage = (

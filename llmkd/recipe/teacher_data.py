@@ -85,8 +85,9 @@ class ServerEngine(RecipePart):
     """A running `vllm serve`, asked over HTTP; for text and top-k log-probabilities."""
 
     kind: Literal["server"]
-    base_url: str = Field(pattern=r"^https?://")
-    """Where it is, such as `http://localhost:8000`."""
+    base_url: str = Field(pattern=r"^https?://[^@]+$")
+    """Where it is, such as `http://localhost:8000`; a key goes into `api_key_variable`. No redirect is followed, and proxies of the
+    environment are used for `https` only."""
     model: str | None = None
     """What the server calls the model; null takes the only one that it has."""
     api_key_variable: str | None = None

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from llmkd.recipe.scalars import read_scalar
+from llmkd.secrets import masked
 
 LONGEST = 60
 
@@ -17,7 +18,7 @@ def shown(value: Any) -> str:
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    text = json.dumps(value, ensure_ascii=False)
+    text = masked(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

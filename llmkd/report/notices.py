@@ -57,6 +57,19 @@ def not_finite(
     )
 
 
+def skipped_steps(stage: str, num_steps: int, num_skipped: int) -> Notice | None:
+    """Optimizer steps were left out, for their loss or gradient was not finite."""
+    if num_skipped <= 0:
+        return None
+    return Notice(
+        "skipped steps",
+        stage,
+        f"{num_skipped:,} of {num_steps:,} optimizer steps were skipped: their loss or gradient "
+        "was not finite",
+        "stderr named their rows: look at them; lower trainer.learning_rate, or warm up for longer",
+    )
+
+
 def hardly_fell(stage: str, metric: str, values: Sequence[float]) -> Notice | None:
     """The student came no closer to its teacher: first tenth of the training against the last."""
     finite = [value for value in values if math.isfinite(value)]

@@ -53,6 +53,10 @@ def _of_metrics(run: StageRun) -> Iterator[Notice | None]:
         lines = [line for line in run.metrics if name in line]
         steps = [line["step"] for line in lines]
         yield notices.not_finite(run.name, name, steps, column(lines, name))
+    if skipped := column(run.metrics, "skipped_steps"):
+        # Both are counts since the training began.
+        last = int(run.metrics[-1]["step"])
+        yield notices.skipped_steps(run.name, last, int(skipped[-1]))
 
 
 def _of_counts(run: StageRun) -> Iterator[Notice | None]:

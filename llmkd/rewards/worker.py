@@ -80,8 +80,13 @@ class Worker:
         self._connection, theirs = Pipe()
         module, given = "llmkd.rewards.worker_process", [str(os.getpid()), str(theirs.fileno())]
         # In a session of its own: ctrl-C is for this process, which then ends it.
+        # The user's modules may lie in the current folder.
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *given],
+            env=environment,
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=STDERR,

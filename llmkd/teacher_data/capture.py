@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from llmkd.build_engine import build_engine, engine_of
 from llmkd.data.cache import tokenized
@@ -28,7 +28,7 @@ from llmkd.data.prompts import READ_BACK, PromptTokenize, answered
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import LlmkdError
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import load_tokenizer
+from llmkd.models.load import config_of, tokenizer_of
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.progress import Progress
 from llmkd.progress import progress as data_progress
@@ -148,10 +148,8 @@ def tokenizer_and_config(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
     """Of the stage's teacher; the tokenizer has the chat template that the stage's data names."""
     teacher = stage.teacher
-    config: PreTrainedConfig = AutoConfig.from_pretrained(
-        teacher.model_name_or_path, revision=teacher.revision
-    )
-    tokenizer = load_tokenizer(teacher.model_name_or_path, teacher.revision)
+    config: PreTrainedConfig = config_of(teacher)
+    tokenizer = tokenizer_of(teacher)
     template = None if isinstance(stage.data, CompletionTask) else stage.data.chat_template
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)

@@ -84,6 +84,10 @@ class ServerClient:
             headers=_headers(settings, key),
             timeout=httpx2.Timeout(None, connect=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx2.Limits(max_connections=settings.max_concurrency),
+            # Nobody else is to read the key: no redirects, and of the environment's proxies only
+            # what passes an encrypted connection on unread.
+            follow_redirects=False,
+            trust_env=self.url.startswith("https:"),
         )
 
     def ask(self, requests: Sequence[Request[Read]], *, max_concurrency: int = 1) -> list[Read]:
@@ -184,6 +188,12 @@ def _headers(settings: ServerEngine, key: str) -> dict[str, str]:
 def _refusal(url: str, response: httpx2.Response, key: str) -> Exception:
     status = response.status_code
     message = f"{status} {_message(response)}"
+    if response.is_redirect:
+        to = response.headers.get("location", "elsewhere")
+        return RefusedError(
+            f"{key}.base_url: {url} sends to {to}, which is not followed; write that address if it is "
+            "the server's"
+        )
     if status in BUSY or status >= 500:
         return PassingError(message, _retry_after_s(response))
     if status in (401, 403):
@@ -192,7 +202,14 @@ def _refusal(url: str, response: httpx2.Response, key: str) -> Exception:
 
 
 def _message(response: httpx2.Response) -> str:
-    """The message of an error, which vLLM's versions wrap in different ways."""
+    """The message of an error, without the key, which a server may repeat."""
+    sent = response.request.headers.get("authorization", "").removeprefix("Bearer ")
+    said = _said(response)
+    return said.replace(sent, "***") if sent else said
+
+
+def _said(response: httpx2.Response) -> str:
+    """What an error says, which vLLM's versions wrap in different ways."""
     try:
         content = json.loads(response.text)
         content = content.get("error", content)

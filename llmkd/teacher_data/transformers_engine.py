@@ -27,7 +27,7 @@ from llmkd.errors import InputError
 from llmkd.models.finite import OVERFLOW
 from llmkd.models.head import output_head
 from llmkd.models.kinds import decoder_start_token_id, is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, tokenizer_of
 from llmkd.models.positions import hard_limit, room_after
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel
@@ -49,7 +49,7 @@ def load_for_inference(
     Raises:
         InputError: Nothing loadable is there.
     """
-    tokenizer = load_tokenizer(source.model_name_or_path, source.revision)
+    tokenizer = tokenizer_of(source)
     model = load(source).eval().requires_grad_(False)
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), tokenizer

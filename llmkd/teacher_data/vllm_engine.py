@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 
 from llmkd.models.load import dtype_name
+from llmkd.models.refusals import refuse_pickles
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, VLLMEngine
 from llmkd.teacher_data.captured import Positions, TopKPositions
@@ -53,6 +54,20 @@ class _Request(Generic[Read]):
     """At most so many come back."""
     read: Callable[[Any], Read]
     """Gets vLLM's answer, as soon as it is whole."""
+
+
+def loading_rules(source: PretrainedModel) -> dict[str, Any]:
+    """What vLLM may load beside tensors in safetensors files, as it takes it: nothing, unless asked.
+
+    Raises:
+        InputError: There are none, and others were not asked for.
+    """
+    refuse_pickles(source)
+    return {
+        "trust_remote_code": source.trust_remote_code,
+        # `auto` reads pickled files where there are no others.
+        "load_format": "safetensors" if source.use_safetensors else "auto",
+    }
 
 
 class HeldLLM:
@@ -129,6 +144,7 @@ class OfflineVLLM(HeldLLM):
             "revision": teacher.revision,
             "tokenizer_revision": teacher.revision,
             "dtype": dtype_name(teacher),
+            **loading_rules(teacher),
             "max_logprobs": self._num_asked or 0,
             "logprobs_mode": "raw_logprobs",
             "use_tqdm_on_load": False,

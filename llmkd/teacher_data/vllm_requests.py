@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from llmkd.errors import InputError
 from llmkd.models.agreement import too_few_embeddings
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import config_of, load_tokenizer
+from llmkd.models.load import config_of, tokenizer_of
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import Capture, Generation, TopKCapture
@@ -63,7 +63,7 @@ def vocabulary_of(teacher: PretrainedModel) -> Vocabulary:
             f"teacher.model_name_or_path: {teacher.model_name_or_path} has an encoder and a "
             f"decoder ({config.model_type}), which vLLM does not run; {OTHER_ENGINE}"
         )
-    tokenizer = load_tokenizer(teacher.model_name_or_path, teacher.revision)
+    tokenizer = tokenizer_of(teacher)
     size, num_rows = shared_vocab_size(tokenizer), config.get_text_config().vocab_size
     if problem := too_few_embeddings(num_rows, size, "teacher"):
         raise InputError(problem)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkd.losses.signals import DenseLogits, LinearHead, wide
+from llmkd.models.sharded import is_sharded
 from llmkd.models.signals import signals
 from llmkd.teachers.rollouts import Rollouts, foreign, readable
 from llmkd.teachers.token_logprobs import token_logprobs
@@ -97,7 +98,7 @@ class InProcessTeacher:
     @contextmanager
     def awake(self, device: torch.device) -> Iterator[None]:
         """The weights on a device: for good, or if they are offloaded, inside the block."""
-        if self.model.device == device:
+        if self.model.device == device or is_sharded(self.model):
             yield
         elif self.is_offloaded:
             with lent(self.model, device):

@@ -69,15 +69,20 @@ def retire(folder: Path, *, keep: int | None) -> None:
         shutil.rmtree(doomed)
 
 
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a checkpoint so that none of it is gone, and nothing goes on from it; says where."""
+    number = 1
+    while (target := checkpoint.with_name(f".{checkpoint.name}.old-{number}")).exists():
+        number += 1
+    return checkpoint.rename(target)
+
+
 def set_aside_after(checkpoint: Path, folder: Path) -> None:
-    """Renames the checkpoints that come after one of them, lest they pass for its continuation."""
+    """Sets aside the checkpoints after one of them, lest they pass for its continuation."""
     steps = {path.resolve(): step for step, path in checkpoint_steps(folder).items()}
     start = steps.get(checkpoint.resolve())
     if start is None:
         return
     for step, path in checkpoint_steps(folder).items():
         if step > start:
-            number = 1
-            while (target := folder / f".{path.name}.old-{number}").exists():
-                number += 1
-            path.rename(target)
+            set_aside(path)

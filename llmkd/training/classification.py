@@ -13,15 +13,15 @@ from llmkd.data.classification import (
 from llmkd.data.labels import chosen_labels, given_labels, label_ids, one_output
 from llmkd.data.sources import Row
 from llmkd.models.classifiers import fit_to, labels_in, load_classifier
-from llmkd.models.load import load_tokenizer
+from llmkd.models.load import tokenizer_of
 from llmkd.models.vocabulary import check_same_tokens
 from llmkd.recipe.data import Classification, is_regression
 from llmkd.recipe.models import InProcessTeacher as TeacherSource
 from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
-from llmkd.training.arguments import compute_dtype
 from llmkd.training.parts import Parts
+from llmkd.training.teachers import teacher_here
 
 
 def build_classifiers(
@@ -90,8 +90,9 @@ def _build_teacher(
     num_labels: int,
     arguments: TrainingArguments,
 ) -> InProcessTeacher:
-    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    check_same_tokens(tokenizer, tokenizer_of(source))
     model = load_classifier(source)
-    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    fit_to(model, tokenizer, "teacher", is_regression=num_labels == 1)
-    return InProcessTeacher(model, vocab_size=num_labels, compute_dtype=compute_dtype(arguments))
+    teacher = teacher_here(model, source, num_labels, arguments)
+    with teacher.awake(arguments.device):
+        fit_to(model, tokenizer, "teacher", is_regression=num_labels == 1)
+    return teacher

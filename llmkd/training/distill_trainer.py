@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,18 @@ from llmkd.data.rationale import PART_IDS
 from llmkd.losses.signals import DenseLogits, LinearHead
 from llmkd.models.signals import from_signals
 from llmkd.objective import Objective, ObjectiveOutput, trained
+from llmkd.progress import say
 from llmkd.teachers.protocol import Teacher
+from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.last_batch import num_own, without_repeats
 from llmkd.training.metrics import StepMetrics
 from llmkd.training.sampling import LengthGroupedSampler
-from llmkd.training.whole_checkpoints import WholeCheckpoints
+
+MOST_SKIPPED_IN_A_ROW = 10
+"""Steps that are skipped in a row before the training stops: the weights are beyond help."""
 
 
-class DistillTrainer(WholeCheckpoints):
+class DistillTrainer(FiniteSteps):
     """Minimises an `Objective`; everything else is `transformers.Trainer`.
 
     Args:
@@ -31,6 +35,7 @@ class DistillTrainer(WholeCheckpoints):
         vocab_size: Tokens that student and teacher share; padded rows of the head are cropped.
         lengths: Tokens of each row of the data set; None for a stream.
         term_gradient_steps: Every so many steps, the gradient norm of each term is logged too.
+        on_nonfinite_loss: Whether to stop at a loss or gradient that is not finite, or to skip the step.
         **trainer: As for `transformers.Trainer`. Batches are those of `llmkd.data.collate`.
     """
 
@@ -45,10 +50,12 @@ class DistillTrainer(WholeCheckpoints):
         vocab_size: int,
         lengths: Sequence[int] | None = None,
         term_gradient_steps: int | None = None,
+        on_nonfinite_loss: Literal["stop", "skip"] = "stop",
         **trainer: Any,
     ):
         super().__init__(**trainer)
         self.term_gradient_steps = term_gradient_steps
+        self.on_nonfinite_loss = on_nonfinite_loss
         self.objective = objective
         self.lengths = lengths
         self.teacher = teacher
@@ -120,8 +127,26 @@ class DistillTrainer(WholeCheckpoints):
         assert not return_outputs
         output = self._share(self.objective, model, inputs, num_items_in_batch)
         self.step_metrics.add({"loss": output.loss.detach(), **output.metrics})
+        terms = {f"loss/{term.loss.name}" for term in self.objective.terms}
+        found = {name: value for name, value in output.metrics.items() if name in terms}
+        self.note_loss(output.loss, found, inputs["input_ids"])
         # DDP and DeepSpeed average gradients over ranks; the shares are to be added.
         return output.loss * self.accelerator.num_processes
+
+    def refuse_step(self, problem: str) -> None:
+        """Stops, or leaves the step out as the recipe says."""
+        if self.on_nonfinite_loss == "stop":
+            super().refuse_step(problem)
+        self.step_metrics.skip_step()
+        if self.step_metrics.num_skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            super().refuse_step(f"{problem}; so it was with {MOST_SKIPPED_IN_A_ROW} steps in a row")
+        if self.is_world_process_zero():
+            say(f"{problem}; the step is skipped")
+
+    def advice(self) -> str:
+        """With the key that skips such steps, where there is something to skip."""
+        may_skip = self.on_nonfinite_loss == "stop" and not self.is_deepspeed_enabled
+        return super().advice() + (", or write on_nonfinite_loss: skip" if may_skip else "")
 
     def _share(
         self, objective: Objective, model: nn.Module, inputs: dict[str, Tensor], counts: Tensor
@@ -192,6 +217,8 @@ class DistillTrainer(WholeCheckpoints):
         """Adds the objective's metrics to what is logged."""
         if "grad_norm" in logs:
             logs |= self.step_metrics.flush(self.accelerator)
+            if self.on_nonfinite_loss == "skip":
+                logs["skipped_steps"] = self.step_metrics.num_skipped
         super().log(logs, start_time)
 
     def collect_state(self) -> None:

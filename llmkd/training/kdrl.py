@@ -19,7 +19,7 @@ from llmkd.errors import InputError
 from llmkd.models.adapters import attach
 from llmkd.models.head import check_head
 from llmkd.models.kinds import is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, tokenizer_of
 from llmkd.models.positions import check_positions
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
 from llmkd.progress import progress
@@ -119,7 +119,11 @@ def grpo_arguments(stage: KDRLStage, checkpoints: Path, *, seed: int) -> GRPOCon
     Raises:
         InputError: TRL refuses the values.
     """
-    own: dict[str, Any] = {"reward_weights": [reward.weight for reward in stage.reward_funcs]}
+    own: dict[str, Any] = {
+        "reward_weights": [reward.weight for reward in stage.reward_funcs],
+        # For what TRL loads by the student's name: its reference, and vLLM.
+        "trust_remote_code": stage.student.trust_remote_code,
+    }
     if stage.validation is not None:
         own |= {
             "eval_strategy": "steps",
@@ -136,7 +140,7 @@ def grpo_arguments(stage: KDRLStage, checkpoints: Path, *, seed: int) -> GRPOCon
 
 
 def _tokenizer(stage: KDRLStage) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(stage.student.model_name_or_path, stage.student.revision)
+    tokenizer = tokenizer_of(stage.student)
     if isinstance(stage.data, PromptRows) and stage.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(stage.data.chat_template)
     return tokenizer

@@ -1,6 +1,7 @@
 """What a training run measures of itself: means between two log lines, and `metrics.jsonl`."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -31,6 +32,11 @@ class StepMetrics:
         self.sums: dict[str, float] = {}
         self.latest: dict[str, float] = {}
         """Figures that are measured now and then, and logged as they are."""
+        self.num_skipped = 0
+        """Steps of the training that were left out."""
+        self.num_skipped_in_a_row = 0
+        self._step: dict[str, Tensor] = {}
+        """Of the step under way, which may still be left out."""
         self._pending: dict[str, Tensor] = {}
         self._pending_tokens: list[Tensor] = []
         self._since: tuple[float, int] | None = None
@@ -39,14 +45,30 @@ class StepMetrics:
         """Begins a step with its trained positions over all ranks, [num_terms + 1]: the last are all."""
         if self._since is None:
             self._since = (time.perf_counter(), self.tokens)
+        self._end_step()
         self.num_steps += 1
         self._pending_tokens.append(num_positions[-1])
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Adds one micro-batch's share of the step's means."""
         for name, value in metrics.items():
+            so_far = self._step.get(name)
+            self._step[name] = value.clone() if so_far is None else so_far.add_(value)
+
+    def skip_step(self) -> None:
+        """Leaves the step under way out of the means and the tokens, and counts it as skipped."""
+        self._step, self.num_steps = {}, self.num_steps - 1
+        self._pending_tokens.pop()
+        self.num_skipped += 1
+        self.num_skipped_in_a_row += 1
+
+    def _end_step(self) -> None:
+        if not self._step:
+            return
+        for name, value in self._step.items():
             pending = self._pending.get(name)
-            self._pending[name] = value.clone() if pending is None else pending.add_(value)
+            self._pending[name] = value if pending is None else pending.add_(value)
+        self._step, self.num_skipped_in_a_row = {}, 0
 
     def flush(self, accelerator: Accelerator) -> dict[str, float]:
         """Means per step since the last log line, over all ranks; then begins anew."""
@@ -58,6 +80,8 @@ class StepMetrics:
         self.sums, self.num_steps, self._since = {}, 0, (time.perf_counter(), self.tokens)
         latest, self.latest = self.latest, {}
         return {
+            # Of no step: all of them were skipped.
+            "loss": math.nan,
             **means,
             **latest,
             "tokens": self.tokens,
@@ -67,6 +91,7 @@ class StepMetrics:
 
     def collect(self, accelerator: Accelerator) -> None:
         """Adds up, over all ranks, what is still on the devices. Every rank must call it."""
+        self._end_step()
         if not self._pending:
             return
         shares = accelerator.reduce(torch.stack(list(self._pending.values())), reduction="sum")
@@ -78,7 +103,7 @@ class StepMetrics:
 
     def save(self, checkpoint: Path) -> None:
         """Writes what is not logged yet beside a checkpoint's weights; `collect` comes first."""
-        kept = ("tokens", "num_steps", "sums", "latest")
+        kept = ("tokens", "num_steps", "sums", "latest", "num_skipped", "num_skipped_in_a_row")
         state = {name: getattr(self, name) for name in kept}
         (checkpoint / STATE_FILE).write_text(json.dumps(state))
 
@@ -87,6 +112,8 @@ class StepMetrics:
         state = json.loads((checkpoint / STATE_FILE).read_text())
         self.tokens, self.num_steps = state["tokens"], state["num_steps"]
         self.sums, self.latest = state["sums"], state.get("latest", {})
+        self.num_skipped = state.get("num_skipped", 0)
+        self.num_skipped_in_a_row = state.get("num_skipped_in_a_row", 0)
 
 
 class JsonLines(TrainerCallback):

@@ -8,9 +8,8 @@ from llmkd.errors import InputError
 from llmkd.models.agreement import different_kinds, different_tokens
 from llmkd.models.head import check_head
 from llmkd.models.kinds import check_same_kind, is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, tokenizer_of
 from llmkd.models.vocabulary import check_covers, shared_vocab_size
-from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.rollout_teachers import (
     RolloutModel,
     RolloutServer,
@@ -24,7 +23,7 @@ from llmkd.teachers import routed
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.teachers.rollouts import RolloutTeacher
 from llmkd.teachers.served_rollouts import ServedRollouts
-from llmkd.training.arguments import compute_dtype
+from llmkd.training.teachers import teacher_here
 
 OTHER_TEACHER = "write a teacher that has the student's"
 
@@ -69,7 +68,7 @@ def _built(
     tokenizer: PreTrainedTokenizerBase,
     arguments: TrainingArguments,
 ) -> RolloutTeacher:
-    own = load_tokenizer(source.model_name_or_path, source.revision)
+    own = tokenizer_of(source)
     if problem := different_tokens(tokenizer.get_vocab(), own.get_vocab(), OTHER_TEACHER):
         raise InputError(f"{key}.model_name_or_path: {problem}")
     match source:
@@ -91,12 +90,7 @@ def _in_process(
     model = load_model(source)
     check_covers(model, vocab_size, "teacher")
     check_same_kind(student.config, model.config)
-    teacher = InProcessTeacher(
-        model,
-        vocab_size=vocab_size,
-        compute_dtype=compute_dtype(arguments),
-        is_offloaded=source.offload == "cpu",
-    )
+    teacher = teacher_here(model, source, vocab_size, arguments)
     # Some kernels, flash attention among them, run on the accelerator only.
     with teacher.awake(arguments.device):
         check_head(model, "teacher")
@@ -108,7 +102,7 @@ def _served(
 ) -> ServedRollouts:
     if problem := different_kinds(is_seq2seq(student.config), False):
         raise InputError(problem)
-    model = PretrainedModel(model_name_or_path=source.model_name_or_path, revision=source.revision)
+    model = source.as_pretrained
     return ServedRollouts(
         # The drawn token comes with whatever is asked for; one more is what a server is probed by.
         ServedVLLM(model, source.server, None, TopKCapture(top_k=1), key=f"{key}.server"),

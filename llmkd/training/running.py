@@ -1,13 +1,11 @@
 """A trainer's whole way: from the newest checkpoint to a model folder."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from llmkd.errors import InputError
 from llmkd.models.adapted import merged as adapted
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
@@ -15,20 +13,18 @@ from llmkd.models.load import load_model
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
 from llmkd.recipe.models import PretrainedStudent, StudentSource
-from llmkd.training.checkpoints import (
-    newest_checkpoint,
-    publish,
-    removed_on_failure,
-    set_aside_after,
-)
+from llmkd.training.checkpoint_engine import check_engine_of
+from llmkd.training.checkpoints import publish, removed_on_failure
+from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
-from llmkd.training.metrics import STATE_FILE
 from llmkd.training.progress import ProgressBar
+from llmkd.training.ranks import from_main
+from llmkd.training.resuming import checkpoint_to_resume
 from llmkd.training.sharding import is_split, loaded_whole
 
 
 def train_to_model(
-    trainer: Trainer,
+    trainer: FiniteSteps,
     folder: Path,
     *,
     name: str,
@@ -49,40 +45,32 @@ def train_to_model(
         vocab_size: Embeddings beyond these are left out of the model; None keeps all.
 
     Raises:
-        InputError: `resume` names no checkpoint.
+        InputError: `resume` names no whole checkpoint, or one of another engine.
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
-    checkpoint = _checkpoint(resume, folder / "checkpoints")
-    if checkpoint:
+    checkpoints = folder / "checkpoints"
+
+    def to_resume() -> Path | None:
+        found = checkpoint_to_resume(resume, checkpoints, name)
+        if found is not None:
+            check_engine_of(found, trainer)
+        return found
+
+    checkpoint = from_main(trainer.accelerator, to_resume)
+    if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
-    interruption = SaveOnSigterm()
+    interruption = SaveOnSigterm(trainer)
     trainer.add_callback(interruption)
     with progress(name) as moved:
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
-    _write_model(trainer, folder, name, card, student, vocab_size)
+    if not interruption.is_interrupted:
+        _write_model(trainer, folder, name, card, student, vocab_size)
     # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-
-
-def _checkpoint(resume: str, folder: Path) -> Path | None:
-    match resume:
-        case "auto":
-            return newest_checkpoint(folder)
-        case "never":
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        case path if (Path(path) / STATE_FILE).is_file():
-            set_aside_after(Path(path), folder)
-            return Path(path)
-        case path:
-            raise InputError(
-                f"resume: {path} is no checkpoint of llmkd; write auto, never, or the path of a "
-                "whole checkpoint-N folder"
-            )
+    if interruption.is_interrupted:
+        raise SystemExit(EXIT_STATUS)
 
 
 def _write_model(
@@ -132,7 +120,9 @@ def _merged(
 
 def _cut_padding(folder: Path, vocab_size: int) -> None:
     """Leaves out embeddings beyond the tokenizer: training never saw them, so they are random."""
-    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype="auto")
+    model = auto_class(AutoConfig.from_pretrained(folder, trust_remote_code=False)).from_pretrained(
+        folder, dtype="auto"
+    )
     if len(output_head(model).weight) > vocab_size:
         say(f"model: {len(output_head(model).weight) - vocab_size} padded embeddings left out")
         model.resize_token_embeddings(vocab_size)

@@ -10,11 +10,12 @@ from llmkd.errors import InputError
 from llmkd.models.agreement import different_kinds
 from llmkd.models.head import check_head
 from llmkd.models.kinds import check_same_kind, is_seq2seq
-from llmkd.models.load import load_model, load_tokenizer
+from llmkd.models.load import load_model, load_tokenizer, tokenizer_of
+from llmkd.models.sharded import shard
 from llmkd.models.vocabulary import check_covers, check_same_tokens, shared_vocab_size
 from llmkd.recipe.capture_checks import NO_CAPTURE, capture_problems
 from llmkd.recipe.models import InProcessTeacher as InProcessSource
-from llmkd.recipe.models import PretrainedModel, ServerTeacher, StoreTeacher
+from llmkd.recipe.models import ServerTeacher, StoreTeacher
 from llmkd.recipe.schema import TrainStage
 from llmkd.recipe.teacher_data import Capture, TopKCapture
 from llmkd.run_folder import fingerprint
@@ -69,15 +70,33 @@ def _in_process(
     tokenizer: PreTrainedTokenizerBase,
     arguments: TrainingArguments,
 ) -> BuiltTeacher:
-    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    check_same_tokens(tokenizer, tokenizer_of(source))
     model, vocab_size = load_model(source), shared_vocab_size(tokenizer)
-    # Some kernels, flash attention among them, run on the accelerator only.
-    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
-    check_head(model, "teacher")
     check_covers(model, vocab_size, "teacher")
     check_same_kind(student.config, model.config)
-    dtype = compute_dtype(arguments)
-    return BuiltTeacher(InProcessTeacher(model, vocab_size=vocab_size, compute_dtype=dtype), model)
+    teacher = teacher_here(model, source, vocab_size, arguments)
+    # Some kernels, flash attention among them, run on the accelerator only.
+    with teacher.awake(arguments.device):
+        check_head(model, "teacher")
+    return BuiltTeacher(teacher, model)
+
+
+def teacher_here(
+    model: PreTrainedModel,
+    source: InProcessSource,
+    vocab_size: int,
+    arguments: TrainingArguments,
+) -> InProcessTeacher:
+    """A loaded teacher, with its weights where the recipe wants them."""
+    is_offloaded = source.offload == "cpu"
+    if source.sharded:
+        shard(model, arguments.device, is_offloaded=is_offloaded)
+    return InProcessTeacher(
+        model,
+        vocab_size=vocab_size,
+        compute_dtype=compute_dtype(arguments),
+        is_offloaded=is_offloaded,
+    )
 
 
 def _store(
@@ -118,7 +137,7 @@ def _server(
     student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> BuiltTeacher:
-    check_same_tokens(tokenizer, load_tokenizer(source.model_name_or_path, source.revision))
+    check_same_tokens(tokenizer, tokenizer_of(source))
     if problem := different_kinds(is_seq2seq(student.config), False):
         raise InputError(problem)
     capture = TopKCapture(top_k=source.top_k)
@@ -128,13 +147,10 @@ def _server(
             "trainer.dataloader_num_workers: a server is asked from the training process, which its "
             "connections belong to; leave it out"
         )
-    teacher = PretrainedModel(
-        model_name_or_path=source.model_name_or_path, revision=source.revision
-    )
     return BuiltTeacher(
         CapturedTeacher(temperature=1.0),
         source=ServerSource(
-            ServedVLLM(teacher, source.server, None, capture, key="teacher.server")
+            ServedVLLM(source.as_pretrained, source.server, None, capture, key="teacher.server")
         ),
     )
 

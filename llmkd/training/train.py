@@ -10,6 +10,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.training_args import OptimizerNames
 
 from llmkd.build import build_student, build_tokenizer_for
 from llmkd.build_objective import build_objective
@@ -94,6 +95,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
         vocab_size=parts.vocab_size,
         lengths=data.lengths,
         term_gradient_steps=stage.term_gradient_steps,
+        on_nonfinite_loss=stage.on_nonfinite_loss,
         model=parts.models["student"],
         args=arguments,
         train_dataset=data.dataset,
@@ -103,6 +105,7 @@ def build_trainer(stage: TrainStage, folder: Path, *, seed: int) -> DistillTrain
     )
     check_engine(trainer)
     _check_term_gradients(trainer)
+    _check_skipping(trainer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineReport(trainer))
     return trainer
@@ -151,6 +154,22 @@ def _check_term_gradients(trainer: DistillTrainer) -> None:
             "term_gradient_steps: DeepSpeed keeps the gradients to itself; leave it out, or train "
             "without DeepSpeed"
         )
+
+
+def _check_skipping(trainer: DistillTrainer) -> None:
+    if trainer.on_nonfinite_loss == "skip" and (reason := _skip_refusal(trainer)):
+        raise InputError(f"on_nonfinite_loss: skip is not possible {reason}; write stop")
+
+
+def _skip_refusal(trainer: DistillTrainer) -> str | None:
+    if trainer.is_deepspeed_enabled:
+        return "with DeepSpeed, which takes its steps by itself"
+    if trainer.args.fp16:
+        return "with fp16, whose loss scaler leaves out steps by itself"
+    optimizer = OptimizerNames(trainer.args.optim).value
+    if "lomo" in optimizer or "layerwise" in optimizer:
+        return f"with {optimizer}, which moves the weights during the backward pass"
+    return None
 
 
 def _check_model(

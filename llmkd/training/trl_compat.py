@@ -19,10 +19,10 @@ from transformers.trainer_utils import TrainOutput
 
 from llmkd.data.tokenize import encode_prompts
 from llmkd.errors import InputError, LlmkdError
+from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.kept_state import KeepsState
 from llmkd.training.metrics import STATE_FILE
 from llmkd.training.step_clock import NotedTimes, StepClock
-from llmkd.training.whole_checkpoints import WholeCheckpoints
 
 try:
     import trl
@@ -62,7 +62,7 @@ class PolicyScores:
     hidden: Tensor | None
 
 
-class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
+class HookedGRPOTrainer(FiniteSteps, GRPOTrainer):
     """`trl.GRPOTrainer` with two places to add to: the rollouts, and the loss.
 
     Without anything added it computes what its base does, bit for bit. A checkpoint also keeps what
@@ -256,7 +256,11 @@ class HookedGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.keeps_hidden and len(hidden) != 1:
             raise changed(f"its loss ran the policy {len(hidden)} times, where once was expected")
         states = hidden[0][:, -length - 1 : -1] if self.keeps_hidden else None
-        return self.total(policy, PolicyScores(caught[0], states), inputs)
+        loss = self.total(policy, PolicyScores(caught[0], states), inputs)
+        if self.is_training:
+            parts = {"policy": policy.detach(), "objective": loss.detach()}
+            self.note_loss(loss, parts, inputs["prompt_ids"])
+        return loss
 
     @contextmanager
     def _door(self, model: nn.Module) -> Iterator[list[Tensor]]:

@@ -8,7 +8,9 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from llmkd.training.checkpoint_engine import write_engine
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
+from llmkd.training.checksums import write_checksums
 from llmkd.training.sharding import shard_on_a_cpu
 
 
@@ -74,6 +76,8 @@ class WholeCheckpoints(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.save_state_in(staging / name)
+                write_engine(self, staging / name)
+                write_checksums(staging / name)
                 publish(staging / name, folder / name)
         if self.args.should_save:
             retire(folder, keep=self.args.save_total_limit)

@@ -119,7 +119,15 @@ def test_a_conversation_may_begin_with_the_assistant(chat_tokenizer, is_marked):
     assert last_answer(turns[:1], chat_tokenizer) == ("", "")
 
 
-@pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", {"tools": "{{ messages }}"}])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content + 1 }}",
+        {"tools": "{{ messages }}"},
+        # transformers renders in a sandbox.
+        "{{ messages.__class__.__mro__ }}",
+    ],
+)
 def test_whatever_a_template_raises_names_the_row(chat_tokenizer, template):
     chat_tokenizer.chat_template = template
     with pytest.raises(InputError, match="row 5, `messages`: "):

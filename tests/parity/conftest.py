@@ -24,7 +24,7 @@ ENGINES = {
     "fsdp2": "DTensor parameters, 2 processes",
 }
 """What looks like one engine can silently be another: each says what it is."""
-WORKLOADS = ("forward_kl", "store", "seq2seq", "lora", "kdrl")
+WORKLOADS = ("forward_kl", "store", "seq2seq", "lora", "kdrl", "sharded")
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,14 @@ def kdrl(root):
     }
 
 
-STAGES = {f.__name__: f for f in (forward_kl, store, seq2seq, lora, kdrl)}
+def sharded(root):
+    """The teacher in parts too; its padded head shares its weights with the embedding."""
+    return forward_kl(root) | {
+        "teacher": {"model_name_or_path": str(root / "tied"), "sharded": True}
+    }
+
+
+STAGES = {f.__name__: f for f in (forward_kl, store, seq2seq, lora, kdrl, sharded)}
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +190,7 @@ def bench(tmp_path_factory, tiny_llama, tiny_seq2seq):
     root, tokenizer = tmp_path_factory.mktemp("parity"), build_tokenizer()
     models = {
         "llama": tiny_llama(tokenizer),
+        "tied": tiny_llama(tokenizer, seed=2, vocab_size=24, tie_word_embeddings=True),
         "small": tiny_llama(tokenizer, seed=1, hidden_size=16),
         "t5": tiny_seq2seq(tokenizer, "t5", dropout_rate=0.0),
     }

@@ -15,6 +15,13 @@ def test_a_loss_that_is_not_finite_is_told_with_its_first_step():
     assert notices.not_finite("student", "loss", [], []) is None
 
 
+def test_skipped_steps_are_told():
+    found = notices.skipped_steps("student", num_steps=4000, num_skipped=1)
+    assert found is not None
+    assert found.found.startswith("1 of 4,000 optimizer steps were skipped: ")
+    assert notices.skipped_steps("student", num_steps=4000, num_skipped=0) is None
+
+
 def test_a_term_that_hardly_fell_is_told_with_both_ends():
     found = notices.hardly_fell("student", "kl", [2.0] * 18 + [1.9, 1.9])
     assert found is not None

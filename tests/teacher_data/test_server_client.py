@@ -258,3 +258,32 @@ def test_the_address_may_end_in_v1(serve, connect, end):
     server = serve(echo)
     client = connect(server, base_url=server.url + end)
     assert client.ask([Request("/v1/models", lambda answer: answer["path"])]) == ["/v1/models"]
+
+
+def test_a_redirect_is_told_and_not_followed(serve, connect, monkeypatch):
+    monkeypatch.setenv("KEY", "secret-key")
+    other, server = serve(echo), serve(echo)
+    server.faults.append(failing(307, location=f"{other.url}/echo"))
+    with pytest.raises(RefusedError, match=f"sends to {other.url}/echo, which is not followed"):
+        connect(server, api_key_variable="KEY").ask(posts(1))
+    assert server.headers[0]["authorization"] == "Bearer secret-key"
+    assert other.headers == []
+
+
+def test_a_proxy_of_the_environment_gets_no_plain_request(serve, connect, monkeypatch):
+    proxy, server = serve(echo), serve(echo)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert connect(server).ask(posts(1)) == [0]
+    assert proxy.headers == []
+
+
+@pytest.mark.parametrize("status", [401, 400])
+def test_a_key_that_a_server_repeats_is_not_told(serve, connect, monkeypatch, status):
+    monkeypatch.setenv("KEY", "secret-key")
+    server = serve(echo)
+    server.faults.append(failing(status, "the key secret-key is not known"))
+    with pytest.raises(RefusedError, match=r"the key \*\*\* is not known"):
+        connect(server, api_key_variable="KEY").ask(posts(1))

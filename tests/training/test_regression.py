@@ -132,7 +132,7 @@ def test_a_teacher_is_followed_by_its_number_and_measured_on_the_labels(
     mse = torch.nn.functional.mse_loss
     expected = mse(own, taught) + 0.5 * mse(own, labels)
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
-    logged = trainer.step_metrics._pending
+    logged = trainer.step_metrics._step
     assert logged["teacher_mse"].item() == pytest.approx(mse(taught, labels).item(), rel=1e-5)
     assert not logged.keys() & {"kl", "teacher_nll"}, "of one output they are always 0"
 

@@ -16,6 +16,7 @@ from llmkd.models.load import dtype_name
 from llmkd.recipe.harness import LMEvalTask
 from llmkd.recipe.models import PretrainedModel
 from llmkd.recipe.teacher_data import ServerEngine, VLLMEngine
+from llmkd.teacher_data.vllm_engine import loading_rules
 from llmkd.teacher_data.vllm_faults import import_vllm, is_without_compiler
 
 VLLM = "lm-eval's vLLM"
@@ -85,6 +86,7 @@ def _in_transformers(subject: Subject, batch_size: int) -> Any:
         # By name, as lm-eval changes the tokenizer, which other tasks use too.
         tokenizer=source.model_name_or_path,
         revision=source.revision or "main",
+        trust_remote_code=source.trust_remote_code,
         batch_size=batch_size,
     )
 
@@ -107,6 +109,7 @@ def _in_vllm(source: PretrainedModel, engine: VLLMEngine, seed: int) -> Any:
             source.model_name_or_path,
             revision=source.revision,
             dtype=dtype_name(source),
+            **loading_rules(source),
             seed=seed,
             batch_size=REQUESTS_AT_ONCE,
             **settings,

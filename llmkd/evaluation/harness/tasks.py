@@ -7,6 +7,9 @@ from typing import Any
 import jinja2
 import yaml
 from datasets.exceptions import DatasetNotFoundError
+from jinja2.sandbox import SandboxedEnvironment
+from lm_eval import utils
+from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
@@ -19,6 +22,11 @@ from llmkd.evaluation.harness.rows import FEWSHOT, ROWS, at, read_splits
 from llmkd.recipe.harness import LMEvalTask
 
 Config = dict[str, Any]
+
+# lm-eval's own environment lets a template call whatever Python has.
+_sandbox = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+_sandbox.filters.update(utils.env.filters)
+utils.env = _sandbox
 
 
 def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
@@ -52,6 +60,7 @@ def load_task(task: LMEvalTask, *, seed: int) -> ConfigurableTask:
 
 def _definition(task: LMEvalTask) -> Config:
     if isinstance(task.definition, dict):
+        _refuse_code(task.definition)
         # lm-eval changes what it is given.
         return {**deepcopy(task.definition), "task": task.task_name}
     if task.definition is None:
@@ -67,6 +76,19 @@ def _definition(task: LMEvalTask) -> Config:
             f"definition: {path} cannot be read ({reason}); mend it, or what it includes or takes "
             "functions from"
         ) from error
+
+
+def _refuse_code(definition: Config) -> None:
+    """Refuses what a definition that is written out has from elsewhere, where it may be code."""
+    if "use_prompt" in definition:
+        raise InputError("definition.use_prompt: not taken here; write doc_to_text")
+    for number, metric in enumerate(definition.get("metric_list") or []):
+        known = isinstance(metric, dict) and str(metric.get("metric")) in metric_registry
+        if not known or metric.get("hf_evaluate"):
+            raise InputError(
+                f"definition.metric_list.{number}: lm-eval has no such metric, and would run a Python "
+                f"file of that name; write one of {', '.join(sorted(metric_registry))}"
+            )
 
 
 def _local_rows(task: LMEvalTask, config: Config) -> Config:
@@ -111,6 +133,10 @@ def _loaded(task: LMEvalTask, config: Config) -> ConfigurableTask:
         (loaded,) = manager.load([config])["tasks"].values()
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError("columns", _missing(task, error)) from error
+    except jinja2.exceptions.SecurityError as error:
+        raise InputError(
+            f"definition: a template reaches into Python ({error}); leave that out"
+        ) from error
     except IndexError as error:
         raise _no_choice(1, "its number", "that it has") from error
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:

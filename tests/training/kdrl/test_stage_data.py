@@ -10,7 +10,7 @@ from llmkd.data.prompts import PromptTokenize
 from llmkd.data.tokenize import Tokenize
 from llmkd.errors import InputError
 from llmkd.recipe.data import DatasetSource
-from llmkd.training.kdrl import build_kdrl_trainer, run_kdrl
+from llmkd.training.kdrl import build_kdrl_trainer, grpo_arguments, run_kdrl
 from llmkd.training.kdrl_trainer import KDRLTrainer
 
 FORMAT = {"kind": "format", "pattern": "[0-9].*"}
@@ -131,6 +131,12 @@ def test_rows_that_columns_say_different_kinds_of_things_of_are_read_as_they_are
     student = {"model_name_or_path": str(models / "student")}
     trainer = build_kdrl_trainer(one_step(kdrl_stage, student, data), tmp_path, seed=0)
     assert [row["answer"] for row in trainer.train_dataset] == answers
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_trl_runs_a_models_code_where_the_student_may(kdrl_stage, tmp_path, trusted):
+    stage = kdrl_stage(student={"model_name_or_path": "student", "trust_remote_code": trusted})
+    assert grpo_arguments(stage, tmp_path, seed=0).trust_remote_code is trusted
 
 
 def routed_stage(kdrl_stage, models, path):

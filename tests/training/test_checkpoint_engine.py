@@ -1,0 +1,61 @@
+"""A checkpoint goes on under the engine that wrote it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from llmkd.errors import InputError
+from llmkd.training import checkpoint_engine
+from llmkd.training.checkpoint_engine import ENGINE_FILE, check_engine_of, write_engine
+from llmkd.training.train import run_train
+
+
+def trainer(*, stage=None, is_fsdp=False, count=2):
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    return SimpleNamespace(
+        is_fsdp_enabled=is_fsdp, accelerator=SimpleNamespace(state=state, num_processes=count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            {"stage": 3},
+            {"stage": 2},
+            "written by zero3 with 2 processes, and this is zero2 .*--launch zero3 --num-processes 2",
+        ),
+        ({"stage": 3}, {"stage": 3, "count": 4}, "this is zero3 with 4 processes"),
+        ({"is_fsdp": True}, {}, "--launch fsdp2 --num-processes 2"),
+        ({"count": 1}, {"stage": 1}, "written by one process.*run it without --launch"),
+    ],
+)
+def test_another_one_is_refused_with_the_options_to_write(tmp_path, one, other, message):
+    write_engine(trainer(**one), tmp_path)
+    check_engine_of(tmp_path, trainer(**one))
+    with pytest.raises(InputError, match=message):
+        check_engine_of(tmp_path, trainer(**other))
+
+
+@pytest.mark.parametrize("engine", [{}, {"is_fsdp": True}])
+def test_whole_states_are_read_by_any_number_of_processes(tmp_path, engine, capsys):
+    write_engine(trainer(**engine), tmp_path)
+    check_engine_of(tmp_path, trainer(**engine, count=3))
+    assert "with 2 processes, and this is" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_before_goes_on(tmp_path):
+    check_engine_of(tmp_path, trainer())
+
+
+def test_a_stage_asks(train_stage, tmp_path, monkeypatch):
+    run_train(train_stage({"save_steps": 2}), tmp_path, name="s", seed=0)
+    newest = max((tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert json.loads((newest / ENGINE_FILE).read_text()) == {"engine": "ddp", "num_processes": 1}
+    monkeypatch.setattr(
+        checkpoint_engine, "engine_of", lambda _: {"engine": "zero3", "num_processes": 8}
+    )
+    with pytest.raises(InputError, match="written by one process, and this is zero3 with 8"):
+        run_train(train_stage({"save_steps": 2}), tmp_path, name="s", seed=0)

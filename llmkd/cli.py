@@ -15,6 +15,7 @@ from llmkd.command import Debug, Json, Quiet, command, dumped, print_records, sh
 from llmkd.errors import InputError
 from llmkd.eval_command import evaluate
 from llmkd.launch_options import (
+    DeviceMemory,
     LaunchOption,
     MachineRank,
     MainProcessIp,
@@ -162,6 +163,9 @@ def check(
     deep: Annotated[
         bool, typer.Option("--deep", help="Load everything and try each stage on one batch.")
     ] = False,
+    launch: LaunchOption = None,
+    num_processes: NumProcesses = None,
+    device_memory_gib: DeviceMemory = None,
     allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -181,7 +185,13 @@ def check(
             raise InputError("RECIPE: missing; write a recipe's path, or a shipped one's name")
         from llmkd import check as checking
 
-        report = checking.check(recipe, overrides or [])
+        report = checking.check(
+            recipe,
+            overrides or [],
+            launch=launch,
+            num_processes=num_processes,
+            device_memory_gib=device_memory_gib,
+        )
         if not json:
             _print_report(report, quiet)
         tried: list[Any] = []

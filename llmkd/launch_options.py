@@ -53,3 +53,11 @@ MainProcessPort = Annotated[
         rich_help_panel="Several processes",
     ),
 ]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--device-memory-gib",
+        help="Hold estimates against accelerators with so much memory, not this machine's.",
+        rich_help_panel="Several processes",
+    ),
+]

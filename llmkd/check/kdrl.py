@@ -6,11 +6,13 @@ from typing import Any
 from llmkd.check.adapters import look_at_adapter
 from llmkd.check.capture import prompt_rows_of
 from llmkd.check.facts import Fact, StageFacts, known, value_of
+from llmkd.check.fitting import Setup
 from llmkd.check.kinds import head_problem
 from llmkd.check.memory import generate_memory, train_memory
 from llmkd.check.models import Model
 from llmkd.check.prompts import prompt_length
 from llmkd.check.row_facts import DataFacts
+from llmkd.check.spread import Spread
 from llmkd.check.stages import Checker, num_positions_of, vocabulary_fact
 from llmkd.check.steps import train_disk
 from llmkd.errors import DataError
@@ -50,8 +52,8 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
         "prompts": rows,
         "longest prompt": prompt,
         "longest row": length,
-        "steps": known(lambda: _steps(rows, arguments)),
-        "rollouts per step": known(lambda: _rollouts(arguments)),
+        "steps": known(lambda: _steps(rows, arguments, checker.spread)),
+        "rollouts per step": known(lambda: _rollouts(arguments, checker.spread)),
         "epochs": Fact(None, "not known"),
     }
     found.problems += _position_problems(student, length, key)
@@ -118,18 +120,19 @@ def _length(prompt: Fact, arguments: Mapping[str, Any]) -> Fact:
     return Fact(most, "at most", "longest prompt and completion")
 
 
-def _rollouts(arguments: Mapping[str, Any]) -> Fact:
-    """Responses that an optimizer step learns from, on one device."""
+def _rollouts(arguments: Mapping[str, Any], spread: Spread) -> Fact:
+    """Responses that an optimizer step learns from, on all devices together."""
     size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    size *= spread.num_processes
     group = arguments["num_generations"]
     return Fact(size, "exact", f"in groups of {group} to a prompt")
 
 
-def _steps(rows: Fact, arguments: Mapping[str, Any]) -> Fact:
+def _steps(rows: Fact, arguments: Mapping[str, Any], spread: Spread) -> Fact:
     if arguments["max_steps"] > 0:
         return Fact(arguments["max_steps"], "exact", "trainer.max_steps")
     rollouts = value_of(rows) * arguments["num_generations"] * arguments["num_iterations"]
-    per_epoch = rollouts / value_of(_rollouts(arguments))
+    per_epoch = rollouts / value_of(_rollouts(arguments, spread))
     total = max(1, round(per_epoch * arguments["num_train_epochs"]))
     return Fact(total, "estimate", f"{arguments['num_train_epochs']:g} epochs of the prompts")
 
@@ -157,17 +160,18 @@ def _memory(
     arguments: Mapping[str, Any],
 ) -> None:
     """The larger of what writing responses takes, and learning from them."""
-    use_cpu = bool(arguments["use_cpu"])
-    has_accelerator = bool(checker.machine.accelerators) and not use_cpu
+    has_accelerator = checker.has_accelerator(arguments)
 
-    def memory() -> Fact:
-        size = arguments["per_device_train_batch_size"]
+    def estimate(setup: Setup) -> Fact:
+        size = setup.arguments["per_device_train_batch_size"]
         tokens = Fact(size * value_of(length), "at most")
         learning = train_memory(
-            student, teacher, tokens, arguments, has_accelerator=has_accelerator
-        )
+            setup.student, setup.teacher, tokens, setup.arguments,
+            has_accelerator=has_accelerator, spread=setup.spread,
+        )  # fmt: skip
         writing = generate_memory(student, num_generated(arguments), length)
         return max(learning, writing, key=value_of)
 
-    found.facts["memory"] = known(memory)
-    checker.judge(found, checker.memory(use_cpu=use_cpu), stage)
+    checker.judge_training(
+        found, stage, Setup(student, teacher, arguments, checker.spread), estimate
+    )

@@ -37,6 +37,7 @@ from llmkd.check.architectures import Shape
 from llmkd.check.facts import Fact, value_of
 from llmkd.check.machine import MIB, Memory
 from llmkd.check.models import Model
+from llmkd.check.spread import ALONE, Spread, Trained, states
 from llmkd.losses.budgets import rows_of_block, rows_of_chunk
 
 RUNTIME_BYTES = 700 * MIB
@@ -96,8 +97,9 @@ def train_memory(
     arguments: Mapping[str, Any],
     *,
     has_accelerator: bool,
+    spread: Spread = ALONE,
 ) -> Fact:
-    """The peak of a train stage.
+    """The peak of a train stage, in one of its processes.
 
     Args:
         student: What is trained.
@@ -105,6 +107,7 @@ def train_memory(
         tokens: Of one micro-batch, padding included.
         arguments: All training arguments.
         has_accelerator: Whether it runs on one.
+        spread: Over which processes.
 
     Raises:
         NotKnownError: The student's size or the length of the data is not known.
@@ -112,17 +115,15 @@ def train_memory(
     num_parameters, num_trainable = value_of(student.parameters), value_of(student.trainable)
     is_half = bool(arguments["bf16"] or arguments["fp16"])
     is_adapter = num_trainable != num_parameters
-    trained_width = 4 if is_adapter else student.bytes_per_parameter
+    # DeepSpeed and FSDP2 have the optimizer work in float32, as peft's adapters do.
+    is_float32 = is_adapter or (is_half and spread.engine not in (None, "ddp"))
+    trained_width = 4 if is_float32 else student.bytes_per_parameter
     optimizer = optimizer_of(arguments, trained_width)
-    parts = {
-        "weights": num_parameters * student.bytes_per_parameter,
-        "gradients": num_trainable * trained_width,
-        "optimizer": round(num_trainable * optimizer.bytes_per_parameter),
-    }
-    if is_adapter:
-        parts["adapters"] = num_trainable * trained_width
-    if is_half and student.bytes_per_parameter == 4:
-        parts["half copies"] = 2 * num_parameters
+    trained = Trained(
+        num_parameters, num_trainable, student.bytes_per_parameter, trained_width,
+        optimizer.bytes_per_parameter, is_half, student.shape,
+    )  # fmt: skip
+    parts = states(trained, spread, has_accelerator=has_accelerator)
     how, exactness = f"estimate with {optimizer.how}", "estimate"
     compute_width = 2 if is_half else student.bytes_per_parameter
     if isinstance(student.shape, Shape):
@@ -142,6 +143,8 @@ def train_memory(
     elif teacher is not None:
         parts["teacher"] = _teacher(teacher, value_of(tokens), is_half)
     parts["runtime"] = RUNTIME_BYTES
+    if spread.engine is not None:
+        how = f"in each of {spread.num_processes} processes by {spread.engine}; {how}"
     return Fact(sum(parts.values()), exactness, how, "bytes", parts)
 
 

@@ -13,6 +13,7 @@ from llmkd.check.kdrl import kdrl_facts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
 from llmkd.check.merging import merge_facts
 from llmkd.check.pruning import prune_facts
+from llmkd.check.spread import ALONE, Spread, spread_of, with_devices
 from llmkd.check.stages import Checker, shown_bytes
 from llmkd.check.task_rows import task_rows_facts
 from llmkd.recipe.foreign_code import foreign_code
@@ -59,12 +60,26 @@ class Report:
         }
 
 
-def check(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Report:
+def check(
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    launch: str | None = None,
+    num_processes: int | None = None,
+    device_memory_gib: float | None = None,
+) -> Report:
     """Reads a recipe and finds out what can be known of its stages without torch.
+
+    Args:
+        path_or_name: A recipe's path, or a shipped one's name.
+        overrides: `key=value`.
+        launch: The engine that trainings would be spread by.
+        num_processes: Over how many processes; None takes one for each accelerator.
+        device_memory_gib: Of each accelerator, in place of those of this machine.
 
     Raises:
         InputError: The recipe does not load, or data, tokenizers or models that are here do not
-            fit it.
+            fit it, or there is no such engine.
     """
     query = AcceleratorQuery()
     try:
@@ -72,12 +87,14 @@ def check(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Report:
     except BaseException:
         query.answer()
         raise
-    return report(recipe, source, look(query))
+    machine = look(query)
+    spread = spread_of(launch, num_processes, machine)
+    return report(recipe, source, with_devices(machine, device_memory_gib), spread)
 
 
-def report(recipe: Recipe, source: Source, machine: Machine) -> Report:
+def report(recipe: Recipe, source: Source, machine: Machine, spread: Spread = ALONE) -> Report:
     """As `check`, of a recipe that is loaded, on a given machine."""
-    checker = Checker(recipe, machine)
+    checker = Checker(recipe, machine, spread)
     stages: dict[str, StageFacts] = {}
     for name, stage in recipe.stages.items():
         match stage:

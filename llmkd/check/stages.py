@@ -1,7 +1,7 @@
 """What is known of each stage before it runs: the facts, put together."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmkd.advice import smaller
@@ -10,6 +10,7 @@ from llmkd.check.capture import store_problems
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
 from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.fitting import Setup, Training, settings_that_fit
 from llmkd.check.kinds import kind_problems
 from llmkd.check.labels import labelled_facts
 from llmkd.check.lengths import BadSourcesError, data_facts
@@ -18,6 +19,7 @@ from llmkd.check.memory import train_memory, verdict
 from llmkd.check.models import Model, Models
 from llmkd.check.row_facts import DataFacts
 from llmkd.check.seq2seq import KNOWN_SEQ2SEQ, num_positions
+from llmkd.check.spread import ALONE, Spread
 from llmkd.check.steps import longest_sequence, step_facts, train_disk
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
@@ -43,10 +45,12 @@ class Checker:
     Args:
         recipe: A recipe that loads.
         machine: What the stages would run on.
+        spread: Over which processes trainings would be spread.
     """
 
     recipe: Recipe
     machine: Machine
+    spread: Spread = ALONE
     models: Models = field(init=False)
     generated: dict[str, DataFacts] = field(default_factory=dict)
 
@@ -83,23 +87,62 @@ class Checker:
         if data.dropped.value:
             found.facts["rows dropped"] = data.dropped
         arguments = effective(stage.trainer)
-        found.facts |= step_facts(stage, data, arguments)
+        found.facts |= step_facts(stage, data, arguments, self.spread.num_processes)
         self._train_memory(found, stage, student, teacher, data, arguments)
         found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
         _position_problems(found, student, teacher, stage, data, name)
         _cut_warning(found, data, name)
         return found
 
-    def judge(self, found: StageFacts, memory: Memory | None, stage: Stage) -> None:
-        """Sets the verdict on the stage's memory, and warns where it does not fit."""
+    def judge(
+        self,
+        found: StageFacts,
+        memory: Memory | None,
+        stage: Stage,
+        instead: Callable[[Memory], list[str]] | None = None,
+    ) -> None:
+        """Sets the verdict on the stage's memory, and warns where it does not fit.
+
+        Args:
+            found: Of the stage; gets the verdict.
+            memory: What there is.
+            stage: What takes it.
+            instead: What to write instead; the keys that make a stage smaller where it has nothing.
+        """
         needed = found.facts["memory"]
         found.verdict = verdict(needed, memory)
         if found.verdict in ("tight", "does not fit") and memory is not None:
             share = (
                 f"{shown_bytes(needed.value)} of {shown_bytes(memory.free)} free in {memory.name}"
             )
-            keys = ", or ".join(smaller(stage))
+            keys = ", or ".join((instead and instead(memory)) or smaller(stage))
             found.warnings.append(f"memory {found.verdict} ({share}, estimate); write {keys}")
+
+    def has_accelerator(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a training with these arguments runs on one."""
+        return bool(self.machine.accelerators) and not arguments["use_cpu"]
+
+    def judge_training(
+        self,
+        found: StageFacts,
+        stage: Training,
+        setup: Setup,
+        estimate: Callable[[Setup], Fact],
+    ) -> None:
+        """A training's memory per process, the verdict, and with `--launch` what would fit."""
+        found.facts["memory"] = known(lambda: estimate(setup))
+        memory = self.memory(use_cpu=bool(setup.arguments["use_cpu"]))
+        if self.spread.engine is None:
+            self.judge(found, memory, stage)
+            return
+        if memory is not None and not self.has_accelerator(setup.arguments):
+            # All of this machine's processes share it.
+            memory = replace(
+                memory, name=f"{memory.name}, shared", free=self.spread.part(memory.free)
+            )
+        self.judge(
+            found, memory, stage, lambda pool: settings_that_fit(stage, setup, estimate, pool)
+        )
 
     def _data(
         self, found: StageFacts, name: str, stage: TrainStage, tokenizer: Tokenizer | str
@@ -142,18 +185,19 @@ class Checker:
         data: DataFacts,
         arguments: Mapping[str, Any],
     ) -> None:
-        use_cpu = bool(arguments["use_cpu"])
-        has_accelerator = bool(self.machine.accelerators) and not use_cpu
+        def length() -> int:
+            return value_of(longest_sequence(stage, data))
 
-        def memory() -> Fact:
-            length = value_of(longest_sequence(stage, data))
-            tokens = Fact(arguments["per_device_train_batch_size"] * length, "estimate")
+        has_accelerator = self.has_accelerator(arguments)
+
+        def estimate(setup: Setup) -> Fact:
+            size = setup.arguments["per_device_train_batch_size"]
             return train_memory(
-                student, teacher, tokens, arguments, has_accelerator=has_accelerator
-            )
+                setup.student, setup.teacher, Fact(size * length(), "estimate"), setup.arguments,
+                has_accelerator=has_accelerator, spread=setup.spread,
+            )  # fmt: skip
 
-        found.facts["memory"] = known(memory)
-        self.judge(found, self.memory(use_cpu=use_cpu), stage)
+        self.judge_training(found, stage, Setup(student, teacher, arguments, self.spread), estimate)
 
 
 def shown_bytes(value: Any) -> str:

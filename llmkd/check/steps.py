@@ -37,12 +37,14 @@ def longest_sequence(stage: TrainStage, data: DataFacts) -> Fact:
     return Fact(stage.data.max_length, "at most", "rows packed")
 
 
-def step_facts(stage: TrainStage, data: DataFacts, arguments: Mapping[str, Any]) -> dict[str, Fact]:
-    """Optimizer steps, tokens per step, tokens in all, and epochs, on one device."""
+def step_facts(
+    stage: TrainStage, data: DataFacts, arguments: Mapping[str, Any], num_processes: int = 1
+) -> dict[str, Fact]:
+    """Optimizer steps, tokens per step, tokens in all, and epochs, of all processes together."""
     sequences = known(lambda: sequences_of(stage, data))
     length = known(lambda: tokens_per_sequence(stage, data))
     micro, accumulation = (
-        arguments["per_device_train_batch_size"],
+        arguments["per_device_train_batch_size"] * num_processes,
         arguments["gradient_accumulation_steps"],
     )
     batch = micro * accumulation

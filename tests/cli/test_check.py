@@ -129,3 +129,15 @@ def test_quiet_leaves_the_recipe_alone_on_stdout(llmkd):
 def test_the_schema_is_printed_without_a_recipe(llmkd):
     out, _ = llmkd.run("check", "--schema")
     assert json.loads(out)["title"] == "llmkd recipe"
+
+
+def test_an_engine_is_held_against_a_device_that_is_not_here(llmkd):
+    (llmkd.folder / "one.yaml").write_text(GOOD)
+    engine = ("--launch", "zero3", "--num-processes", "8", "--device-memory-gib", "80", "--json")
+    out, _ = llmkd.run("check", "one.yaml", *engine)
+
+    found = json.loads(out)
+    memory = found["stages"]["train"]["facts"]["memory"]
+    assert "in each of 8 processes by zero3" in memory["how"]
+    assert "gathered" in memory["parts"]
+    assert found["machine"]["accelerators"][0]["name"] == "a device of 80 GiB"

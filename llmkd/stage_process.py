@@ -3,6 +3,7 @@
 Without PARENT, a launcher started it as one of several.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,17 +19,19 @@ def main() -> None:
     """Runs the stage; the exit status is the command line's."""
     folder, name, *parent = sys.argv[1:]
     die_with(int(parent[0]) if parent else os.getppid())
-    _settle_accelerator()
+    _settle_libraries()
     run = Path(folder)
     with reported(log=run / "stages" / name / ERROR_LOG):
         loaded = recipe.load(run / RESOLVED_RECIPE)
         run_stage(Run(loaded.model_copy(update={"output_dir": folder})), name)
 
 
-def _settle_accelerator() -> None:
-    # Where there is none, DeepSpeed says so at every start, unless it is told beforehand.
+def _settle_libraries() -> None:
     import torch
 
+    # On a CPU, it tells at every start of a kernel that it could fetch.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Where there is no accelerator, DeepSpeed says so at every start, unless it is told beforehand.
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

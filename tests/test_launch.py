@@ -19,14 +19,14 @@ FAR = {
 
 def options(command):
     """The options of a command before its module, by name."""
-    told = command[4 : command.index("--module")]
+    told = command[5 : command.index("--module")]
     return dict(zip(told[::2], told[1::2], strict=True))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_is_a_file_that_is_shipped_and_that_accelerate_reads(engine):
     command = launch_of(engine, num_processes=2).command("llmkd.stage_process", "run", "student")
-    assert command[:3] == [sys.executable, "-m", "llmkd.launched"]
+    assert command[:4] == [sys.executable, "-P", "-m", "llmkd.launched"]
     assert command[-4:] == ["--module", "llmkd.stage_process", "run", "student"]
     told = options(command)
     assert told["--num_processes"] == "2"

@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from llmkd.launch import ENGINES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,7 +53,10 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(tmp_path):
     assert {path.name for path in prompts.iterdir()} == {
         path.name for path in (ROOT / "recipes" / "prompts").iterdir()
     }
-    shipped = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
+    recipes = (ROOT / "recipes").rglob("*.yaml")
+    shipped = {path.stem for path in recipes if path.parent.name != "accelerate"}
+    launchers = tmp_path / "site" / "llmkd" / "shipped" / "recipes" / "accelerate"
+    assert {path.stem for path in launchers.iterdir()} == set(ENGINES)
     assert json.loads(llmkd("recipes", "--json")).keys() == shipped
     # Its evaluate stage names a shipped suite, which check resolves.
     assert json.loads(llmkd("check", "quickstart", "--json"))["recipe"]["name"] == "quickstart"

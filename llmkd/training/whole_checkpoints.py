@@ -27,7 +27,8 @@ class WholeCheckpoints(Trainer):
         super().create_accelerator_and_postprocess()
         shard_on_a_cpu(self)
         if self.is_fsdp_enabled:
-            share_embeddings(self.model)
+            student: Any = self.model
+            share_embeddings(student)
 
     def collect_state(self) -> None:
         """Called on every rank before a checkpoint is written."""

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,12 @@ def _is_shipped(file: str) -> bool:
 
 
 def _pass_on(number: int, _: object) -> None:
-    for child in psutil.Process().children():
-        child.send_signal(number)
+    children = psutil.Process().children()
+    if not children:
+        sys.exit(SIGNALLED + number)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
 
 
 def _status(error: ChildFailedError) -> int:

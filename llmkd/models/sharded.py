@@ -37,6 +37,8 @@ def shard(model: PreTrainedModel, device: torch.device, *, is_offloaded: bool) -
         "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
         "offload_policy": CPUOffloadPolicy() if is_offloaded else OffloadPolicy(),
         "ignored_params": whole,
+        # Else what is outside the layers, an embedding say, would stay whole after its first use.
+        "reshard_after_forward": True,
     }
     for layer in _layers(model):
         fully_shard(layer, **settings)

@@ -157,14 +157,17 @@ class DistillTrainer(FiniteSteps):
         outputs: list[ObjectiveOutput] = []
 
         def compute(of_student: LinearHead | DenseLogits) -> Tensor:
-            output = objective(
-                of_student,
-                teacher,
-                inputs["target_ids"][kept],
-                num_positions=counts,
-                step=self.state.global_step,
-                part_ids=None if part_ids is None else part_ids[kept],
-            )
+            # The objective knows its own types; the student's forward pass around it is in half
+            # precision with `fp16`, which has few digits for a loss.
+            with torch.autocast(kept.device.type, enabled=False):
+                output = objective(
+                    of_student,
+                    teacher,
+                    inputs["target_ids"][kept],
+                    num_positions=counts,
+                    step=self.state.global_step,
+                    part_ids=None if part_ids is None else part_ids[kept],
+                )
             outputs.append(output)
             return output.loss
 

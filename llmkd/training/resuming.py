@@ -1,6 +1,7 @@
 """Which checkpoint an interrupted training goes on from."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from llmkd.errors import InputError
@@ -9,7 +10,9 @@ from llmkd.training.checkpoints import checkpoint_steps, set_aside, set_aside_af
 from llmkd.training.checksums import damage
 
 
-def checkpoint_to_resume(resume: str, folder: Path, name: str) -> Path | None:
+def checkpoint_to_resume(
+    resume: str, folder: Path, name: str, check: Callable[[Path], None]
+) -> Path | None:
     """What a training goes on from, or None to begin anew; other checkpoints are set aside.
 
     For the main process alone, since it renames and deletes.
@@ -18,13 +21,17 @@ def checkpoint_to_resume(resume: str, folder: Path, name: str) -> Path | None:
         resume: As the recipe has it.
         folder: Of the stage's checkpoints.
         name: The stage's, for messages.
+        check: Raises where the training cannot go on from a whole checkpoint.
 
     Raises:
         InputError: `resume` names no whole checkpoint.
     """
     match resume:
         case "auto":
-            return _newest_whole(folder, name)
+            newest = _newest_whole(folder, name)
+            if newest is not None:
+                check(newest)
+            return newest
         case "never":
             shutil.rmtree(folder, ignore_errors=True)
             return None
@@ -34,6 +41,7 @@ def checkpoint_to_resume(resume: str, folder: Path, name: str) -> Path | None:
                     f"resume: {path} is no whole checkpoint of llmkd ({problem}); write auto, never, "
                     "or the path of a whole checkpoint-N folder"
                 )
+            check(Path(path))
             set_aside_after(Path(path), folder)
             return Path(path)
 

@@ -49,14 +49,12 @@ def train_to_model(
         SystemExit: SIGTERM came; a checkpoint is saved.
     """
     checkpoints = folder / "checkpoints"
-
-    def to_resume() -> Path | None:
-        found = checkpoint_to_resume(resume, checkpoints, name)
-        if found is not None:
-            check_engine_of(found, trainer)
-        return found
-
-    checkpoint = from_main(trainer.accelerator, to_resume)
+    checkpoint = from_main(
+        trainer.accelerator,
+        lambda: checkpoint_to_resume(
+            resume, checkpoints, name, lambda found: check_engine_of(found, trainer)
+        ),
+    )
     if checkpoint and trainer.is_world_process_zero():
         say(f"{name}: continues from {checkpoint}")
     interruption = SaveOnSigterm(trainer)

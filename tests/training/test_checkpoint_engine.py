@@ -59,3 +59,10 @@ def test_a_stage_asks(train_stage, tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match="written by one process, and this is zero3 with 8"):
         run_train(train_stage({"save_steps": 2}), tmp_path, name="s", seed=0)
+    # Refused, it leaves the later ones where they are.
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    earliest = min((tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert earliest != newest
+    with pytest.raises(InputError, match="written by one process"):
+        run_train(train_stage({"save_steps": 2}, resume=str(earliest)), tmp_path, name="s", seed=0)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == names

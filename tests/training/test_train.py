@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmkd.errors import InputError
+from llmkd.objective import Objective
 from llmkd.training.checkpoints import checkpoint_steps
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.train import build_trainer, run_train
@@ -290,6 +291,21 @@ def test_fewer_rows_than_a_batch_train_all_the_same(train_stage, tmp_path, lines
     data = {"kind": "task", "digits": 2, "num_examples": lines}
     run_train(train_stage(data=data), tmp_path / "s", name="s", seed=0)
     assert [line["step"] for line in metrics(tmp_path / "s")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_loss_is_taken_in_its_own_types_whatever_the_forward_pass_is_in(
+    train_stage, tmp_path, monkeypatch
+):
+    # With fp16, autocast would make the head's products float16 ones.
+    called, seen = Objective.__call__, []
+
+    def noted(self, student, *args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return called(self, student, *args, **kwargs)
+
+    monkeypatch.setattr(Objective, "__call__", noted)
+    run_train(train_stage({"max_steps": 1, "bf16": True}), tmp_path, name="s", seed=0)
+    assert seen == [False]
 
 
 DROPPING = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.5}

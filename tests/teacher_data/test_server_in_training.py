@@ -89,7 +89,8 @@ def test_a_training_rides_out_a_server_that_goes_away_and_comes_back(
     run_train(stage, tmp_path / "ridden", name="s", seed=0)
     assert len(back[0].bodies) >= NUM_ROWS + 2
     assert all(torch.equal(expected[n], found) for n, found in weights(tmp_path / "ridden").items())
-    assert capsys.readouterr().err.count("asking again") == 1
+    # A request on a connection of before may notice it when the server is back.
+    assert capsys.readouterr().err.count("asking again") in (1, 2)
 
 
 def test_a_server_that_stays_away_ends_the_training_and_what_was_saved_goes_on(

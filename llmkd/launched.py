@@ -18,6 +18,7 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from llmkd.children import SIGNALLED
+from llmkd.compiled import prepare_builds
 from llmkd.errors import InputError
 from llmkd.failure import reported
 from llmkd.processes import die_with
@@ -32,6 +33,7 @@ def main() -> None:
     # DeepSpeed compiles with ninja, which lies beside the interpreter.
     beside = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+    prepare_builds()
     # What failed has said so itself.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # As `python -P`, for the processes too: no modules from the current folder.

@@ -14,7 +14,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
-os.environ["LLMKD_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
@@ -25,6 +24,12 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llmkd.compiled import prepare_builds
+
+# In the user's own cache, which outlives the tests.
+prepare_builds()
+os.environ["LLMKD_CACHE"] = tempfile.mkdtemp(prefix="llmkd-tests-")
 
 # The shapes in annotations are checked in tests only, from the first import of these on.
 SHAPED = [

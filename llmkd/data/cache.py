@@ -3,12 +3,11 @@
     CACHE/tokenized/FINGERPRINT/examples.arrow    the examples, mapped into memory when read
                                 counts.json       rows seen and dropped
 
-CACHE is `$LLMKD_CACHE`, or else `llmkd` in the user's cache folder. It may be deleted at any time.
+CACHE is `llmkd.cache_folder`.
 """
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import pyarrow
 import tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from llmkd.cache_folder import cache_folder
 from llmkd.data.files import content_of
 from llmkd.data.sources import iter_rows
 from llmkd.data.tokenize import ROWS_AT_ONCE, Example, Tokenize
@@ -40,13 +40,6 @@ from llmkd.training.checkpoints import publish, removed_on_failure
 FORMAT = 3
 """Raised when the same rows and settings give other examples than before."""
 EXAMPLES, COUNTS = "examples.arrow", "counts.json"
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept."""
-    if own := os.environ.get("LLMKD_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmkd"
 
 
 def tokenized(

@@ -21,6 +21,7 @@ from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.schema import TrainStage
 from llmkd.teachers.in_process import InProcessTeacher
 from llmkd.training.parts import Parts
+from llmkd.training.sharding import place
 from llmkd.training.teachers import teacher_here
 
 
@@ -48,7 +49,7 @@ def build_classifiers(
         rows = labelled_rows(source, seed=seed)
     labels = stage_labels(stage, rows)
     student = build_student(stage, tokenizer, labels)
-    student.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    place(student, arguments)
     fit_to(student, tokenizer, "student", is_regression=is_regression(source))
     teacher = None
     models = {"student": student}

@@ -1,11 +1,22 @@
-"""What really drives the training, said at its start: launchers can fall back in silence."""
+"""Which engine drives a training: it says so, is refused what it cannot do, and reads its own checkpoints.
 
+Launchers can fall back in silence, and each engine's checkpoints have files of their own, some a file for
+each process.
+"""
+
+import json
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmkd.errors import InputError
 from llmkd.progress import say
+
+ENGINE_FILE = "engine.json"
+FOR_ANY_NUMBER = ("ddp", "fsdp2")
+"""Engines whose checkpoints hold whole weights and optimizer states."""
 
 
 class EngineReport(TrainerCallback):
@@ -38,3 +49,76 @@ def engine(trainer: Trainer) -> str:
     number = accelerator.num_processes
     parts.append(f"{number} process{'es' if number > 1 else ''}")
     return ", ".join([*parts, str(accelerator.device)])
+
+
+def check_engine(trainer: Trainer) -> None:
+    """Refuses settings of an engine with which a student could not be trained, or not be saved.
+
+    Raises:
+        InputError: With what to write instead.
+    """
+    state: Any = trainer.accelerator.state
+    plugin = state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        kept = plugin.deepspeed_config["zero_optimization"]
+        if not kept.get("stage3_gather_16bit_weights_on_model_save"):
+            raise InputError(
+                "DeepSpeed: the student could not be saved whole; write zero3_save_16bit_model: true "
+                "in the launcher's file (stage3_gather_16bit_weights_on_model_save in DeepSpeed's)"
+            )
+    if trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
+        raise InputError(
+            "FSDP: version 1 keeps weights flattened, which the chunked head cannot read; write "
+            "fsdp_version: 2 in the launcher's file"
+        )
+
+
+def engine_of(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint's files depend on: `engine`, as `--launch` has it, and `num_processes`."""
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin
+    if trainer.is_fsdp_enabled:
+        engine = "fsdp2"
+    else:
+        engine = "ddp" if plugin is None else f"zero{plugin.zero_stage}"
+    return {"engine": engine, "num_processes": trainer.accelerator.num_processes}
+
+
+def write_engine(trainer: Trainer, checkpoint: Path) -> None:
+    """Notes beside a checkpoint's files what they are of."""
+    (checkpoint / ENGINE_FILE).write_text(json.dumps(engine_of(trainer)))
+
+
+def check_engine_of(checkpoint: Path, trainer: Trainer) -> None:
+    """Refuses a checkpoint that this engine, or this number of processes, cannot read.
+
+    Raises:
+        InputError: With the options to write.
+    """
+    if not (checkpoint / ENGINE_FILE).exists():
+        return  # Of a version that did not note it.
+    was, now = json.loads((checkpoint / ENGINE_FILE).read_text()), engine_of(trainer)
+    if was == now:
+        return
+    if was["engine"] == now["engine"] and now["engine"] in FOR_ANY_NUMBER:
+        say(
+            f"warning: {checkpoint.name} is of {_told(was)}, and this is {_told(now)}: what is drawn "
+            "at random differs from here on, and so does the batch, unless "
+            "trainer.gradient_accumulation_steps makes up for it"
+        )
+        return
+    raise InputError(
+        f"{checkpoint}: was written by {_told(was)}, and this is {_told(now)}; {_instead(was)}, or "
+        "resume: never to begin anew"
+    )
+
+
+def _told(engine: dict[str, Any]) -> str:
+    count = engine["num_processes"]
+    return f"{engine['engine']} with {count} processes" if count > 1 else "one process"
+
+
+def _instead(engine: dict[str, Any]) -> str:
+    count = engine["num_processes"]
+    if engine["engine"] == "ddp" and count == 1:
+        return "run it without --launch"
+    return f"write --launch {engine['engine']} --num-processes {count}"

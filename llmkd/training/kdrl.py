@@ -30,7 +30,7 @@ from llmkd.recipe.models import PretrainedStudent
 from llmkd.recipe.reward_checks import correct_reward
 from llmkd.rewards.rollouts import reward_functions
 from llmkd.training.arguments import build_arguments
-from llmkd.training.engine import EngineReport
+from llmkd.training.engine import EngineReport, check_engine
 from llmkd.training.guards import Guards
 from llmkd.training.kdrl_trainer import KDRLTrainer
 from llmkd.training.metrics import MetricsFile
@@ -39,7 +39,7 @@ from llmkd.training.phases import Phases, Plateau
 from llmkd.training.rollout_files import RolloutsFile, ValidationFile
 from llmkd.training.rollout_teachers import build_rollout_teacher
 from llmkd.training.running import train_to_model
-from llmkd.training.sharding import check_engine, loaded_whole
+from llmkd.training.sharding import loaded_whole, place
 from llmkd.training.trackers import trackers
 
 
@@ -157,7 +157,7 @@ def _student(
         )
     check_head(student, "student")
     check_covers(student, shared_vocab_size(tokenizer), "student")
-    student.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    place(student, arguments)
     # peft wraps the model and passes everything through to it.
     return student if source.lora is None else attach(student, source.lora, [])  # pyright: ignore[reportReturnType]
 

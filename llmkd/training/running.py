@@ -13,8 +13,8 @@ from llmkd.models.load import load_model
 from llmkd.models.save import CARD, MODEL
 from llmkd.progress import progress, say
 from llmkd.recipe.models import PretrainedStudent, StudentSource
-from llmkd.training.checkpoint_engine import check_engine_of
 from llmkd.training.checkpoints import publish, removed_on_failure
+from llmkd.training.engine import check_engine_of
 from llmkd.training.finite_steps import FiniteSteps
 from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
 from llmkd.training.progress import ProgressBar

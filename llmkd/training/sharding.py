@@ -1,17 +1,20 @@
 """Engines that keep weights in parts on several processes: DeepSpeed's ZeRO and FSDP2."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
-from llmkd.errors import InputError
+from llmkd.models.documents import is_flash
 
 LOADS_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 ASKS_FOR_FSDP = "ACCELERATE_USE_FSDP"
@@ -47,6 +50,41 @@ def is_split(arguments: TrainingArguments) -> bool:
     return is_fsdp_asked_for() or (plugin is not None and plugin.zero_stage == 3)
 
 
+def place(student: PreTrainedModel, arguments: TrainingArguments) -> None:
+    """Moves a student to its device, unless an engine is to bring it there in parts.
+
+    Flash attention runs on accelerators only, and is tried before the training: with it the student is
+    there whole until then.
+    """
+    if not is_split(arguments) or is_flash(student):
+        student.to(arguments.device)  # pyright: ignore[reportArgumentType]
+
+
+def take_apart(trainer: Trainer) -> None:
+    """Brings the student to the devices parameter by parameter, each process its part, for ZeRO-3.
+
+    DeepSpeed's engine would move it there whole first. FSDP2 takes it layer by layer by itself.
+
+    References:
+        https://deepspeed.readthedocs.io/en/stable/zero3.html, "Constructing Massive Models".
+    """
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin
+    if plugin is None or plugin.zero_stage != 3:
+        return
+    from deepspeed import zero  # An extra.
+
+    student: Any = trainer.model
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    for parameter in student.parameters():
+        # The engine's own types, which it only looks at when they are in parts.
+        parameter.data = parameter.data.to(half or parameter.dtype)
+    # What depends on the batch is filled in later, and of no use here.
+    config = copy.deepcopy(plugin.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1}
+    config.pop("train_batch_size", None)
+    zero.Init(module=student, config_dict_or_path=config)
+    student.to(trainer.accelerator.device)  # Buffers: there is nothing else left to move.
+
+
 def shard_on_a_cpu(trainer: Trainer) -> None:
     """Makes accelerate's FSDP2 do on a CPU what it does on accelerators.
 
@@ -62,6 +100,19 @@ def shard_on_a_cpu(trainer: Trainer) -> None:
         state.distributed_type = DistributedType.FSDP
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         trainer.is_fsdp_enabled = True
+
+
+def keep_precision(trainer: Trainer) -> None:
+    """Makes FSDP2 compute in half precision as DDP does: gradients are added up in float32.
+
+    Accelerate's own policy also rounds what the model returns, which here is the loss.
+    """
+    plugin: Any = trainer.accelerator.state.fsdp_plugin
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if isinstance(policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32
+        )
 
 
 def share_embeddings(model: nn.Module) -> None:
@@ -84,25 +135,3 @@ def whole_weights(trainer: Trainer) -> dict[str, Tensor]:
     # Named once, though several modules share it.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     return {name: weight for name, weight in state.items() if name in own}
-
-
-def check_engine(trainer: Trainer) -> None:
-    """Refuses settings of an engine with which a student could not be trained, or not be saved.
-
-    Raises:
-        InputError: With what to write instead.
-    """
-    state: Any = trainer.accelerator.state
-    plugin = state.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        kept = plugin.deepspeed_config["zero_optimization"]
-        if not kept.get("stage3_gather_16bit_weights_on_model_save"):
-            raise InputError(
-                "DeepSpeed: the student could not be saved whole; write zero3_save_16bit_model: true "
-                "in the launcher's file (stage3_gather_16bit_weights_on_model_save in DeepSpeed's)"
-            )
-    if trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
-        raise InputError(
-            "FSDP: version 1 keeps weights flattened, which the chunked head cannot read; write "
-            "fsdp_version: 2 in the launcher's file"
-        )

@@ -31,12 +31,12 @@ from llmkd.training.arguments import head_dtype, training_arguments
 from llmkd.training.classification import build_classifiers
 from llmkd.training.data_report import DataReport
 from llmkd.training.distill_trainer import DistillTrainer
-from llmkd.training.engine import EngineReport
+from llmkd.training.engine import EngineReport, check_engine
 from llmkd.training.metrics import MetricsFile
 from llmkd.training.model_card import model_card
 from llmkd.training.parts import Parts
 from llmkd.training.running import train_to_model
-from llmkd.training.sharding import check_engine, is_split, loaded_whole
+from llmkd.training.sharding import is_split, loaded_whole, place
 from llmkd.training.teachers import build_teacher, check_store_fits
 from llmkd.training.trackers import trackers
 
@@ -175,8 +175,7 @@ def _skip_refusal(trainer: DistillTrainer) -> str | None:
 def _check_model(
     model: PreTrainedModel, vocab_size: int, name: str, arguments: TrainingArguments
 ) -> None:
-    # Some kernels, flash attention among them, run on the accelerator only.
-    model.to(arguments.device)  # pyright: ignore[reportArgumentType]
+    place(model, arguments)
     check_head(model, name)
     check_covers(model, vocab_size, name)
 

@@ -6,12 +6,18 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from llmkd.training.checkpoint_engine import write_engine
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.checksums import write_checksums
-from llmkd.training.sharding import shard_on_a_cpu, share_embeddings, whole_weights
+from llmkd.training.engine import write_engine
+from llmkd.training.sharding import (
+    keep_precision,
+    shard_on_a_cpu,
+    share_embeddings,
+    take_apart,
+    whole_weights,
+)
 
 
 class WholeCheckpoints(Trainer):
@@ -27,8 +33,14 @@ class WholeCheckpoints(Trainer):
         super().create_accelerator_and_postprocess()
         shard_on_a_cpu(self)
         if self.is_fsdp_enabled:
+            keep_precision(self)
             student: Any = self.model
             share_embeddings(student)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in transformers; a student that is to be in parts never is on a device whole."""
+        take_apart(self)
+        return super().train(*args, **kwargs)
 
     def collect_state(self) -> None:
         """Called on every rank before a checkpoint is written."""

@@ -24,7 +24,7 @@ ENGINES = {
     "fsdp2": "DTensor parameters, 2 processes",
 }
 """What looks like one engine can silently be another: each says what it is."""
-WORKLOADS = ("forward_kl", "store", "seq2seq", "lora", "kdrl", "sharded")
+WORKLOADS = ("forward_kl", "store", "seq2seq", "lora", "kdrl", "sharded", "half")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,14 @@ def sharded(root):
     }
 
 
-STAGES = {f.__name__: f for f in (forward_kl, store, seq2seq, lora, kdrl, sharded)}
+def half(root):
+    """Computed in half precision, with activations computed again."""
+    stage = forward_kl(root)
+    stage["trainer"] |= {"bf16": True, "gradient_checkpointing": True}
+    return stage
+
+
+STAGES = {f.__name__: f for f in (forward_kl, store, seq2seq, lora, kdrl, sharded, half)}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Engines that keep weights in parts: what they are refused with, and models that are loaded whole beside them."""
+"""Engines that keep weights in parts, and models that are loaded whole beside them."""
 
 import os
 from types import SimpleNamespace
@@ -7,39 +7,7 @@ import pytest
 import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
-from llmkd.errors import InputError
-from llmkd.training.sharding import check_engine, is_split, loaded_whole, share_embeddings
-
-
-def trainer(*, stage=None, gathers=True, fsdp=None):
-    """What `check_engine` looks at."""
-    kept = {"stage3_gather_16bit_weights_on_model_save": gathers}
-    deepspeed = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": kept})
-    state = SimpleNamespace(
-        deepspeed_plugin=None if stage is None else deepspeed,
-        fsdp_plugin=None if fsdp is None else SimpleNamespace(fsdp_version=fsdp),
-    )
-    return SimpleNamespace(
-        accelerator=SimpleNamespace(state=state),
-        is_fsdp_enabled=fsdp is not None,
-    )
-
-
-@pytest.mark.parametrize("engine", [{}, {"stage": 2, "gathers": False}, {"stage": 3}, {"fsdp": 2}])
-def test_engines_that_work_pass(engine):
-    check_engine(trainer(**engine))
-
-
-@pytest.mark.parametrize(
-    ("engine", "message"),
-    [
-        ({"stage": 3, "gathers": False}, "could not be saved whole; write zero3_save_16bit_model"),
-        ({"fsdp": 1}, "write fsdp_version: 2"),
-    ],
-)
-def test_others_are_refused_with_what_to_write(engine, message):
-    with pytest.raises(InputError, match=message):
-        check_engine(trainer(**engine))
+from llmkd.training.sharding import is_split, loaded_whole, place, share_embeddings
 
 
 def test_models_are_loaded_whole_whatever_an_engine_has_said_of_them(monkeypatch):
@@ -61,6 +29,16 @@ def test_what_splits_the_student_is_known_before_there_is_a_trainer(monkeypatch)
     assert is_split(SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert is_split(SimpleNamespace())
+
+
+@pytest.mark.parametrize(("engine", "device"), [("true", "cpu"), ("false", "meta")])
+def test_a_student_that_will_be_in_parts_waits_in_host_memory(
+    tokenizer, tiny_llama, monkeypatch, engine, device
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", engine)
+    model = tiny_llama(tokenizer)
+    place(model, SimpleNamespace(device=torch.device("meta")))
+    assert model.device.type == device
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])

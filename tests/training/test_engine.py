@@ -1,4 +1,4 @@
-"""A checkpoint goes on under the engine that wrote it."""
+"""What engines are refused, and that a checkpoint goes on under the engine that wrote it."""
 
 import json
 from types import SimpleNamespace
@@ -6,17 +6,38 @@ from types import SimpleNamespace
 import pytest
 
 from llmkd.errors import InputError
-from llmkd.training import checkpoint_engine
-from llmkd.training.checkpoint_engine import ENGINE_FILE, check_engine_of, write_engine
+from llmkd.training import engine as engine_module
+from llmkd.training.engine import ENGINE_FILE, check_engine, check_engine_of, write_engine
 from llmkd.training.train import run_train
 
 
-def trainer(*, stage=None, is_fsdp=False, count=2):
-    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
-    state = SimpleNamespace(deepspeed_plugin=plugin)
-    return SimpleNamespace(
-        is_fsdp_enabled=is_fsdp, accelerator=SimpleNamespace(state=state, num_processes=count)
+def trainer(*, stage=None, gathers=True, fsdp=None, count=2):
+    """What is looked at of a trainer: the ZeRO stage, or the version of FSDP."""
+    kept = {"stage3_gather_16bit_weights_on_model_save": gathers}
+    deepspeed = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": kept})
+    state = SimpleNamespace(
+        deepspeed_plugin=None if stage is None else deepspeed,
+        fsdp_plugin=None if fsdp is None else SimpleNamespace(fsdp_version=fsdp),
     )
+    accelerator = SimpleNamespace(state=state, num_processes=count)
+    return SimpleNamespace(is_fsdp_enabled=fsdp is not None, accelerator=accelerator)
+
+
+@pytest.mark.parametrize("engine", [{}, {"stage": 2, "gathers": False}, {"stage": 3}, {"fsdp": 2}])
+def test_engines_that_work_pass(engine):
+    check_engine(trainer(**engine))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"stage": 3, "gathers": False}, "could not be saved whole; write zero3_save_16bit_model"),
+        ({"fsdp": 1}, "write fsdp_version: 2"),
+    ],
+)
+def test_others_are_refused_with_what_to_write(engine, message):
+    with pytest.raises(InputError, match=message):
+        check_engine(trainer(**engine))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +49,7 @@ def trainer(*, stage=None, is_fsdp=False, count=2):
             "written by zero3 with 2 processes, and this is zero2 .*--launch zero3 --num-processes 2",
         ),
         ({"stage": 3}, {"stage": 3, "count": 4}, "this is zero3 with 4 processes"),
-        ({"is_fsdp": True}, {}, "--launch fsdp2 --num-processes 2"),
+        ({"fsdp": 2}, {}, "--launch fsdp2 --num-processes 2"),
         ({"count": 1}, {"stage": 1}, "written by one process.*run it without --launch"),
     ],
 )
@@ -39,7 +60,7 @@ def test_another_one_is_refused_with_the_options_to_write(tmp_path, one, other, 
         check_engine_of(tmp_path, trainer(**other))
 
 
-@pytest.mark.parametrize("engine", [{}, {"is_fsdp": True}])
+@pytest.mark.parametrize("engine", [{}, {"fsdp": 2}])
 def test_whole_states_are_read_by_any_number_of_processes(tmp_path, engine, capsys):
     write_engine(trainer(**engine), tmp_path)
     check_engine_of(tmp_path, trainer(**engine, count=3))
@@ -55,7 +76,7 @@ def test_a_stage_asks(train_stage, tmp_path, monkeypatch):
     newest = max((tmp_path / "checkpoints").glob("checkpoint-*"))
     assert json.loads((newest / ENGINE_FILE).read_text()) == {"engine": "ddp", "num_processes": 1}
     monkeypatch.setattr(
-        checkpoint_engine, "engine_of", lambda _: {"engine": "zero3", "num_processes": 8}
+        engine_module, "engine_of", lambda _: {"engine": "zero3", "num_processes": 8}
     )
     with pytest.raises(InputError, match="written by one process, and this is zero3 with 8"):
         run_train(train_stage({"save_steps": 2}), tmp_path, name="s", seed=0)

@@ -15,7 +15,6 @@ from typing import Any
 
 from llmkd.errors import LlmkdError
 from llmkd.recipe.foreign_names import FOREIGN_NAMES
-from llmkd.recipe.local_paths import expanded, is_there
 from llmkd.recipe.places import meant, nearest
 from llmkd.recipe.values import shown, truth, unquoted
 
@@ -174,6 +173,7 @@ _A_SHARE_OR_STEPS = (
     _is_broken_count,
     "a share of all steps is below 1, and anything else a whole number of steps; write one of them",
 )
+_BATCHES = {"split_batches", "dispatch_batches", "even_batches"}
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_steps": _A_SHARE_OR_STEPS,
     "logging_steps": _A_SHARE_OR_STEPS,
@@ -191,8 +191,8 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "fsdp": (bool, "an engine is not the recipe's; leave it out, and write --launch fsdp2"),
     "accelerator_config": (
-        lambda value: isinstance(value, str) and not is_there(expanded(value)),
-        "is no file that is there; write a mapping, or the path of a JSON file",
+        lambda value: isinstance(value, str) or bool(_BATCHES.intersection(value or {})),
+        f"llmkd says how rows are shared; write a mapping without {', '.join(sorted(_BATCHES))}",
     ),
 }
 """Values that transformers takes, or refuses only when training begins; and what to write."""

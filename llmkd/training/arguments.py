@@ -62,6 +62,9 @@ def build_arguments(
         "accelerator_config": {
             **(values.get("accelerator_config") or {}),
             "dispatch_batches": False,
+            # Those that fill up the last batch are told apart; see llmkd.training.last_batch.
+            "even_batches": True,
+            "split_batches": False,
         },
         "do_train": True,
     }
@@ -69,6 +72,11 @@ def build_arguments(
         arguments = kind(**{**values, **owned, **own})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"trainer: {error}") from error
+    if arguments.auto_find_batch_size and arguments.world_size > 1:
+        raise InputError(
+            "trainer.auto_find_batch_size: one process that runs out of memory would try again, and "
+            "the others wait for it for ever; write per_device_train_batch_size"
+        )
     # One process drives one device: DataParallel's replicas would not share the chunked head.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

@@ -106,11 +106,8 @@ class DistillTrainer(FiniteSteps):
 
     def _without_repeats(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         rows: Any = self.train_dataset
-        config = self.accelerator.dataloader_config
-        is_filled = config.even_batches and not config.split_batches
         size, state = self.args.train_batch_size, self.accelerator
-        is_whole = self.args.dataloader_drop_last or state.num_processes == 1
-        if not (has_length(rows) and is_filled) or is_whole:
+        if state.num_processes == 1 or not has_length(rows):
             return batch
         own = num_own(len(rows), size, state.num_processes, state.process_index)
         return without_repeats(batch, own) if own < size else batch

@@ -73,6 +73,8 @@ def take_apart(trainer: Trainer) -> None:
         return
     from deepspeed import zero  # An extra.
 
+    # With DeepSpeed's own, 1e9, a student of fewer parameters would stay whole once it was gathered.
+    plugin.deepspeed_config["zero_optimization"].setdefault("stage3_max_reuse_distance", 0)
     student: Any = trainer.model
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
     for parameter in student.parameters():

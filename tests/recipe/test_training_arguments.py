@@ -119,7 +119,8 @@ def test_words_that_only_the_help_lists_are_known():
             "full_shard",
             "an engine is not the recipe's; leave it out, and write --launch fsdp2",
         ),
-        ("accelerator_config", "abc", "write a mapping, or the path of a JSON file"),
+        ("accelerator_config", "abc.json", "write a mapping without dispatch_batches, even"),
+        ("accelerator_config", {"even_batches": False}, "llmkd says how rows are shared"),
         ("report_to", [5], "input should be the name of a tracker; got 5; write one of none, all"),
     ],
 )
@@ -130,7 +131,8 @@ def test_what_would_end_the_training_before_it_begins_is_refused(name, value, me
 
 
 @pytest.mark.parametrize(
-    "block", [{"save_steps": 0.5}, {"logging_steps": 2.0}, {"accelerator_config": {}}]
+    "block",
+    [{"save_steps": 0.5}, {"logging_steps": 2.0}, {"accelerator_config": {"non_blocking": True}}],
 )
 def test_shares_and_whole_numbers_of_steps_are_taken(block):
     assert list(trainer_problems(block, TRAINING)) == []

@@ -6,7 +6,7 @@ And those that send one of the user's secrets to an address of the author's.
 import ipaddress
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from llmkd.evaluation.suites import find_suite
 from llmkd.recipe.base import RecipePart, parts_of
 from llmkd.recipe.curation_steps import VerifyCommandStep
 from llmkd.recipe.harness import LMEvalTask
-from llmkd.recipe.models import NamedModel
+from llmkd.recipe.models import NamedModel, ScratchStudent
 from llmkd.recipe.references import expanded
 from llmkd.recipe.rewards import FunctionReward
 from llmkd.recipe.schema import EvaluateStage, KDRLStage, Recipe, TrainStage
@@ -95,8 +95,8 @@ def _of(part: RecipePart) -> list[Found]:
             return [("command", shlex.join(part.command), part.files)]
         case FunctionReward():
             return [("function", part.function, part.files)]
-        case NamedModel(trust_remote_code=True):
-            return [("trust_remote_code", f"the code of {part.model_name_or_path}", {})]
+        case NamedModel() | ScratchStudent():
+            return [*_of_model(part)]
         case LMEvalTask(definition=str(path)):
             return [("definition", path, {})]
         case ServerEngine(api_key_variable=str(name), base_url=url) if not _may_have(url, name):
@@ -107,6 +107,15 @@ def _of(part: RecipePart) -> list[Found]:
             return [*_of_training(part)]
         case _:
             return []
+
+
+def _of_model(model: NamedModel | ScratchStudent) -> Iterator[Found]:
+    if isinstance(model, NamedModel) and model.trust_remote_code:
+        yield "trust_remote_code", f"the code of {model.model_name_or_path}", {}
+    attention = getattr(model, "attn_implementation", None)
+    # transformers takes it for a repository of the hub, and loads the program in it.
+    if attention and "/" in attention:
+        yield "attn_implementation", f"the kernel {attention}", {}
 
 
 def _may_have(url: str, name: str) -> bool:

@@ -76,6 +76,19 @@ def test_a_checkpoint_whose_pickles_may_call_counts_as_code(tmp_path, file, prob
     assert [code.key for code in found] == [("resume",)] * problems
 
 
+@pytest.mark.parametrize(
+    "student",
+    [{"model_name_or_path": "m"}, {"kind": "scratch", "config": {"model_type": "llama"}}],
+)
+def test_a_kernel_of_the_hub_that_a_recipe_names_counts_as_code(student):
+    kernel = {"attn_implementation": "kernels-community/flash-attn2@1a2b"}
+    (code,) = foreign_code(recipe(TRAINED | {"student": student | kernel}).stages["one"])
+    assert code.key == ("student", "attn_implementation")
+    assert code.shown == "the kernel kernels-community/flash-attn2@1a2b"
+    plain = TRAINED | {"student": student | {"attn_implementation": "flash_attention_2"}}
+    assert foreign_code(recipe(plain).stages["one"]) == []
+
+
 HERE = ["http://localhost:8000", "https://127.0.0.1/v1", "http://[::1]:8000", "http://127.8.9.1:1"]
 AWAY = ["http://10.0.0.1:8000", "https://localhost.somebody.org", "http://127.0.0.1.nip.io"]
 

@@ -49,7 +49,8 @@ Overrides = Annotated[
 AllowCode = Annotated[
     bool,
     typer.Option(
-        "--allow-code", help="Run the programs, functions and models' code that the recipe names."
+        "--allow-code",
+        help="Run the programs, functions and models' code that the recipe names, and send keys.",
     ),
 ]
 

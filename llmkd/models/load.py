@@ -19,7 +19,7 @@ from llmkd.models.adapted import merged
 from llmkd.models.agreement import NO_LANGUAGE_MODEL
 from llmkd.models.kinds import auto_class, is_seq2seq, special_token_ids
 from llmkd.models.quantized import quantization
-from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_pickles
+from llmkd.models.refusals import LOAD_ERRORS, not_loadable, refuse_kernel, refuse_pickles
 from llmkd.models.vocabulary import shared_vocab_size
 from llmkd.recipe.models import Dtype, InProcessTeacher, NamedModel, PretrainedModel, ScratchStudent
 
@@ -61,16 +61,18 @@ def config_of(source: NamedModel) -> PretrainedConfig:
     """The configuration of a model, without its weights.
 
     Raises:
-        InputError: Nothing loadable is there.
+        InputError: Nothing loadable is there, or it names code of the hub.
     """
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source.model_name_or_path,
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
         )
     except LOAD_ERRORS as error:
         raise not_loadable("model", source.model_name_or_path, error) from error
+    refuse_kernel(source, config)
+    return config
 
 
 def tokenizer_of(source: NamedModel) -> PreTrainedTokenizerBase:

@@ -1,15 +1,16 @@
-"""What to say where a model cannot be loaded, or may not: code of its own, and pickled weights."""
+"""What to say where a model cannot be loaded, or may not: code of its own or of the hub, and pickles."""
 
 import os
 import pickle
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import PretrainedConfig
 from transformers.utils.hub import cached_file
 
 from llmkd.errors import InputError
 from llmkd.models.adapter_configs import CONFIG
-from llmkd.recipe.models import PretrainedModel
+from llmkd.recipe.models import NamedModel, PretrainedModel
 
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 """What transformers raises where nothing loadable is, or weights of other sizes than it says."""
@@ -47,6 +48,31 @@ def not_loadable(what: str, name: str, error: Exception) -> InputError:
     )
 
 
+def refuse_kernel(source: NamedModel, config: PretrainedConfig) -> None:
+    """Refuses a configuration that has attention computed by a repository of the hub.
+
+    Such a kernel is a program. That its publisher has the hub's trust says little of a commit, which
+    may be one that a stranger only proposed there.
+
+    Raises:
+        InputError: There is such a name, no other is asked for, and the model's code is not trusted.
+    """
+    is_asked = getattr(source, "attn_implementation", None) is not None
+    if (kernel := kernel_named(config)) and not (is_asked or source.trust_remote_code):
+        raise InputError(
+            f"{source.model_name_or_path}: its configuration has attention computed by {kernel}, a "
+            "program of the hub; write attn_implementation: sdpa where a recipe names the model, or "
+            "read that code and write trust_remote_code: true, and --allow-code"
+        )
+
+
+def kernel_named(config: PretrainedConfig) -> str | None:
+    """The repository by which a configuration, or one within it, has attention computed, if any."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    named = (getattr(part, "_attn_implementation", None) for part in parts)
+    return next((name for name in named if isinstance(name, str) and "/" in name), None)
+
+
 def refuse_pickles(source: PretrainedModel) -> None:
     """Refuses pickled weights that can be seen before loading: an adapter's, and those in a folder.
 
@@ -58,8 +84,10 @@ def refuse_pickles(source: PretrainedModel) -> None:
     if source.use_safetensors:
         if _has_only_pickles(Path(source.model_name_or_path)):
             raise _pickled(source.model_name_or_path, "its weights are")
-        for name in (source.model_name_or_path, source.adapter_name_or_path):
-            if name is not None and _has(name, CONFIG) and not _has(name, ADAPTER):
+        # An adapter that is named is loaded from its main branch: the revision is the model's.
+        named = [(source.model_name_or_path, source.revision), (source.adapter_name_or_path, None)]
+        for name, revision in named:
+            if name and _has(name, revision, CONFIG) and not _has(name, revision, ADAPTER):
                 raise _pickled(name, "the adapter is")
 
 
@@ -75,11 +103,12 @@ def _has_only_pickles(folder: Path) -> bool:
     return any(folder.glob("pytorch_model*.bin*")) and not any(folder.glob("model*.safetensors"))
 
 
-def _has(name: str, file: str) -> bool:
-    """Whether a folder or hub repository has a file."""
+def _has(name: str, revision: str | None, file: str) -> bool:
+    """Whether a folder or a revision of a hub repository has a file."""
     found = cached_file(
         name,
         file,
+        revision=revision,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

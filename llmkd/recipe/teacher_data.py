@@ -6,6 +6,9 @@ from pydantic import Field, Tag
 
 from llmkd.recipe.base import RecipePart, kind_or
 
+OWN_VARIABLES = "LLMKD_"
+"""What names of environment variables begin with that are set for llmkd, so that they hold no other's key."""
+
 
 class Generation(RecipePart):
     """How text is sampled."""
@@ -91,7 +94,8 @@ class ServerEngine(RecipePart):
     model: str | None = None
     """What the server calls the model; null takes the only one that it has."""
     api_key_variable: str | None = None
-    """Environment variable with the key, where the server asks for one."""
+    """Environment variable with the key, where the server asks for one. Its name begins with `LLMKD_`, or the server is on this
+    machine; any other is sent with `--allow-code` only."""
     max_concurrency: int = Field(default=64, gt=0)
     """Requests that are waited for at once."""
     timeout_s: float = Field(default=600.0, gt=0)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import httpx2
 
@@ -22,7 +23,10 @@ from llmkd.progress import say
 from llmkd.recipe.teacher_data import ServerEngine
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-"""Seconds before a request is sent again: the first time, and at most, unless the server says."""
+"""Seconds before a request is sent again: the first time, and at most, unless the server says more.
+
+Then it is as many as the server says, but no more than `timeout_s`, which it could take anyway.
+"""
 CONNECT_TIMEOUT_S = 30.0
 BUSY = (408, 429)
 
@@ -75,13 +79,14 @@ class ServerClient:
     ):
         self.settings, self.key = settings, key
         self.url = re.sub(r"(/v1)?/*$", "", settings.base_url)
+        self._key = _api_key(settings, key)
         self._sleep = sleep
         self._is_out = False
         self._jitter = random.Random()
         self._runner = asyncio.Runner()
         self._client = httpx2.AsyncClient(
             base_url=self.url,
-            headers=_headers(settings, key),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx2.Timeout(None, connect=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx2.Limits(max_connections=settings.max_concurrency),
             # Nobody else is to read the key: no redirects, and of the environment's proxies only
@@ -105,6 +110,12 @@ class ServerClient:
             LlmkdError: No usable answer after `max_retries`.
         """
         return self._runner.run(self._ask(requests, max_concurrency))
+
+    def masked(self, text: str) -> str:
+        """A text of the server's without the key, which it may repeat."""
+        for written in (self._key, quote(self._key, safe="")) if self._key else ():
+            text = text.replace(written, "***")
+        return text
 
     def close(self) -> None:
         """Closes the connections."""
@@ -131,10 +142,13 @@ class ServerClient:
         for attempt in range(num_retries + 1):
             try:
                 answer = request.read(await self._send(request))
+            except InputError as error:
+                raise type(error)(self.masked(str(error))) from None
             except PassingError as error:
+                said = self.masked(str(error))
                 if attempt == num_retries:
-                    raise self._gave_up(error) from error
-                await self._sleep(self._wait_s(attempt, error))
+                    raise self._gave_up(said) from None
+                await self._sleep(self._wait_s(attempt, said, error.wait_s))
             else:
                 self._is_out = False
                 return answer
@@ -156,38 +170,38 @@ class ServerClient:
         except ValueError as error:
             raise PassingError("an answer that is no JSON") from error
 
-    def _wait_s(self, attempt: int, error: PassingError) -> float:
+    def _wait_s(self, attempt: int, said: str, wanted_s: float | None) -> float:
         if not self._is_out:
             self._is_out = True
-            say(f"{self.url}: {error}; asking again")
-        if error.wait_s is not None:
-            return error.wait_s
+            say(f"{self.url}: {said}; asking again")
+        if wanted_s is not None:
+            return min(wanted_s, max(self.settings.timeout_s, LONGEST_WAIT_S))
         # Requests that failed together shall not come back together.
         longest = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
         return longest * self._jitter.uniform(0.5, 1.0)
 
-    def _gave_up(self, error: PassingError) -> LlmkdError:
+    def _gave_up(self, said: str) -> LlmkdError:
         return LlmkdError(
             f"{self.key}.base_url: {self.url} gave no usable answer, asked "
-            f"{self.settings.max_retries + 1} times ({error}); start it (`vllm serve MODEL`), or write where it is, or larger "
+            f"{self.settings.max_retries + 1} times ({said}); start it (`vllm serve MODEL`), or write where it is, or larger "
             f"{self.key}.timeout_s or {self.key}.max_retries; what was saved before is kept"
         )
 
 
-def _headers(settings: ServerEngine, key: str) -> dict[str, str]:
+def _api_key(settings: ServerEngine, key: str) -> str:
     name = settings.api_key_variable
     if name is None:
-        return {}
+        return ""
     if not os.environ.get(name):
         raise InputError(
             f"{key}.api_key_variable: the environment has no {name}; set it to the server's key"
         )
-    return {"Authorization": f"Bearer {os.environ[name]}"}
+    return os.environ[name]
 
 
 def _refusal(url: str, response: httpx2.Response, key: str) -> Exception:
     status = response.status_code
-    message = f"{status} {_message(response)}"
+    message = f"{status} {_said(response)}"
     if response.is_redirect:
         to = response.headers.get("location", "elsewhere")
         return RefusedError(
@@ -199,13 +213,6 @@ def _refusal(url: str, response: httpx2.Response, key: str) -> Exception:
     if status in (401, 403):
         return RefusedError(f"{key}.api_key_variable: {url} refuses the key ({message})")
     return RefusedError(f"{key}.base_url: {url} refuses the request: {message}")
-
-
-def _message(response: httpx2.Response) -> str:
-    """The message of an error, without the key, which a server may repeat."""
-    sent = response.request.headers.get("authorization", "").removeprefix("Bearer ")
-    said = _said(response)
-    return said.replace(sent, "***") if sent else said
 
 
 def _said(response: httpx2.Response) -> str:
@@ -221,10 +228,10 @@ def _said(response: httpx2.Response) -> str:
 def _retry_after_s(response: httpx2.Response) -> float | None:
     """The header Retry-After: seconds, or a date."""
     value = response.headers.get("retry-after", "")
-    if value.isdigit():
+    if value.isdecimal():
         return float(value)
     try:
-        then = parsedate_to_datetime(value)
-    except ValueError:
+        then = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, then.timestamp() - time.time())
+    return max(0.0, then - time.time())

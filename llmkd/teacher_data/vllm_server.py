@@ -72,9 +72,8 @@ class VLLMServer:
             (name,) = cards
         if name not in cards:
             problem = "has several models" if name is None else f"has no model {name}"
-            raise InputError(
-                f"{self.key}.model: the server {problem}; write one of {', '.join(cards)}"
-            )
+            known = self._client.masked(", ".join(cards))
+            raise InputError(f"{self.key}.model: the server {problem}; write one of {known}")
         card = cards[name]
         # An adapter's own says nothing of lengths.
         base = cards.get(card.get("parent"), card)

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from llmkd.errors import LlmkdError
 from llmkd.training.ranks import any_rank, raise_once
 from llmkd.training.whole_checkpoints import WholeCheckpoints
+from llmkd.training.workers import ended_by_parent_only
 
 SHOWN_PLACES, SHOWN_ROWS, SHOWN_LETTERS = 3, 8, 40
 """What a message shows at most: micro-batches, rows of each, letters of each row."""
@@ -48,6 +50,10 @@ class FiniteSteps(WholeCheckpoints):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._micro_batches = list[MicroBatch]()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As in transformers; its workers are there until the training ends."""
+        return ended_by_parent_only(super().get_train_dataloader())
 
     def note_loss(self, loss: Tensor, terms: Mapping[str, Tensor], row_ids: Tensor) -> None:
         """To be called with each micro-batch's loss, on every rank, before its gradient is taken.

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -159,6 +160,28 @@ def test_sigterm_saves_and_exits_143(llmkd, recipe):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert len(list((llmkd.folder / stage).glob("checkpoints/checkpoint-*"))) == 1
+
+
+@pytest.mark.parametrize("launch", [[], ["--launch", "ddp", "--num-processes", "2"]])
+def test_sigterm_to_every_process_saves_though_workers_read_the_rows(llmkd, recipe, launch):
+    stage = "runs/tiny/stages/teacher"
+    process = llmkd.start_until(
+        f"{stage}/metrics.jsonl", "train", recipe, *launch,
+        "stages.teacher.trainer.max_steps=100000",
+        "stages.teacher.trainer.save_steps=50000",
+        "stages.teacher.trainer.dataloader_num_workers=1",
+        "stages.teacher.trainer.dataloader_persistent_workers=true",
+    )  # fmt: skip
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) == (5 if launch else 2)
+    for each in [*started, process]:
+        each.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Error" not in err
+    assert len(list((llmkd.folder / stage).glob("checkpoints/checkpoint-*"))) == 1
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
 
 
 def test_a_changed_recipe_does_not_touch_an_old_folder_unless_asked(llmkd, recipe, finished):

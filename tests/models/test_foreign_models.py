@@ -4,16 +4,19 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from llmkd.errors import InputError
+from llmkd.models.adapter_configs import CONFIG
 from llmkd.models.classifiers import load_classifier, load_student_classifier
 from llmkd.models.load import config_of, load_model, tokenizer_of
-from llmkd.models.refusals import not_loadable
+from llmkd.models.refusals import ADAPTER, kernel_named, not_loadable, refuse_pickles
 from llmkd.recipe.models import PretrainedModel
 from llmkd.teacher_data.transformers_engine import load_for_inference
 from llmkd.teacher_data.vllm_engine import loading_rules
@@ -122,6 +125,29 @@ def test_code_that_generates_in_a_models_place_is_not_run(folder, marker):
     assert not marker.exists()
 
 
+KERNEL = "kernels-community/flash-attn2@1a2b"
+
+
+@pytest.mark.parametrize("load", [config_of, load_model, load_for_inference])
+def test_a_kernel_of_the_hub_that_a_configuration_names_is_refused(folder, load, monkeypatch):
+    changed(folder / "config.json", attn_implementation=KERNEL)
+    asked = []
+    monkeypatch.setattr(
+        "transformers.integrations.hub_kernels.get_kernel",
+        lambda name, **_: asked.append(name) or SimpleNamespace(flash_attn_varlen_func=print),
+    )
+    with pytest.raises(InputError, match=rf"computed by {KERNEL}.*attn_implementation: sdpa"):
+        load(source(folder))
+    load(source(folder, attn_implementation="sdpa"))
+    assert asked == []
+
+
+@pytest.mark.parametrize("named", [KERNEL, {"text_config": KERNEL}])
+def test_a_kernel_is_found_in_a_part_of_a_configuration_too(named):
+    assert kernel_named(AutoConfig.for_model("gemma3", attn_implementation=named)) == KERNEL
+    assert kernel_named(AutoConfig.for_model("gemma3", attn_implementation="sdpa")) is None
+
+
 @pytest.mark.parametrize(
     "load",
     [
@@ -188,6 +214,27 @@ def test_an_adapter_in_the_models_own_folder_counts_as_one(folder, pickled_adapt
         (folder / file.name).write_bytes(file.read_bytes())
     with pytest.raises(InputError, match="adapter is not in safetensors files"):
         load_model(source(folder))
+
+
+def test_of_a_hub_repository_the_revision_that_is_loaded_is_looked_at(tmp_path, monkeypatch):
+    """In the old one its adapter is pickled, in the new one, main, it is not."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--m"
+    files = {"old": [CONFIG, "adapter_model.bin"], "main": [CONFIG, ADAPTER]}
+    for number, (revision, names) in enumerate(files.items(), start=1):
+        commit = str(number) * 40
+        for name in names:
+            path = repository / "snapshots" / commit / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    refuse_pickles(source("someone/m"))
+    for revision in ("old", "1" * 40):
+        with pytest.raises(InputError, match="adapter is not in safetensors files"):
+            refuse_pickles(source("someone/m", revision=revision))
+    # Of an adapter that is named beside a model it is the main branch, whatever the model's is.
+    refuse_pickles(source(tmp_path, revision="old", adapter_name_or_path="someone/m"))
 
 
 def test_vllm_is_told_the_same(folder):

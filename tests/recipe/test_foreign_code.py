@@ -1,6 +1,7 @@
 """What counts as code of a recipe's author, and that it runs with `--allow-code` only."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,76 @@ def test_a_checkpoint_whose_pickles_may_call_counts_as_code(tmp_path, file, prob
     found = foreign_code(recipe(TRAINED | {"resume": str(tmp_path)}).stages["one"])
     assert len(found) == problems
     assert [code.key for code in found] == [("resume",)] * problems
+
+
+@pytest.mark.parametrize(
+    "student",
+    [{"model_name_or_path": "m"}, {"kind": "scratch", "config": {"model_type": "llama"}}],
+)
+def test_a_kernel_of_the_hub_that_a_recipe_names_counts_as_code(student):
+    kernel = {"attn_implementation": "kernels-community/flash-attn2@1a2b"}
+    (code,) = foreign_code(recipe(TRAINED | {"student": student | kernel}).stages["one"])
+    assert code.key == ("student", "attn_implementation")
+    assert code.shown == "the kernel kernels-community/flash-attn2@1a2b"
+    plain = TRAINED | {"student": student | {"attn_implementation": "flash_attention_2"}}
+    assert foreign_code(recipe(plain).stages["one"]) == []
+
+
+HERE = ["http://localhost:8000", "https://127.0.0.1/v1", "http://[::1]:8000", "http://127.8.9.1:1"]
+AWAY = ["http://10.0.0.1:8000", "https://localhost.somebody.org", "http://127.0.0.1.nip.io"]
+
+
+def served(url, variable):
+    server = {"kind": "server", "base_url": url, "api_key_variable": variable}
+    return TRAINED | {"teacher": {"model_name_or_path": "m", "kind": "server", "server": server}}
+
+
+@pytest.mark.parametrize("url", AWAY)
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "OPENAI_API_KEY", "MY_LLMKD_KEY"])
+def test_a_variable_that_may_hold_anothers_key_is_sent_nowhere_unasked(url, variable):
+    (code,) = foreign_code(recipe(served(url, variable)).stages["one"])
+    assert code.key == ("teacher", "server", "api_key_variable")
+    assert code.does == "sends"
+    told = (
+        rf"api_key_variable: sends `the environment's {variable} to {url}`.* LLMKD_.*--allow-code"
+    )
+    with pytest.raises(InputError, match=told):
+        pipeline.run(recipe(served(url, variable)))
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"), [(AWAY[0], "LLMKD_KEY"), *((url, "HF_TOKEN") for url in HERE)]
+)
+def test_a_key_for_llmkd_or_for_a_server_on_this_machine_is_sent(url, variable):
+    assert foreign_code(recipe(served(url, variable)).stages["one"]) == []
+
+
+@pytest.mark.parametrize("kind", ["mapping", "file", "text"])
+def test_what_deepspeed_would_import_counts_as_code(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    classes = ["torch.nn.Linear", "evil.Layer"]
+    given = {"torch_autocast": {"enabled": True, "lower_precision_safe_modules": classes}}
+    text = json.dumps(given)
+    # transformers reads what begins with a brace, though a file may be called so too.
+    (tmp_path / ("zero.json" if kind == "file" else text)).write_text(text)
+    config = {"mapping": given, "file": "zero.json", "text": text}[kind]
+    stage = TRAINED | {"trainer": {"max_steps": 1, "deepspeed": config}}
+    (code,) = foreign_code(recipe(stage).stages["one"])
+    assert (code.key, code.shown) == (("trainer.deepspeed",), "the modules of evil.Layer")
+    refuse_code(recipe(TRAINED | {"trainer": {"deepspeed": {"zero_optimization": {}}}}), ["one"])
+
+
+def test_deepspeed_imports_by_name_nothing_else_that_its_configuration_says():
+    """What docs/safety.md says of `trainer.deepspeed`; another version may do otherwise."""
+    folder = package_folder("deepspeed")
+    parts = ["runtime", "monitor", "compression", "profiling", "compile", "moe", "checkpoint"]
+    by_name = [
+        path.name
+        for part in parts
+        for path in (folder / part).rglob("*.py")
+        if any(word in path.read_text() for word in ("import_module(", "__import__(", "pydoc."))
+    ]
+    assert by_name == ["torch_autocast.py"]
 
 
 def test_no_model_is_loaded_without_saying_whether_its_code_runs():

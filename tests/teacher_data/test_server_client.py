@@ -1,6 +1,7 @@
 import datetime
 import email.utils
 import threading
+import traceback
 
 import pytest
 
@@ -143,12 +144,23 @@ def test_the_server_may_say_in_seconds_or_by_a_date_when_to_come_back(serve, con
     assert 90 < client.waits[1] <= 100
 
 
-def test_a_date_that_is_none_is_not_looked_at(serve, connect):
+@pytest.mark.parametrize("said", ["soon", "\u00b2", "Mon, 01 Jan 0001 00:00:00 -0000"])
+def test_a_date_that_is_none_is_not_looked_at(serve, connect, said):
     server = serve(echo)
-    server.faults.append(failing(429, retry_after="soon"))
+    server.faults.append(failing(429, retry_after=said))
     client = connect(server)
     assert client.ask(posts(1)) == [0]
     assert client.waits[0] <= 1
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 600.0])
+@pytest.mark.parametrize("wanted", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_server_makes_a_client_wait_for_ever(serve, connect, timeout_s, wanted):
+    server = serve(echo)
+    server.faults.append(failing(429, retry_after=wanted))
+    client = connect(server, timeout_s=timeout_s)
+    assert client.ask(posts(1)) == [0]
+    assert client.waits == [max(60, timeout_s)]
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(serve, connect):
@@ -281,10 +293,38 @@ def test_a_proxy_of_the_environment_gets_no_plain_request(serve, connect, monkey
     assert proxy.headers == []
 
 
-@pytest.mark.parametrize("status", [401, 400])
-def test_a_key_that_a_server_repeats_is_not_told(serve, connect, monkeypatch, status):
-    monkeypatch.setenv("KEY", "secret-key")
+def no_http(handler):
+    handler.wfile.write(b"secret/key is no protocol\r\n\r\n")
+    hang_up(handler)
+
+
+REPEATING = {
+    "refused key": failing(401, "the key secret/key is not known"),
+    "refused request": failing(400, "not for secret/key"),
+    "redirect": failing(307, location="http://elsewhere/secret%2Fkey?k=secret/key"),
+    "busy": failing(503, "secret/key has to wait"),
+    "no HTTP": no_http,
+}
+
+
+@pytest.mark.parametrize("how", REPEATING)
+def test_a_key_that_a_server_repeats_is_not_told(serve, connect, monkeypatch, capfd, how):
+    monkeypatch.setenv("KEY", "secret/key")
     server = serve(echo)
-    server.faults.append(failing(status, "the key secret-key is not known"))
-    with pytest.raises(RefusedError, match=r"the key \*\*\* is not known"):
-        connect(server, api_key_variable="KEY").ask(posts(1))
+    server.faults.extend([REPEATING[how]] * 2)
+    with pytest.raises(LlmkdError, match=r"\*\*\*") as raised:
+        connect(server, api_key_variable="KEY", max_retries=1).ask(posts(1))
+    told = "".join(traceback.format_exception(raised.value)) + capfd.readouterr().err
+    assert "secret/key" not in told
+    assert "secret%2Fkey" not in told
+
+
+def test_a_key_that_a_servers_answer_repeats_is_not_told(serve, connect, monkeypatch):
+    monkeypatch.setenv("KEY", "secret/key")
+
+    def read(answer):
+        raise InputError(f"no such model: {answer['model']}")
+
+    client = connect(serve(lambda *_: (200, {"model": "secret/key"})), api_key_variable="KEY")
+    with pytest.raises(InputError, match=r"^no such model: \*\*\*$"):
+        client.ask([Request("/v1/models", read)])

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmkd.launch import launch_of
+from llmkd.processes import die_with
 
 WARM_UP = 2
 """Steps that are not timed: ZeRO-3 notes in the first what the later ones go by."""
@@ -121,6 +122,8 @@ def step_times(lines: list[dict[str, Any]]) -> list[float]:
 
 
 def main(recipe: str, figures: str) -> None:
+    # A benchmark that is killed leaves no training behind.
+    die_with(os.getppid())
     from llmkd import run
     from llmkd.recipe import load
 

@@ -23,6 +23,8 @@ import torch.multiprocessing as mp
 from circumstances import RESULTS, circumstances, save
 from scale_runs import GIVES_BACK
 
+from llmkd.processes import die_with
+
 MIB = 2**20
 SIZE_MIB = 256
 
@@ -47,7 +49,8 @@ def beside(collective: Callable[[], object]) -> int:
     return round((most - before) / MIB)
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, parent: int) -> None:
+    die_with(parent)
     file = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
     whole, part = torch.ones(SIZE_MIB * MIB // 4), torch.ones(SIZE_MIB * MIB // 8)
@@ -70,7 +73,7 @@ def main() -> None:
         # The C library reads them when a process begins.
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | GIVES_BACK)
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (folder,), nprocs=2, start_method="spawn")
+        mp.start_processes(work, (folder, os.getpid()), nprocs=2, start_method="spawn")
         found = json.loads(Path(folder, "found.json").read_text())
     result = {**begun, "torch": torch.__version__, "whole_mib": SIZE_MIB, "beside_mib": found}
     save(args.output, result)

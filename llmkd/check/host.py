@@ -4,7 +4,7 @@ Every process of a machine loads student and teachers whole, before an engine ta
 the teacher goes to its place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from llmkd.check.facts import Fact, StageFacts, known, shown_bytes, value_of
 from llmkd.check.machine import Machine
@@ -15,7 +15,7 @@ from llmkd.check.teachers import Beside, loaded_bytes
 
 
 def look_at_host(
-    found: StageFacts, student: Model, teachers: Iterable[Beside], spread: Spread, machine: Machine
+    found: StageFacts, student: Model, teachers: Sequence[Beside], spread: Spread, machine: Machine
 ) -> None:
     """Adds `host memory`, and warns where this machine has less.
 
@@ -33,10 +33,11 @@ def look_at_host(
     if memory is None or verdict(found.facts["host memory"], memory) != "does not fit":
         return
     needed = found.facts["host memory"].value
+    is_wide = any(each.model.bytes_per_parameter > 2 for each in teachers)
     found.warnings.append(
         f"host memory: {here} processes load their models whole, {shown_bytes(needed)} together "
-        f"(estimate), and {memory.name} has {shown_bytes(memory.free)} free; write dtype: bfloat16 "
-        "for the teacher, or teacher.kind: store, or start fewer processes on each machine"
+        f"(estimate), and {memory.name} has {shown_bytes(memory.free)} free; "
+        f"{'write teacher.dtype: bfloat16, or ' * is_wide}start fewer processes on each machine"
     )
 
 
@@ -46,7 +47,7 @@ def processes_here(spread: Spread, machine: Machine) -> int:
     return min(spread.num_processes, num_accelerators or spread.num_processes)
 
 
-def _needed(student: Model, teachers: Iterable[Beside], here: int) -> Fact:
+def _needed(student: Model, teachers: Sequence[Beside], here: int) -> Fact:
     parts = {
         "student": here * value_of(student.parameters) * student.bytes_per_parameter,
         "teacher": here * sum(loaded_bytes(each) for each in teachers),

@@ -69,3 +69,8 @@ def value_of(fact: Fact) -> Any:
     if fact.value is None:
         raise NotKnownError(fact.how)
     return fact.value
+
+
+def shown_bytes(value: Any) -> str:
+    """`1.2 GiB`, `34 MiB`."""
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"

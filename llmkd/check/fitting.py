@@ -12,6 +12,7 @@ from llmkd.check.machine import Memory
 from llmkd.check.memory import CHECKPOINTING, verdict
 from llmkd.check.models import Model
 from llmkd.check.spread import Spread
+from llmkd.check.teachers import Beside
 from llmkd.launch import ENGINES
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.models import LoraConfig, PretrainedStudent
@@ -27,7 +28,7 @@ class Setup:
     """What the memory of a training follows from."""
 
     student: Model
-    teacher: Model | None
+    teacher: Beside | None
     arguments: Mapping[str, Any]
     spread: Spread
 
@@ -112,8 +113,6 @@ def _engines(stage: Training, setup: Setup) -> Iterator[Change]:
 
 def _is_refused(engine: str, stage: Training, student: Model) -> bool:
     """Whether docs/scaling.md says that the engine does not go together with the stage."""
-    if engine == "fsdp2" and student.is_seq2seq:
-        return True
     if engine.startswith("zero") and getattr(stage, "term_gradient_steps", None):
         return True
     has_lora = getattr(stage.student, "lora", None) is not None
@@ -136,13 +135,35 @@ def _batches(setup: Setup) -> Iterator[Change]:
 
 
 def _teachers(stage: Training, setup: Setup) -> Iterator[Change]:
-    if setup.teacher is None:
+    teacher = setup.teacher
+    if teacher is None:
         return
-    if setup.teacher.bytes_per_parameter > 2:
-        narrow = replace(setup.teacher, bytes_per_parameter=2)
-        yield Change("teacher.dtype: bfloat16", "teacher", lambda old: replace(old, teacher=narrow))
+    if teacher.model.bytes_per_parameter > 2:
+        narrow = replace(teacher, model=replace(teacher.model, bytes_per_parameter=2))
+        yield _teacher("teacher.dtype: bfloat16", narrow)
+    for key, value in _places(stage, teacher, setup.spread):
+        written = str(value).lower()
+        yield _teacher(f"teacher.{key}: {written}", teacher.with_setting(**{key: value}))
     if isinstance(stage, TrainStage):
-        yield Change("teacher.kind: store", "teacher", lambda old: replace(old, teacher=None))
+        yield _teacher("teacher.kind: store", None)
+
+
+def _places(stage: Training, teacher: Beside, spread: Spread) -> Iterator[tuple[str, bool | str]]:
+    """Where else its weights can be, by `llmkd.recipe.teacher_checks`."""
+    source = teacher.source
+    if source.quantization is not None:
+        return
+    if isinstance(stage, TrainStage) and spread.num_processes > 1 and not source.sharded:
+        yield "sharded", True
+    if source.offload is None:
+        yield "offload", "cpu"
+    if not (source.sharded or source.offload or source.adapter_name_or_path):
+        yield "quantization", "8bit"
+        yield "quantization", "4bit"
+
+
+def _teacher(text: str, teacher: Beside | None) -> Change:
+    return Change(text, "teacher", lambda old: replace(old, teacher=teacher))
 
 
 def _lora(stage: Training, setup: Setup) -> Iterator[Change]:

@@ -1,6 +1,6 @@
 """What a kdrl stage will take: its rollouts, its steps, and the memory of both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmkd.check.adapters import look_at_adapter
@@ -15,6 +15,7 @@ from llmkd.check.row_facts import DataFacts
 from llmkd.check.spread import Spread
 from llmkd.check.stages import Checker, num_positions_of, vocabulary_fact
 from llmkd.check.steps import train_disk
+from llmkd.check.teachers import Beside
 from llmkd.errors import DataError
 from llmkd.recipe.data import Prompts
 from llmkd.recipe.grpo_arguments import GRPO, num_generated, too_few_prompts
@@ -57,7 +58,8 @@ def kdrl_facts(checker: Checker, name: str, stage: KDRLStage) -> StageFacts:
         "epochs": Fact(None, "not known"),
     }
     found.problems += _position_problems(student, length, key)
-    _memory(checker, found, stage, student, _largest(teachers), length, arguments)
+    beside = [Beside(teachers[place], each) for place, each in stage.local_teachers.items()]
+    _memory(checker, found, stage, student, beside, length, arguments)
     data = DataFacts(rows, NOT_USABLE, length, length)
     found.facts["disk"] = known(lambda: train_disk(student, data, found.facts, arguments))
     del found.facts["epochs"]
@@ -70,9 +72,9 @@ def _vocabulary(found: StageFacts, student: Model, teachers: Mapping[str, Model]
     return facts[0] if facts else vocabulary_fact(found, student, None, key)
 
 
-def _largest(teachers: Mapping[str, Model]) -> Model | None:
+def _largest(teachers: Sequence[Beside]) -> Beside | None:
     """The one that memory is estimated by."""
-    return max(teachers.values(), key=lambda each: each.parameters.value or 0, default=None)
+    return max(teachers, key=lambda each: each.model.parameters.value or 0, default=None)
 
 
 def _model_problems(key: Key, model: Model) -> list[Problem]:
@@ -155,7 +157,7 @@ def _memory(
     found: StageFacts,
     stage: KDRLStage,
     student: Model,
-    teacher: Model | None,
+    teachers: Sequence[Beside],
     length: Fact,
     arguments: Mapping[str, Any],
 ) -> None:
@@ -172,6 +174,5 @@ def _memory(
         writing = generate_memory(student, num_generated(arguments), length)
         return max(learning, writing, key=value_of)
 
-    checker.judge_training(
-        found, stage, Setup(student, teacher, arguments, checker.spread), estimate
-    )
+    setup = Setup(student, _largest(teachers), arguments, checker.spread)
+    checker.judge_training(found, stage, setup, estimate, teachers)

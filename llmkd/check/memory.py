@@ -14,7 +14,8 @@ feed-forward size, q and k widths of all query and key heads, L layers, V vocabu
                     a = 4 s f + (24 h if s is 4 else 26 h) + s (2 q + 2 k), and 5 s f for GPT-2;
                     the two layers more are what the backward pass itself takes;
                     with gradient_checkpointing T (4 h L + 5 a): a layer anew, and its gradients
-    teacher         its weights, and T (4 h + 3 f) s for the layer at work
+    teacher         its weights, and T (4 h + 3 f) s for the layer at work; more in
+                    `llmkd.check.teachers`
     head            of language models: for each model the logits of one chunk (126 MiB or h / 2
                     positions on a processor, 256 MiB on an accelerator), 8 times (4 times without a teacher) those of a block
                     (4 MiB for each processor, 64 MiB on an accelerator), neither more than T V 4;
@@ -38,6 +39,7 @@ from llmkd.check.facts import Fact, value_of
 from llmkd.check.machine import MIB, Memory
 from llmkd.check.models import Model
 from llmkd.check.spread import ALONE, Spread, Trained, states
+from llmkd.check.teachers import Beside, one_layer, sent_bytes, teacher_bytes
 from llmkd.losses.budgets import rows_of_block, rows_of_chunk
 
 RUNTIME_BYTES = 700 * MIB
@@ -92,7 +94,7 @@ def optimizer_of(arguments: Mapping[str, Any], width: int) -> Optimizer:
 
 def train_memory(
     student: Model,
-    teacher: Model | None,
+    teacher: Beside | None,
     tokens: Fact,
     arguments: Mapping[str, Any],
     *,
@@ -103,7 +105,7 @@ def train_memory(
 
     Args:
         student: What is trained.
-        teacher: What it is compared with.
+        teacher: What it is compared with, and where that is.
         tokens: Of one micro-batch, padding included.
         arguments: All training arguments.
         has_accelerator: Whether it runs on one.
@@ -138,10 +140,18 @@ def train_memory(
             )  # fmt: skip
     else:
         how, exactness = f"without activations: {student.shape}", "at least"
-    if teacher is not None and teacher.parameters.value is None:
-        how, exactness = f"{how}, without the teacher: {teacher.parameters.how}", "at least"
+    if teacher is not None and teacher.model.parameters.value is None:
+        how = f"{how}, without the teacher: {teacher.model.parameters.how}"
+        exactness = "at least"
     elif teacher is not None:
-        parts["teacher"] = _teacher(teacher, value_of(tokens), is_half)
+        parts["teacher"] = teacher_bytes(
+            teacher, value_of(tokens), spread, is_half=is_half, has_accelerator=has_accelerator,
+            student_keeps=parts.get("activations", 0) + parts.get("head", 0),
+        )  # fmt: skip
+        if not has_accelerator and (sent := sent_bytes(teacher, spread)):
+            parts["gloo"] = max(parts.get("gloo", 0), sent)
+        if why := teacher.why_at_least(spread):
+            how, exactness = f"{how}, not all of the teacher: {why}", "at least"
     parts["runtime"] = RUNTIME_BYTES
     if spread.engine is not None:
         how = f"in each of {spread.num_processes} processes by {spread.engine}; {how}"
@@ -171,7 +181,7 @@ def generate_memory(model: Model, num_sequences: int, length: Fact) -> Fact:
     if model.shape.num_labels is None:
         parts["cache"] = tokens * model.shape.num_layers * 2 * model.shape.key * width
         parts["logits"] = 4 * num_sequences * model.shape.vocab_size * 4
-    parts["activations"] = _one_layer(model.shape, tokens, width)
+    parts["activations"] = one_layer(model.shape, tokens, width)
     return Fact(sum(parts.values()), "estimate", "estimate", "bytes", parts)
 
 
@@ -219,16 +229,3 @@ def _head(
     gradient = 0 if is_frozen else 4 * weights
     logits = (1 + has_teacher) * chunk + copies * blocks
     return logits + gradient + 2 * weights * is_half + 8 * tokens * shape.hidden
-
-
-def _teacher(teacher: Model, tokens: int, is_half: bool) -> int:
-    width = 2 if is_half else teacher.bytes_per_parameter
-    total = value_of(teacher.parameters) * teacher.bytes_per_parameter
-    if not isinstance(teacher.shape, Shape):
-        return total
-    half_head = 2 * teacher.shape.vocab_size * teacher.shape.hidden * is_half
-    return total + _one_layer(teacher.shape, tokens, width) + half_head
-
-
-def _one_layer(shape: Shape, tokens: int, width: int) -> int:
-    return tokens * width * (4 * shape.hidden + 3 * shape.intermediate)

@@ -8,13 +8,13 @@ from typing import Any
 from llmkd.check.capture import generate_facts, score_facts
 from llmkd.check.curation import curate_facts
 from llmkd.check.evaluation import evaluate_facts
-from llmkd.check.facts import StageFacts
+from llmkd.check.facts import StageFacts, shown_bytes
 from llmkd.check.kdrl import kdrl_facts
 from llmkd.check.machine import AcceleratorQuery, Machine, free_disk, look
 from llmkd.check.merging import merge_facts
 from llmkd.check.pruning import prune_facts
 from llmkd.check.spread import ALONE, Spread, spread_of, with_devices
-from llmkd.check.stages import Checker, shown_bytes
+from llmkd.check.stages import Checker
 from llmkd.check.task_rows import task_rows_facts
 from llmkd.recipe.foreign_code import foreign_code
 from llmkd.recipe.load import load_with_source

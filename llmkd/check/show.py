@@ -7,9 +7,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from llmkd.check.facts import Fact, StageFacts
+from llmkd.check.facts import Fact, StageFacts, shown_bytes
 from llmkd.check.report import Report
-from llmkd.check.stages import shown_bytes
 
 SIGNS = {"exact": "", "estimate": "~", "at most": "<=", "at least": ">="}
 COLOURS = {"fits": "green", "tight": "yellow", "does not fit": "red"}

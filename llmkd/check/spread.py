@@ -8,15 +8,28 @@ DeepSpeed with `bf16` or `fp16` 2, else its own; k bytes of optimizer state per 
     zero1   s P      s T        4 T / N         k T / N    s min(5e8, T)
     zero2   s P      s T / N    4 T / N         k T / N    s min(5e8, T)
     zero3   s P / N  s T / N    4 T / N         k T / N    2 s min(5e8, T)  s min(1e9, P)
-    fsdp2   4 P / N  4 T / N                    k T / N                     2 c (O + 2 l)
+    fsdp2   4 P / N  4 T / N                    k T / N                     c H + r l + max(r H, 3 c l)
 
 Weights, gradients, master weights and optimizer are those of the ZeRO paper, in full and divided by N:
 2 + 2 + K bytes with K = 12 for mixed precision with Adam. ZeRO-3 in float32 needs no second copy as
-master. What comes on top is how the engines work: DDP copies gradients into buckets that it sends;
+master. What comes on top is how the engines work. DDP copies gradients into buckets that it sends.
 DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to),
-and its ZeRO-3 copies what is in it to send it; ZeRO-3 lets go of a gathered weight only if it is not needed within the next 1e9 parameters; FSDP2
-gathers what is outside the layers (O parameters, the head among them) and two layers (l each), in c bytes
-that are computed with, and has whole gradients of as many.
+and its ZeRO-3 copies what is in it to send it; ZeRO-3 lets go of a gathered weight only if it is not
+needed within the next 1e9 parameters.
+
+FSDP2 gathers by groups, in c bytes that are computed with: the output head with the last norm, and with
+the embedding where both are one (H parameters), the embedding, each layer (l). A group is gathered into
+one buffer and copied out of it, so it is there twice for a moment: 2 c H. Its gradient is whole, and
+copied in r bytes (4 also with `bf16`) to be sent, a copy that lives until the next group's. So the
+backward pass has a layer, its gradient, and the layer before it, which is on its way, beside the gradient
+of the layer after it, (3 c + r) l, or beside the head's, 3 c l + r H; a tied head is there too, c H. At the
+end the embedding is there with its gradient, in both kinds of bytes, beside a layer's. The formula is not
+below any of these. Frozen weights under adapters have no gradients: c (H + max(H, 2 l)).
+
+On processors gloo sends. To gather, or to reduce and scatter, it takes a copy of the whole beside what it
+is given (measured: 256 MiB for 256 MiB; none to reduce alone): "gloo" is the largest that is sent so,
+ZeRO-3's bucket or FSDP2's group. Those of ZeRO-1 and 2, which gather weights after a step, take the place
+of the bucket, which is free by then.
 
 References:
     Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
@@ -35,6 +48,8 @@ DEEPSPEED_BUCKET = 500_000_000
 DEEPSPEED_LIVE = 1_000_000_000
 """Parameters of `stage3_max_reuse_distance` and `stage3_max_live_parameters`."""
 MOST_GIB = 2**20
+GIVEN = "as given"
+"""How accelerators are known that are not here."""
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
@@ -95,7 +110,7 @@ def with_devices(machine: Machine, memory_gib: float | None) -> Machine:
         raise InputError(f"--device-memory-gib: {memory_gib:g}; write a number above 0, such as 80")
     size = round(memory_gib * 2**30)
     device = Memory(f"a device of {memory_gib:g} GiB", size, size)
-    return replace(machine, accelerators=[device], accelerators_known="as given")
+    return replace(machine, accelerators=[device], accelerators_known=GIVEN)
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ def states(student: Trained, spread: Spread, *, has_accelerator: bool) -> dict[s
     if spread.engine in ZERO_STAGES:
         return _zero(student, spread, ZERO_STAGES[spread.engine], has_accelerator)
     if spread.engine == "fsdp2":
-        return _fsdp2(student, spread)
+        return _fsdp2(student, spread, has_accelerator)
     parts = _whole(student)
     if spread.engine == "ddp":
         parts["buckets"] = student.num_trainable * student.trained_width
@@ -167,11 +182,13 @@ def _zero(student: Trained, spread: Spread, stage: int, has_accelerator: bool) -
         parts["master weights"] = spread.share(4 * num_trainable)
     if stage == 3:
         parts["gathered"] = min(DEEPSPEED_LIVE * width, weights)
-        parts["buckets"] += min(DEEPSPEED_BUCKET, num_trainable) * width
+        sent = min(DEEPSPEED_BUCKET, num_trainable) * width
+        parts["buckets"] += sent
+        parts |= {} if has_accelerator else {"gloo": sent}
     return parts
 
 
-def _fsdp2(student: Trained, spread: Spread) -> dict[str, int]:
+def _fsdp2(student: Trained, spread: Spread, has_accelerator: bool) -> dict[str, int]:
     frozen = student.num_parameters * (student.num_adapter > 0)
     trained = student.num_trainable * student.trained_width
     parts = {
@@ -180,7 +197,20 @@ def _fsdp2(student: Trained, spread: Spread) -> dict[str, int]:
         "optimizer": spread.share(student.num_trainable * student.optimizer),
     }
     if isinstance(student.shape, Shape):
+        layer, tail = student.shape.per_layer, _tail(student.shape)
         width = 2 if student.is_half else student.width
-        group = student.shape.outside + 2 * student.shape.per_layer
-        parts["gathered"] = group * width * (1 if student.num_adapter else 2)
+        sent = width if student.num_adapter else student.trained_width
+        if student.num_adapter:
+            parts["gathered"] = (tail + max(tail, 2 * layer)) * width
+        else:
+            backward = max(sent * tail, 3 * width * layer)
+            parts["gathered"] = width * tail + sent * layer + backward
+        parts |= {} if has_accelerator else {"gloo": max(tail, layer) * sent}
     return parts
+
+
+def _tail(shape: Shape) -> int:
+    """Parameters of FSDP2's last group; of a classifier, the embedding, which is the largest."""
+    embedding = shape.vocab_size * shape.hidden
+    is_shared = shape.is_tied or shape.num_labels is not None
+    return shape.outside - (0 if is_shared else embedding)

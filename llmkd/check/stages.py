@@ -1,6 +1,6 @@
 """What is known of each stage before it runs: the facts, put together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,8 +9,9 @@ from llmkd.check.adapters import look_at_adapter
 from llmkd.check.capture import store_problems
 from llmkd.check.classifiers import KNOWN
 from llmkd.check.config_fields import unknown_fields
-from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, value_of
+from llmkd.check.facts import Fact, NotKnownError, StageFacts, known, shown_bytes, value_of
 from llmkd.check.fitting import Setup, Training, settings_that_fit
+from llmkd.check.host import look_at_host
 from llmkd.check.kinds import kind_problems
 from llmkd.check.labels import labelled_facts
 from llmkd.check.lengths import BadSourcesError, data_facts
@@ -21,6 +22,7 @@ from llmkd.check.row_facts import DataFacts
 from llmkd.check.seq2seq import KNOWN_SEQ2SEQ, num_positions
 from llmkd.check.spread import ALONE, Spread
 from llmkd.check.steps import longest_sequence, step_facts, train_disk
+from llmkd.check.teachers import Beside
 from llmkd.check.vocabulary import Tokenizer
 from llmkd.errors import DataError
 from llmkd.models.agreement import (
@@ -128,13 +130,23 @@ class Checker:
         stage: Training,
         setup: Setup,
         estimate: Callable[[Setup], Fact],
+        teachers: Sequence[Beside],
     ) -> None:
-        """A training's memory per process, the verdict, and with `--launch` what would fit."""
+        """A training's memory per process, the verdict, and with `--launch` what would fit.
+
+        Args:
+            found: Of the stage; gets facts, verdict and warnings.
+            stage: What is trained.
+            setup: What its memory follows from.
+            estimate: The memory of a setup, per process.
+            teachers: All of them, which loading takes memory for.
+        """
         found.facts["memory"] = known(lambda: estimate(setup))
         memory = self.memory(use_cpu=bool(setup.arguments["use_cpu"]))
         if self.spread.engine is None:
             self.judge(found, memory, stage)
             return
+        look_at_host(found, setup.student, teachers, self.spread, self.machine)
         if memory is not None and not self.has_accelerator(setup.arguments):
             # All of this machine's processes share it.
             memory = replace(
@@ -189,6 +201,8 @@ class Checker:
             return value_of(longest_sequence(stage, data))
 
         has_accelerator = self.has_accelerator(arguments)
+        source = stage.local_teacher
+        beside = None if teacher is None or source is None else Beside(teacher, source)
 
         def estimate(setup: Setup) -> Fact:
             size = setup.arguments["per_device_train_batch_size"]
@@ -197,12 +211,8 @@ class Checker:
                 has_accelerator=has_accelerator, spread=setup.spread,
             )  # fmt: skip
 
-        self.judge_training(found, stage, Setup(student, teacher, arguments, self.spread), estimate)
-
-
-def shown_bytes(value: Any) -> str:
-    """`1.2 GiB`, `34 MiB`."""
-    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+        setup = Setup(student, beside, arguments, self.spread)
+        self.judge_training(found, stage, setup, estimate, [beside] if beside else [])
 
 
 def _config_problems(name: str, stage: TrainStage) -> list[Problem]:

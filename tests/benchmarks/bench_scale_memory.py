@@ -2,10 +2,12 @@
 
     python tests/benchmarks/bench_scale_memory.py [--output FILE] [--engines alone ddp ...]
 
-Real trainings on a CPU: the resident size that a process had at most until training ended, with all that Python, torch
-and the engine take, where the C library gives freed memory back. A Llama of 42 million parameters; a smaller teacher whole in each process. What
-libraries take is measured by the same training of next to no weights; `beyond` is the ratio without
-it on either side. `with_saving_mib` is of each process until its end. With `--engines`, the others' figures stay in the file.
+Real trainings on a CPU: the resident size that a process had at most until training ended, with all that
+Python, torch and the engine take, where the C library gives freed memory back. A Llama of 42 million
+parameters, with a smaller teacher whole in each process; `teachers` is DDP with a teacher of as many, in
+the places that a recipe can name. What libraries take is measured by the same training of next to no
+weights; `beyond` is the ratio without it on either side. `with_saving_mib` is of each process until its
+end. With `--engines`, the others' figures stay in the file.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 from circumstances import RESULTS, circumstances, save
-from scale_runs import Bench
+from scale_runs import GIVES_BACK, Bench
 
 from llmkd.check import check
 from llmkd.launch import ENGINES
@@ -31,19 +33,22 @@ STUDENT = {
 TEACHER = {**STUDENT, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
 PRECISIONS: dict[str, dict[str, Any]] = {"float32": {}, "bf16": {"bf16": True}}
 
-
 TINY = {**STUDENT, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-ALONE = "alone"
-# Left to itself, glibc keeps much of what is freed, such as the whole student after it was taken apart.
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+ALONE, OF_TEACHERS = "alone", "teachers"
+PLACES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "sharded": {"sharded": True},
+    "8bit": {"quantization": "8bit"},
+    "4bit": {"quantization": "4bit"},
+}
 
 
 def compare(
-    bench: Bench, engine: str | None, student: dict[str, Any], extra: dict[str, Any]
-) -> dict[str, Any]:
+    bench: Bench, engine: str | None, student: dict[str, Any], teacher: dict[str, Any],
+    extra: dict[str, Any], **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
     trainer = {"max_steps": STEPS, "per_device_train_batch_size": BATCH, **extra}
-    teacher = TINY if student is TINY else TEACHER
-    recipe = bench.recipe(VOCABULARY, LENGTH, student, teacher, trainer)
+    recipe = bench.recipe(VOCABULARY, LENGTH, student, teacher, trainer, **settings)
     count = 2 if engine else 1
     report = check(recipe, launch=engine, num_processes=count if engine else None)
     memory = report.stages["train"].facts["memory"]
@@ -59,28 +64,40 @@ def compare(
     }
 
 
+def beyond(case: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
+    expected = case["estimated_mib"] - tiny["estimated_mib"]
+    return {**case, "beyond": round(expected / (case["measured_mib"] - tiny["measured_mib"]), 2)}
+
+
 def of_engine(bench: Bench, name: str) -> dict[str, Any]:
     engine = None if name == ALONE else name
-    tiny = compare(bench, engine, TINY, {})
+    tiny = compare(bench, engine, TINY, TINY, {})
     found: dict[str, Any] = {"tiny": tiny}
     for precision, extra in PRECISIONS.items():
-        case = compare(bench, engine, STUDENT, extra)
-        expected = case["estimated_mib"] - tiny["estimated_mib"]
-        taken = case["measured_mib"] - tiny["measured_mib"]
-        found[precision] = {**case, "beyond": round(expected / taken, 2)}
+        found[precision] = beyond(compare(bench, engine, STUDENT, TEACHER, extra), tiny)
         print(name, precision, json.dumps(found[precision]), flush=True)  # noqa: T201
+    return found
+
+
+def of_teachers(bench: Bench) -> dict[str, Any]:
+    found: dict[str, Any] = {"tiny": compare(bench, "ddp", TINY, TINY, {})}
+    for name, settings in PLACES.items():
+        case = compare(bench, "ddp", STUDENT, STUDENT, {}, **settings)
+        found[name] = beyond(case, found["tiny"])
+        print(name, json.dumps(found[name]), flush=True)  # noqa: T201
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS / "scale_memory_cpu.json")
-    parser.add_argument("--engines", nargs="+", default=[ALONE, *ENGINES])
+    parser.add_argument("--engines", nargs="+", default=[ALONE, *ENGINES, OF_TEACHERS])
     args, begun = parser.parse_args(), circumstances()
     cases = json.loads(args.output.read_text())["cases"] if args.output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        cases |= {name: of_engine(bench, name) for name in args.engines}
+        for name in args.engines:
+            cases[name] = of_teachers(bench) if name == OF_TEACHERS else of_engine(bench, name)
     shapes = {"student": STUDENT, "teacher": TEACHER, "vocab_size": VOCABULARY}
     result = {
         **begun, "torch": torch.__version__, **shapes, "tokens": BATCH * LENGTH, "cases": cases,

@@ -19,9 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmkd.launch import launch_of
+from llmkd.processes import die_with
 
 WARM_UP = 2
 """Steps that are not timed: ZeRO-3 notes in the first what the later ones go by."""
+# Left to itself, glibc keeps much of what is freed, such as the whole student after it was taken apart.
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Bench:
 
     def recipe(
         self, vocab_size: int, length: int, student: dict[str, Any], teacher: dict[str, Any] | None,
-        trainer: dict[str, Any],
+        trainer: dict[str, Any], **of_teacher: Any,
     ) -> Path:  # fmt: skip
         self.number += 1
         own = self.model(vocab_size, student)
@@ -77,7 +80,8 @@ class Bench:
             "trainer": {"logging_steps": 1, "save_strategy": "no", **trainer},
         }
         if teacher is not None:
-            stage["teacher"] = {"model_name_or_path": str(self.model(vocab_size, teacher))}
+            path = str(self.model(vocab_size, teacher))
+            stage["teacher"] = {"model_name_or_path": path, **of_teacher}
         path = self.root / f"{stage['name']}.yaml"
         path.write_text(yaml.safe_dump(stage, sort_keys=False))
         return path
@@ -121,6 +125,8 @@ def step_times(lines: list[dict[str, Any]]) -> list[float]:
 
 
 def main(recipe: str, figures: str) -> None:
+    # A benchmark that is killed leaves no training behind.
+    die_with(os.getppid())
     from llmkd import run
     from llmkd.recipe import load
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from llmkd.check.facts import Fact
 from llmkd.check.fitting import Setup, settings_that_fit
@@ -11,6 +12,7 @@ from llmkd.check.machine import Machine, Memory
 from llmkd.check.report import report
 from llmkd.check.spread import Spread
 from llmkd.check.stages import Checker
+from llmkd.check.teachers import Beside
 from llmkd.recipe import load_with_source
 from llmkd.recipe.schema import TrainStage
 from llmkd.recipe.training_arguments import effective
@@ -118,7 +120,8 @@ def tried(local, machine):
         assert isinstance(stage, TrainStage)
         models = Checker(recipe, machine).models
         student = replace(models.student_of("train"), **changes)
-        teacher = stage.local_teacher and models.of(stage.local_teacher)
+        source = stage.local_teacher
+        teacher = source and Beside(models.of(source), source)
         setup = Setup(student, teacher, effective(stage.trainer), Spread("ddp", 2))
         pool = Memory("a pool", 100, 100)
         return settings_that_fit(
@@ -133,8 +136,14 @@ def tried(local, machine):
     [
         (lambda one: one.teacher is None, ["teacher.kind: store"]),
         (
-            lambda one: one.teacher and one.teacher.bytes_per_parameter == 2,
+            lambda one: one.teacher and one.teacher.model.bytes_per_parameter == 2,
             ["teacher.dtype: bfloat16"],
+        ),
+        (lambda one: one.teacher and one.teacher.source.sharded, ["teacher.sharded: true"]),
+        (lambda one: one.teacher and one.teacher.source.offload, ["teacher.offload: cpu"]),
+        (
+            lambda one: one.teacher and one.teacher.source.quantization,
+            ["teacher.quantization: 8bit", "teacher.quantization: 4bit"],
         ),
         (lambda one: one.arguments["bf16"], ["trainer.bf16: true"]),
         (lambda one: one.arguments["optim"] == "adafactor", ["trainer.optim: adafactor"]),
@@ -153,7 +162,19 @@ def tried(local, machine):
         ),
         (lambda one: one.spread.engine == "zero2", ["--launch zero2"]),
     ],
-    ids=["store", "teacher", "bf16", "optimizer", "checkpointing", "lora", "batch", "engine"],
+    ids=[
+        "store",
+        "teacher",
+        "sharded",
+        "offload",
+        "quantization",
+        "bf16",
+        "optimizer",
+        "checkpointing",
+        "lora",
+        "batch",
+        "engine",
+    ],
 )
 def test_a_setting_is_proposed_where_it_is_what_fits(is_small, proposals, tried):
     assert tried(is_small) == proposals
@@ -171,13 +192,33 @@ def test_what_is_written_already_is_not_proposed(tried):
     found = tried(lambda one: True, *written, *more)
 
     engines = [f"--launch {engine}" for engine in ("zero1", "zero2", "zero3", "fsdp2")]
-    assert found == [*engines, "teacher.kind: store"]
+    teachers = [f"teacher.{text}" for text in ("sharded: true", "offload: cpu")]
+    bits = [f"teacher.quantization: {bits}" for bits in ("8bit", "4bit")]
+    assert found == [*engines, *teachers, *bits, "teacher.kind: store"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "proposals"),
+    [
+        ("{sharded: true}", ["offload: cpu"]),
+        ("{offload: cpu}", ["sharded: true"]),
+        ("{quantization: 4bit}", []),
+        ("{adapter_name_or_path: adapter}", ["sharded: true", "offload: cpu"]),
+    ],
+)
+def test_places_that_a_teacher_cannot_be_in_are_not_proposed(settings, proposals, tried):
+    changes = [f"teacher.{key}={value}" for key, value in yaml.safe_load(settings).items()]
+
+    found = tried(lambda one: True, *changes, "teacher.dtype=float16")
+
+    of_teacher = [text for text in found if text.startswith("teacher.")]
+    assert of_teacher == [*(f"teacher.{text}" for text in proposals), "teacher.kind: store"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "changes", "engines"),
     [
-        ((), {"is_seq2seq": True}, ["zero1", "zero2", "zero3"]),
+        ((), {"is_seq2seq": True}, ["zero1", "zero2", "zero3", "fsdp2"]),
         (("term_gradient_steps=5",), {}, ["fsdp2"]),
         (("student.lora={r: 4}",), {"is_classifier": True}, ["zero1", "zero2"]),
     ],

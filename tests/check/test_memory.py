@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -15,6 +17,9 @@ from llmkd.check.memory import (
     verdict,
 )
 from llmkd.check.models import Model
+from llmkd.check.spread import Spread
+from llmkd.check.teachers import Beside
+from llmkd.recipe.models import InProcessTeacher
 from llmkd.recipe.training_arguments import effective, training_arguments
 
 SMALL = {"vocab_size": 61, "hidden_size": 48, "num_attention_heads": 4}
@@ -91,6 +96,10 @@ def test_the_sum_of_a_small_training_by_hand():
     assert fact.value == sum(fact.parts.values())
 
 
+def beside(teacher, **settings):
+    return Beside(teacher, InProcessTeacher(model_name_or_path="a", **settings))
+
+
 def parts(trainer, teacher=None, **fields):
     student = model({"model_type": "llama", **LLAMA}, **fields)
     tokens = Fact(1000, "estimate")
@@ -113,10 +122,52 @@ def test_what_saves_memory_lowers_the_estimate():
 
 
 def test_a_teacher_adds_its_weights():
-    teacher = model({"model_type": "llama", **LLAMA}, bytes_per_parameter=2)
+    narrow = model({"model_type": "llama", **LLAMA}, bytes_per_parameter=2)
+    teacher = beside(narrow)
 
-    assert parts({}, teacher)["teacher"] > teacher.parameters.value * 2
+    assert parts({}, teacher)["teacher"] > narrow.parameters.value * 2
     assert parts({}, teacher)["head"] >= parts({})["head"]
+
+
+def test_an_offloaded_teacher_hides_behind_what_the_student_keeps():
+    teacher = beside(model({"model_type": "llama", **LLAMA}))
+    lent = beside(teacher.model, offload="cpu")
+    plain = parts({}, teacher)
+
+    kept = plain["activations"] + plain["head"]
+    assert parts({}, lent)["teacher"] == max(61 * 48 * 4, plain["teacher"] - kept)
+
+
+def test_on_a_processor_a_sharded_teacher_is_sent_by_gloo():
+    network = model({"model_type": "llama", **LLAMA})
+    layer = network.shape.per_layer
+
+    def gloo(teacher, engine):
+        fact = train_memory(
+            network, teacher, Fact(10, "estimate"), effective({}), has_accelerator=False,
+            spread=Spread(engine, 2),
+        )  # fmt: skip
+        return fact.parts.get("gloo")
+
+    assert gloo(beside(network), "ddp") is None
+    assert gloo(beside(network, sharded=True), "ddp") == 4 * layer
+    # Not both at once: the larger.
+    assert gloo(beside(network, sharded=True), "zero3") == gloo(None, "zero3") > 4 * layer
+
+
+def test_of_a_teacher_without_a_shape_parts_are_known_from_below_only():
+    network = model({"model_type": "llama", **LLAMA})
+    far = replace(network, shape="no formula for it")
+
+    def exactness(**settings):
+        fact = train_memory(
+            network, beside(far, **settings), Fact(10, "estimate"), effective({}),
+            has_accelerator=True, spread=Spread("ddp", 2),
+        )  # fmt: skip
+        return fact.exactness, "not all of the teacher: no formula for it" in fact.how
+
+    assert exactness() == ("estimate", False)
+    assert exactness(sharded=True) == exactness(quantization="4bit") == ("at least", True)
 
 
 def test_every_optimizer_of_transformers_is_known_or_said_to_be_taken_for_adamw():
@@ -134,7 +185,7 @@ def test_what_is_not_known_of_models_is_left_out_and_said():
     far = model({"model_type": "llama", **LLAMA}, parameters=unknown, shape="it is far away")
     near, tokens = model({"model_type": "llama", **LLAMA}), Fact(10, "estimate")
 
-    fact = train_memory(near, far, tokens, effective({}), has_accelerator=False)
+    fact = train_memory(near, beside(far), tokens, effective({}), has_accelerator=False)
     assert (fact.exactness, "teacher" in fact.parts) == ("at least", False)
     assert "without the teacher: it is far away" in fact.how
     with pytest.raises(NotKnownError, match="it is far away"):

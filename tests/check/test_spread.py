@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from llmkd.check.architectures import shape_of
+from llmkd.check.classifiers import classifier_shape_of
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.spread import ALONE, Spread, Trained, spread_of, states, with_devices
 from llmkd.errors import InputError
@@ -9,7 +12,8 @@ from llmkd.launch import ENGINES
 MACHINE = Machine(Memory("main memory", 8, 8), [], "no nvidia-smi here", 2)
 # 1 layer, h 8, f 10, q = k 8, V 16: 16*8*2 + 8 outside, 4*8*8 + 3*8*10 + 2*8 = 512 in the layer.
 SMALL = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 10, "vocab_size": 16}
-SHAPE = shape_of({**SMALL, "num_hidden_layers": 1, "num_attention_heads": 2})
+LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2}
+SHAPE = shape_of({**SMALL, **LAYER})
 
 
 def student(num_parameters=776, num_trainable=None, *, is_half=False):
@@ -50,13 +54,34 @@ def test_each_engine_in_float32_by_hand():
     }  # fmt: skip
     assert parts("zero2") == {**parts("zero1"), "gradients": 776}
     # Gathered are all: there are fewer than 1e9. Float32 weights are their own master.
+    # Gloo copies the bucket.
     assert parts("zero3") == {
         "weights": 776, "gradients": 776, "optimizer": 1552, "buckets": 6208, "gathered": 3104,
+        "gloo": 3104,
     }  # fmt: skip
-    # 264 outside and two layers of 512, as weights and as gradients.
+    # Head and norm, 136; the layer of 512, its gradient, the one before it, and what is being sent.
     assert parts("fsdp2") == {
-        "weights": 776, "gradients": 776, "optimizer": 1552, "gathered": (264 + 1024) * 4 * 2,
+        "weights": 776, "gradients": 776, "optimizer": 1552, "gathered": (136 + 4 * 512) * 4,
+        "gloo": 512 * 4,
     }  # fmt: skip
+
+
+def test_fsdp2_gathers_a_large_head_with_its_copy_and_one_layer():
+    # V 400: head 3200 and norm 8, more than three layers of 512; tied, the embedding is in it.
+    large = Trained(1, 1, 4, 4, 8.0, is_half=False, shape=SHAPE.with_vocabulary(400))
+    assert parts("fsdp2", of=large)["gathered"] == (2 * 3208 + 512) * 4
+    assert parts("fsdp2", of=large)["gloo"] == 3208 * 4
+    tied = shape_of({**SMALL, **LAYER, "tie_word_embeddings": True})
+    assert parts("fsdp2", of=replace(large, shape=tied))["gathered"] == (136 + 4 * 512) * 4
+    # A classifier's largest are the embeddings, 128 beside the norm's 8 and a head of 3 rows.
+    classifier = classifier_shape_of({**SMALL, **LAYER}, 3)
+    assert parts("fsdp2", of=replace(large, shape=classifier))["gathered"] == (160 + 4 * 512) * 4
+
+
+def test_between_accelerators_nothing_is_copied_for_gloo():
+    for engine in ENGINES:
+        assert "gloo" not in parts(engine, has_accelerator=True)
+        assert ("gloo" in parts(engine)) == (engine in ("zero3", "fsdp2"))
 
 
 def test_half_precision_by_hand():
@@ -66,11 +91,12 @@ def test_half_precision_by_hand():
     # Weights and gradients of 2 bytes, a float32 master of a quarter.
     assert parts("zero3", of=half) == {
         "weights": 388, "gradients": 388, "optimizer": 1552, "buckets": 3104,
-        "master weights": 776, "gathered": 1552,
+        "master weights": 776, "gathered": 1552, "gloo": 1552,
     }  # fmt: skip
-    # FSDP2 keeps float32, and gathers half.
+    # FSDP2 keeps float32, gathers half, and sends gradients in float32.
     assert parts("fsdp2", of=half)["weights"] == 776
-    assert parts("fsdp2", of=half)["gathered"] == (264 + 1024) * 2 * 2
+    assert parts("fsdp2", of=half)["gathered"] == 2 * 136 + 4 * 512 + 2 * 3 * 512
+    assert parts("fsdp2", of=half)["gloo"] == 4 * 512
 
 
 def test_adapters_are_what_is_trained_and_the_rest_is_split_by_zero3_and_fsdp2_only():
@@ -80,7 +106,7 @@ def test_adapters_are_what_is_trained_and_the_rest_is_split_by_zero3_and_fsdp2_o
     assert parts("zero2", of=few)["optimizer"] == 200
     assert parts("zero3", of=few)["weights"] == 876
     assert parts("fsdp2", of=few)["weights"] == 876
-    assert parts("fsdp2", of=few)["gathered"] == (264 + 1024) * 4
+    assert parts("fsdp2", of=few)["gathered"] == (136 + 2 * 512) * 4
 
 
 def test_on_an_accelerator_deepspeed_takes_its_bucket_whole():

@@ -114,7 +114,7 @@ def test_where_nothing_fits_even_together_the_keys_of_the_stage_are_named(local,
 def tried(local, machine):
     """What is proposed for a recipe where only setups of a certain kind fit."""
 
-    def of(is_small, *overrides, **changes):
+    def of(is_small, *overrides, num_processes=2, **changes):
         recipe, _ = load_with_source(local / "local.yaml", overrides)
         stage = recipe.stages["train"]
         assert isinstance(stage, TrainStage)
@@ -122,7 +122,7 @@ def tried(local, machine):
         student = replace(models.student_of("train"), **changes)
         source = stage.local_teacher
         teacher = source and Beside(models.of(source), source)
-        setup = Setup(student, teacher, effective(stage.trainer), Spread("ddp", 2))
+        setup = Setup(student, teacher, effective(stage.trainer), Spread("ddp", num_processes))
         pool = Memory("a pool", 100, 100)
         return settings_that_fit(
             stage, setup, lambda one: Fact(1 if is_small(one) else 200, "estimate"), pool
@@ -213,6 +213,14 @@ def test_places_that_a_teacher_cannot_be_in_are_not_proposed(settings, proposals
 
     of_teacher = [text for text in found if text.startswith("teacher.")]
     assert of_teacher == [*(f"teacher.{text}" for text in proposals), "teacher.kind: store"]
+
+
+def test_for_one_process_a_teacher_in_parts_is_not_proposed(tried):
+    def is_sharded(setup):
+        return setup.teacher is not None and setup.teacher.source.sharded
+
+    assert tried(is_sharded) == ["teacher.sharded: true"]
+    assert tried(is_sharded, num_processes=1) == []
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,17 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkd.check.deep import try_stages
+from llmkd.check.facts import Fact
+from llmkd.check.fitting import Setup, settings_that_fit
+from llmkd.check.machine import Memory
+from llmkd.check.report import report
+from llmkd.check.spread import Spread
+from llmkd.check.stages import Checker
+from llmkd.check.teachers import Beside
 from llmkd.errors import InputError
-from llmkd.recipe import load
+from llmkd.recipe import load, load_with_source
+from llmkd.recipe.grpo_arguments import GRPO
+from llmkd.recipe.training_arguments import effective
 from llmkd.run_plan import Run
 
 RECIPE = """\
@@ -110,3 +119,30 @@ def test_deep_takes_a_step_and_lends_the_model_to_later_stages(recipe, local):
     }
     assert tried["last"].batch.loss > 0
     assert {path.name for path in local.iterdir()} == before
+
+
+def test_a_teacher_of_rollouts_is_not_to_be_in_parts_but_may_be_offloaded(recipe, machine):
+    checker = Checker(load(recipe), machine)
+    (name,) = checker.recipe.stages
+    stage = checker.recipe.stages[name]
+    student = checker.models.student_of(name)
+    teacher = Beside(checker.models.of(stage.teacher), stage.teacher)
+    setup = Setup(student, teacher, effective(stage.trainer, GRPO), Spread("ddp", 2))
+
+    found = settings_that_fit(
+        stage, setup, lambda one: Fact(1, "estimate"), Memory("a pool", 100, 100)
+    )
+
+    assert "teacher.offload: cpu" in found
+    assert not {"teacher.sharded: true", "teacher.kind: store"} & set(found)
+
+
+def test_all_teachers_of_rollouts_are_loaded(recipe, machine, local):
+    one = f"{{model_name_or_path: {local / 'teacher'}}}"
+    two = f"{{kind: routed, column: answer, teachers: {{math: {one}, code: {one}}}}}"
+
+    def loaded(*overrides):
+        found = report(*load_with_source(recipe, overrides), machine, Spread("ddp", 2))
+        return found.stages["student"].facts["host memory"].parts["teacher"]
+
+    assert loaded(f"stages.student.teacher={two}") == 2 * loaded()

@@ -14,8 +14,9 @@ Weights, gradients, master weights and optimizer are those of the ZeRO paper, in
 2 + 2 + K bytes with K = 12 for mixed precision with Adam. ZeRO-3 in float32 needs no second copy as
 master. What comes on top is how the engines work. DDP copies gradients into buckets that it sends.
 DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to),
-and its ZeRO-3 copies what is in it to send it; ZeRO-3 lets go of a gathered weight only if it is not
-needed within the next 1e9 parameters.
+and its ZeRO-3 copies what is in it to send it. ZeRO-3 lets go of a weight that was used, but at each
+module it gathers up to 5e7 numbers more of those that come next, until 1e9 are there
+(`stage3_prefetch_bucket_size`, `stage3_max_live_parameters`).
 
 FSDP2 gathers by groups, in c bytes that are computed with: the output head with the last norm, and with
 the embedding where both are one (H parameters), the embedding, each layer (l). A group is gathered into
@@ -46,7 +47,7 @@ from llmkd.launch import ENGINES, launch_of
 DEEPSPEED_BUCKET = 500_000_000
 """Numbers in `reduce_bucket_size`, where nothing else is written."""
 DEEPSPEED_LIVE = 1_000_000_000
-"""Parameters of `stage3_max_reuse_distance` and `stage3_max_live_parameters`."""
+"""Parameters of `stage3_max_live_parameters`: how far ahead ZeRO-3 gathers."""
 MOST_GIB = 2**20
 GIVEN = "as given"
 """How accelerators are known that are not here."""

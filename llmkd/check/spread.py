@@ -6,7 +6,7 @@ DeepSpeed with `bf16` or `fp16` 2, else its own; k bytes of optimizer state per 
     engine  weights  gradients  master weights  optimizer  buckets          gathered
     ddp     s P      s T                        k T        s T
     zero1   s P      s T        4 T / N         k T / N    s min(5e8, T)
-    zero2   s P      s T / N    4 T / N         k T / N    s min(5e8, T)
+    zero2   s P      s T / N    4 T / N         k T / N    2 s min(5e8, T)
     zero3   s P / N  s T / N    4 T / N         k T / N    2 s min(5e8, T)  s min(1e9, P)
     fsdp2   4 P / N  4 T / N                    k T / N                     c H + r l + max(r H, 3 c l)
 
@@ -14,7 +14,9 @@ Weights, gradients, master weights and optimizer are those of the ZeRO paper, in
 2 + 2 + K bytes with K = 12 for mixed precision with Adam. ZeRO-3 in float32 needs no second copy as
 master. What comes on top is how the engines work. DDP copies gradients into buckets that it sends.
 DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to),
-and its ZeRO-3 copies what is in it to send it. ZeRO-3 lets go of a weight that was used, but at each
+and it copies what is in it to send it. ZeRO-1 fills the bucket after the backward pass, by as much as it
+lets go of gradients, so that only one of the two counts; a student of at most 5e8 parameters takes as much
+under ZeRO-2. ZeRO-3 lets go of a weight that was used, but at each
 module it gathers up to 5e7 numbers more of those that come next, until 1e9 are there
 (`stage3_prefetch_bucket_size`, `stage3_max_live_parameters`).
 
@@ -181,10 +183,11 @@ def _zero(student: Trained, spread: Spread, stage: int, has_accelerator: bool) -
     }
     if stage < 3 or width < 4:
         parts["master weights"] = spread.share(4 * num_trainable)
+    sent = min(DEEPSPEED_BUCKET, num_trainable) * width
+    if stage > 1:
+        parts["buckets"] += sent
     if stage == 3:
         parts["gathered"] = min(DEEPSPEED_LIVE * width, weights)
-        sent = min(DEEPSPEED_BUCKET, num_trainable) * width
-        parts["buckets"] += sent
         parts |= {} if has_accelerator else {"gloo": sent}
     return parts
 

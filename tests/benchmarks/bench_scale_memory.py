@@ -97,7 +97,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         for name in args.engines:
-            cases[name] = of_teachers(bench) if name == OF_TEACHERS else of_engine(bench, name)
+            case = of_teachers(bench) if name == OF_TEACHERS else of_engine(bench, name)
+            cases[name] = {"commit": begun["commit"], **case}
     shapes = {"student": STUDENT, "teacher": TEACHER, "vocab_size": VOCABULARY}
     result = {
         **begun, "torch": torch.__version__, **shapes, "tokens": BATCH * LENGTH, "cases": cases,

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from llmkd.exit_statuses import TERMINATED
 from llmkd.models.adapted import merged as adapted
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
@@ -16,7 +17,7 @@ from llmkd.recipe.models import PretrainedStudent, StudentSource
 from llmkd.training.checkpoint_engine import check_engine_of
 from llmkd.training.checkpoints import publish, removed_on_failure
 from llmkd.training.finite_steps import FiniteSteps
-from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
+from llmkd.training.interruption import SaveOnSigterm
 from llmkd.training.progress import ProgressBar
 from llmkd.training.ranks import from_main
 from llmkd.training.resuming import checkpoint_to_resume
@@ -68,7 +69,7 @@ def train_to_model(
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
+        raise SystemExit(TERMINATED)
 
 
 def _write_model(

@@ -6,10 +6,19 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from llmkd.errors import LlmkdError
+from llmkd.exit_statuses import BAD_INPUT, FAILED, TERMINATED, as_subprocess
 from llmkd.failure import DEBUG
 
 STDERR = 2
-SIGNALLED = 128
+
+
+class ChildFailedError(LlmkdError):
+    """A child ended otherwise than well; it has said why on stderr."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,14 @@ class Ended:
 
     status: int
     is_terminated: bool
+
+    @property
+    def exit_status(self) -> int:
+        """What the command line's own is because of it."""
+        # One of several processes may have got it, and told the others.
+        if self.is_terminated or self.status == -signal.SIGTERM:
+            return TERMINATED
+        return self.status if self.status in (0, BAD_INPUT) else FAILED
 
 
 def run_child(command: list[str], *descriptors: int) -> Ended:
@@ -52,4 +69,4 @@ def run_child(command: list[str], *descriptors: int) -> Ended:
     finally:
         signal.signal(signal.SIGTERM, previous)
     # A launcher gives its children's signals as a shell does.
-    return Ended(SIGNALLED - status if status > SIGNALLED else status, is_terminated)
+    return Ended(as_subprocess(status), is_terminated)

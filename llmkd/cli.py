@@ -91,7 +91,8 @@ def train(
         job = Run(load(recipe, overrides or []))
         if launched is not None and launched.num_machines > 1:
             flags = ["--allow-code"] * allow_code + ["--overwrite"] * overwrite
-            raise typer.Exit(run_share_of(launched, [recipe, *(overrides or []), *flags]))
+            run_share_of(launched, [recipe, *(overrides or []), *flags])
+            return
         if not job.folder.exists() and not pipeline.is_launched():
             # Before the first stage trains for hours: what the last one would be refused for.
             from llmkd.check import check as look_over

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmkd.errors import LlmkdError
+from llmkd.rank_messages import tell
 
 DEBUG = "LLMKD_DEBUG"
 """Environment variable that shows tracebacks, here and in child processes."""
@@ -26,7 +27,7 @@ def reported(log: Path | None = None) -> Iterator[None]:
         _show(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from what was saved", file=sys.stderr)  # noqa: T201
+        tell("interrupted; the same command again goes on from what was saved")
         sys.exit(130)
     except BrokenPipeError as error:
         if log is not None:
@@ -83,7 +84,7 @@ def _show_unforeseen(error: Exception, log: Path | None) -> None:
         where = f"traceback in {log}" if _is_written(log) else "--debug shows the traceback"
         message = f"{type(error).__name__}: {reason} ({where})"
     if message is not None:
-        print(message, file=sys.stderr)  # noqa: T201
+        tell(message)
 
 
 def _is_written(log: Path) -> bool:
@@ -100,4 +101,4 @@ def _show(error: LlmkdError) -> None:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     else:
-        print(error, file=sys.stderr)  # noqa: T201
+        tell(str(error))

@@ -56,7 +56,7 @@ def explained(folder: Path, stage: Stage | None = None) -> Iterator[None]:
 
     Raises:
         ExplainedError: The disk is full, or memory ran out, or another process of a training is gone.
-        SystemExit: Another process is gone, which the main one tells.
+        SystemExit: Another process is gone, which the first one of this machine tells.
     """
     try:
         yield
@@ -66,7 +66,8 @@ def explained(folder: Path, stage: Stage | None = None) -> Iterator[None]:
         message = explanation(error, folder, stage)
         if message is None:
             raise
-        if lost_a_peer(error) and os.environ.get("RANK", "0") != "0":
+        # On each of several machines somebody has to.
+        if lost_a_peer(error) and os.environ.get("LOCAL_RANK", "0") != "0":
             raise SystemExit(ExplainedError.exit_status) from error
         raise ExplainedError(message) from error
 

@@ -1,13 +1,13 @@
 """`--launch`: a train stage by several processes, through accelerate's launcher. Imports no torch."""
 
 import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmkd.children import run_child
+from llmkd.children import ChildFailedError, run_child
 from llmkd.errors import InputError
+from llmkd.exit_statuses import BAD_INPUT, TERMINATED
 from llmkd.recipe.local_paths import expanded, is_there
 from llmkd.recipe.places import meant
 from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
@@ -120,16 +120,25 @@ def launch_of(
     )
 
 
-def run_share_of(launch: Launch, arguments: list[str]) -> int:
+def run_share_of(launch: Launch, arguments: list[str]) -> None:
     """Runs `llmkd train` on this machine's processes, as part of several machines'.
 
-    Returns:
-        The exit status of the process that failed first, or 0.
+    Raises:
+        ChildFailedError: A process failed, or SIGTERM came.
     """
     ended = run_child(launch.command("llmkd", "train", *arguments))
-    if ended.is_terminated:
-        return 128 + signal.SIGTERM
-    return ended.status if ended.status >= 0 else 128 - ended.status
+    status = ended.exit_status
+    if status == 0:
+        return
+    what = {TERMINATED: "ended by SIGTERM", BAD_INPUT: "has bad input"}.get(status)
+    if what is None and ended.status < 0:
+        what = f"a process was killed by signal {-ended.status}"
+    raise ChildFailedError(
+        f"machine {launch.machine_rank} of {launch.num_machines}: "
+        f"{what or f'a process failed with exit status {ended.status}'}; the same command on all "
+        "machines goes on from what was saved",
+        status,
+    )
 
 
 def _file(engine: str) -> Path:

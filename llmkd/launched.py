@@ -17,11 +17,12 @@ import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from llmkd.children import SIGNALLED
 from llmkd.compiled import prepare_builds
 from llmkd.errors import InputError
+from llmkd.exit_statuses import as_shell, of_signal
 from llmkd.failure import reported
-from llmkd.processes import die_with
+from llmkd.processes import LAUNCHER, die_with
+from llmkd.rank_messages import others_told
 from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
 
 OTHER_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"
@@ -36,6 +37,7 @@ def main() -> None:
     prepare_builds()
     # What failed has said so itself.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     # As `python -P`, for the processes too: no modules from the current folder.
     os.environ["PYTHONSAFEPATH"] = "1"
     with reported():
@@ -43,7 +45,8 @@ def main() -> None:
         # The launcher's own way would kill after 30 seconds what is still saving.
         signal.signal(signal.SIGTERM, _pass_on)
         try:
-            launch_command(arguments)
+            with others_told():
+                launch_command(arguments)
         except ChildFailedError as error:
             sys.exit(_status(error))
 
@@ -71,7 +74,7 @@ def _is_shipped(file: str) -> bool:
 def _pass_on(number: int, _: object) -> None:
     children = psutil.Process().children()
     if not children:
-        sys.exit(SIGNALLED + number)
+        sys.exit(of_signal(number))
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.send_signal(number)
@@ -79,7 +82,7 @@ def _pass_on(number: int, _: object) -> None:
 
 def _status(error: ChildFailedError) -> int:
     _, failure = error.get_first_failure()
-    return failure.exitcode if failure.exitcode >= 0 else SIGNALLED - failure.exitcode
+    return as_shell(failure.exitcode)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Imports no torch. A stage's memory goes back to the system with its process.
 
 import json
 import os
-import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -15,12 +14,16 @@ from typing import Any
 import yaml
 
 from llmkd.advice import how_it_ended
-from llmkd.children import run_child
-from llmkd.errors import InputError, LlmkdError
+from llmkd.children import ChildFailedError, run_child
+from llmkd.errors import InputError
 from llmkd.evaluation.results import Record, read_results, write_results
+from llmkd.exit_statuses import BAD_INPUT, FAILED, TERMINATED
+from llmkd.failure import reported
 from llmkd.faults import explained
 from llmkd.launch import Launch
+from llmkd.processes import die_with_launcher
 from llmkd.progress import say
+from llmkd.rank_messages import error_log
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
 from llmkd.recipe.foreign_code import refuse_code
@@ -36,15 +39,12 @@ from llmkd.run_folder import environment, fingerprint, held, read_stage, write_a
 from llmkd.run_plan import RESOLVED_RECIPE, RESULTS, Run
 from llmkd.run_stage import ALONE, SHARE, Share, is_launched, is_main, run_stage
 
-FAILED, BAD_INPUT, TERMINATED = 1, 2, 128 + signal.SIGTERM
 
-
-class StageFailedError(LlmkdError):
+class StageFailedError(ChildFailedError):
     """A stage's process ended otherwise than well; it has said why on stderr."""
 
     def __init__(self, message: str, exit_status: int):
-        super().__init__(message)
-        self.exit_status = exit_status
+        super().__init__(message, exit_status)
         self.records: list[Record] = []
         """What had been measured all the same."""
 
@@ -127,6 +127,7 @@ def run(
     """
     job = Run(recipe)
     if is_launched():
+        die_with_launcher()
         if overwrite:
             raise InputError("--overwrite: not under a launcher; run once without one")
         with explained(job.folder), held(job.folder) if is_main() else nullcontext():
@@ -253,13 +254,12 @@ def _run_in_child(job: Run, name: str, lock: int, launch: Launch | None) -> None
         command = [sys.executable, "-P", "-m", "llmkd.stage_process", *arguments]
     # The child shares the lock, so the folder stays held until both are gone.
     child = run_child(command, lock)
-    # One of several processes may have got it, and told the others.
-    if child.is_terminated or child.status == -signal.SIGTERM:
+    if child.exit_status == TERMINATED:
         go_on = "the same command again goes on from what was saved"
         raise StageFailedError(f"ended by SIGTERM in stage {name}; {go_on}", TERMINATED)
-    if child.status == BAD_INPUT:
+    if child.exit_status == BAD_INPUT:
         raise StageFailedError(f"stage {name} has bad input", BAD_INPUT)
-    if child.status != 0:
+    if child.exit_status != 0:
         ended = how_it_ended(job.recipe.stages[name], job.stage_folder(name), child.status)
         raise StageFailedError(f"stage {name} {ended}", FAILED)
 
@@ -279,7 +279,8 @@ def _run_in_place(job: Run, *, allow_code: bool) -> None:
             f"stages.{name}: kind {job.recipe.stages[name].kind} does not run under a launcher; "
             "run `llmkd train` without one up to here, then again with it"
         )
-    run_stage(job, name)
+    with reported(log=job.stage_folder(name) / error_log()):
+        run_stage(job, name)
 
 
 def _gather_results(job: Run) -> list[Record]:

@@ -5,7 +5,16 @@ import os
 import signal
 import sys
 
+LAUNCHER = "LLMKD_LAUNCHER"
+"""Environment variable with the process id of llmkd's launcher, for those that it starts."""
 _PR_SET_PDEATHSIG = 1
+
+
+def die_with_launcher() -> None:
+    """Has this process killed when llmkd's launcher ends, if that is what started it."""
+    # Taken out, for what this process starts in its turn has another parent.
+    if launcher := os.environ.pop(LAUNCHER, None):
+        die_with(int(launcher))
 
 
 def die_with(parent: int) -> None:

@@ -10,6 +10,7 @@ from llmkd.errors import InputError, LlmkdError
 from llmkd.evaluation.results import write_results
 from llmkd.evaluation.suites import find_suite
 from llmkd.faults import explained
+from llmkd.rank_messages import error_log
 from llmkd.recipe.base import STAGE_REFERENCE
 from llmkd.recipe.schema import (
     CurateStage,
@@ -35,7 +36,6 @@ from llmkd.run_folder import (
 from llmkd.run_plan import DETAILS, RESULTS, Run
 from llmkd.training.checkpoints import newest_checkpoint
 
-ERROR_LOG = "error.log"
 ANSWERS = "answers"
 FAILURES = "failures.log"
 """Tracebacks of tasks that failed for a reason that llmkd does not know."""
@@ -62,8 +62,7 @@ def run_stage(job: Run, name: str) -> None:
             write_stage(folder, state)
 
     with explained(folder, job.recipe.stages[name]):
-        if is_main():
-            (folder / ERROR_LOG).unlink(missing_ok=True)
+        (folder / error_log()).unlink(missing_ok=True)
         note(is_finished=False)
         try:
             _do(job, stage, folder, name)

@@ -10,18 +10,22 @@ from pathlib import Path
 
 from llmkd import recipe
 from llmkd.failure import reported
-from llmkd.processes import die_with
+from llmkd.processes import die_with, die_with_launcher
+from llmkd.rank_messages import error_log
 from llmkd.run_plan import RESOLVED_RECIPE, Run
-from llmkd.run_stage import ERROR_LOG, run_stage
+from llmkd.run_stage import run_stage
 
 
 def main() -> None:
     """Runs the stage; the exit status is the command line's."""
     folder, name, *parent = sys.argv[1:]
-    die_with(int(parent[0]) if parent else os.getppid())
+    if parent:
+        die_with(int(parent[0]))
+    else:
+        die_with_launcher()
     _settle_libraries()
     run = Path(folder)
-    with reported(log=run / "stages" / name / ERROR_LOG):
+    with reported(log=run / "stages" / name / error_log()):
         loaded = recipe.load(run / RESOLVED_RECIPE)
         run_stage(Run(loaded.model_copy(update={"output_dir": folder})), name)
 

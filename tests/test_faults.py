@@ -151,14 +151,20 @@ GLOO = (
 )
 
 
-def test_a_rank_that_another_one_left_alone_says_so_on_the_main_process_only(tmp_path, monkeypatch):
+def test_a_rank_that_another_one_left_alone_says_so_on_the_first_process_only(
+    tmp_path, monkeypatch
+):
     # It is not for a full disk, though the disk is full, which the other one may have told of.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, free=4096))
     (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     said = r"^another process .*closed by peer.* the same command goes on from checkpoint-2$"
     with pytest.raises(LlmkdError, match=said), explained(tmp_path, train_stage()):
         raise RuntimeError(GLOO)
-    monkeypatch.setenv("RANK", "1")
+    # The first of a second machine.
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(LlmkdError, match=said), explained(tmp_path, train_stage()):
+        raise RuntimeError(GLOO)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as caught, explained(tmp_path, train_stage()):
         raise torch.distributed.DistBackendError("NCCL error: remote process exited")
     assert caught.value.code == 1

@@ -33,6 +33,7 @@ from llmkd.curation.verify import verify
 from llmkd.curation.verify_command import verify_command
 from llmkd.curation.vote import UNDECIDED, vote
 from llmkd.errors import InputError
+from llmkd.exit_statuses import of_signal
 from llmkd.progress import Progress
 from llmkd.recipe.curation import CurateStage
 from llmkd.recipe.curation_steps import (
@@ -114,7 +115,7 @@ def _leaving_on_sigterm() -> Iterator[None]:
     """Turns SIGTERM into an exception, so that programs that run are killed on the way out."""
 
     def leave(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(of_signal(number))
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:

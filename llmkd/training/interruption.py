@@ -7,8 +7,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmkd.training.finite_steps import FiniteSteps
 
-EXIT_STATUS = 128 + signal.SIGTERM
-
 
 class SaveOnSigterm(TrainerCallback):
     """Turns SIGTERM into a checkpoint and an orderly end of training.

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from llmkd.exit_statuses import TERMINATED
 from llmkd.models.adapted import merged as adapted
 from llmkd.models.head import output_head
 from llmkd.models.kinds import auto_class
@@ -16,7 +17,7 @@ from llmkd.recipe.models import PretrainedStudent, StudentSource
 from llmkd.training.checkpoints import publish, removed_on_failure
 from llmkd.training.engine import check_engine_of
 from llmkd.training.finite_steps import FiniteSteps
-from llmkd.training.interruption import EXIT_STATUS, SaveOnSigterm
+from llmkd.training.interruption import SaveOnSigterm
 from llmkd.training.progress import ProgressBar
 from llmkd.training.ranks import from_main
 from llmkd.training.resuming import checkpoint_to_resume
@@ -62,29 +63,35 @@ def train_to_model(
     with progress(name) as moved:
         trainer.add_callback(ProgressBar(moved))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not interruption.is_interrupted:
-        _write_model(trainer, folder, name, card, student, vocab_size)
-    # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    if interruption.is_interrupted:
-        raise SystemExit(EXIT_STATUS)
+    saved = checkpoints / ".final"
+    with removed_on_failure(saved):
+        if not interruption.is_interrupted:
+            trainer.save_model(str(saved), _internal_call=True)
+        # A rank that leaves with its communication threads alive can be aborted by the C++ runtime.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+        if interruption.is_interrupted:
+            raise SystemExit(TERMINATED)
+        # However long it takes, by now nobody waits for it.
+        if trainer.args.should_save:
+            _write_model(trainer, saved, folder, name, card, student, vocab_size)
 
 
 def _write_model(
     trainer: Trainer,
+    saved: Path,
     folder: Path,
     name: str,
     card: str,
     student: StudentSource,
     vocab_size: int | None,
 ) -> None:
-    """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename."""
-    saved, merged = folder / "checkpoints" / ".final", folder / "checkpoints" / ".merged"
-    with removed_on_failure(saved), removed_on_failure(merged), loaded_whole():
-        trainer.save_model(str(saved), _internal_call=True)
-        if not trainer.args.should_save:
-            return
+    """`model/` with whole weights, and `adapter/` where there is one; each appears by a rename.
+
+    For the main process alone; `saved` has the whole weights of what was trained.
+    """
+    merged = folder / "checkpoints" / ".merged"
+    with removed_on_failure(merged), loaded_whole():
         (saved / "training_args.bin").unlink(missing_ok=True)
         unwrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
         if hasattr(unwrapped, "peft_config"):

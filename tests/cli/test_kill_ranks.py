@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import random
+import socket
 import subprocess
 import time
 
@@ -87,6 +88,52 @@ def test_killed_in_three_ways_it_goes_on_to_the_weights_of_an_undisturbed_run(ll
     assert "continues from" in err
     llmkd.run(*launched(recipe, "ddp", "whole"))
     assert_same(weights(llmkd.folder / "cut"), weights(llmkd.folder / "whole"))
+
+
+def test_what_every_rank_finds_wrong_is_told_once(llmkd, recipe):
+    # Too late for a check, and each finds it by itself.
+    arguments = ["trainer.lr_scheduler_type=polynomial", "trainer.lr_scheduler_kwargs={lr_end: 5}"]
+    _, err = llmkd.run(*launched(recipe, "ddp", "wrong"), *arguments, status=1)
+    assert err.count("lr_end (5) must be smaller than initial lr") == 1
+    logs = sorted(path.name for path in (llmkd.folder / "wrong" / STAGE).glob("*.log"))
+    assert logs == ["error-rank-1.log", "error.log"]
+
+
+def test_where_one_of_two_machines_is_gone_the_other_ends_too(llmkd, recipe):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = [
+        "--num-machines",
+        "2",
+        "--main-process-ip",
+        "127.0.0.1",
+        "--main-process-port",
+        str(port),
+    ]
+    command = [
+        *launched(recipe, "ddp", "far"),
+        *places,
+        "trainer.max_steps=100000",
+        "trainer.save_steps=3",
+    ]
+    first = llmkd.start(*command, "--machine-rank", "0")
+    second = llmkd.start_until(
+        f"far/{STAGE}/checkpoints/checkpoint-6", *command, "--machine-rank", "1"
+    )
+    started = psutil.Process(second.pid).children(recursive=True)
+    assert kill("launcher", second)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    # Its rank 0 is the one that is left.
+    _, err = ended(first)
+    assert first.returncode == 1
+    assert "another process of this training ended" in err
+    assert err.splitlines()[-1].startswith("machine 0 of 2: a process failed with exit status 1; ")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "machine 1 of 2: a process was killed by signal 9; " in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

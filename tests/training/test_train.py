@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmkd.errors import InputError
 from llmkd.objective import Objective
-from llmkd.training.checkpoints import checkpoint_steps
+from llmkd.training.checkpoints import checkpoint_steps, publish
 from llmkd.training.distill_trainer import DistillTrainer
 from llmkd.training.train import build_trainer, run_train
 
@@ -215,9 +215,16 @@ def test_a_wrong_student_config_is_refused(train_stage, tmp_path, config, messag
 def test_push_to_hub_uploads_the_model_folder_once_with_its_card(
     train_stage, tmp_path, monkeypatch
 ):
-    uploaded = []
+    uploaded, alone = [], []
+    # Others would wait in it for longer than their limit.
+    monkeypatch.setattr("accelerate.Accelerator.end_training", lambda self: alone.append(True))
+    monkeypatch.setattr(
+        "llmkd.training.running.publish",
+        lambda staged, folder: publish(staged, folder) if alone else pytest.fail("not alone"),
+    )
 
     def upload_folder(self, *, repo_id, folder_path, commit_message):
+        assert alone
         uploaded.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
 
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)

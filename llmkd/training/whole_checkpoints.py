@@ -13,6 +13,7 @@ from llmkd.training.checksums import write_checksums
 from llmkd.training.engine import write_engine
 from llmkd.training.sharding import (
     keep_precision,
+    send_in_pieces,
     shard_on_a_cpu,
     share_embeddings,
     take_apart,
@@ -32,6 +33,7 @@ class WholeCheckpoints(Trainer):
         """As in transformers; FSDP2 is FSDP2 on a CPU too."""
         super().create_accelerator_and_postprocess()
         shard_on_a_cpu(self)
+        send_in_pieces(self)
         if self.is_fsdp_enabled:
             keep_precision(self)
             student: Any = self.model

@@ -121,10 +121,10 @@ class FiniteSteps(WholeCheckpoints):
         # DeepSpeed's own functions say -1 where a norm is not finite.
         if torch.as_tensor(norm).isfinite() and norm >= 0:
             return
-        engine = self.accelerator.deepspeed_engine_wrapped.engine
+        wrapped: Any = self.accelerator.deepspeed_engine_wrapped
         done = (
             "DeepSpeed has taken the step; the checkpoints before it are whole"
-            if engine.was_step_applied()
+            if wrapped.engine.was_step_applied()
             else "DeepSpeed has left the step out, so that nothing of it reached the weights"
         )
         problem = (

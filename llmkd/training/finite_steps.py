@@ -118,13 +118,20 @@ class FiniteSteps(WholeCheckpoints):
     def _check_taken_step(self, norm: Any) -> None:
         if norm is None or self.accelerator.mixed_precision == "fp16":
             return
-        if not torch.as_tensor(norm).isfinite():
-            problem = (
-                f"{self._at_step()}: the loss is finite, but the norm of its gradient is {norm}, and "
-                "DeepSpeed has taken the step; the checkpoints before it are whole; lower "
-                "trainer.learning_rate, or warm up for longer"
-            )
-            raise_once(self.accelerator, LlmkdError(problem))
+        # DeepSpeed's own functions say -1 where a norm is not finite.
+        if torch.as_tensor(norm).isfinite() and norm >= 0:
+            return
+        wrapped: Any = self.accelerator.deepspeed_engine_wrapped
+        done = (
+            "DeepSpeed has taken the step; the checkpoints before it are whole"
+            if wrapped.engine.was_step_applied()
+            else "DeepSpeed has left the step out, so that nothing of it reached the weights"
+        )
+        problem = (
+            f"{self._at_step()}: the loss is finite, but the norm of its gradient is {norm}; {done}; "
+            "lower trainer.learning_rate, or warm up for longer"
+        )
+        raise_once(self.accelerator, LlmkdError(problem))
 
     def _at_step(self) -> str:
         """The step under way, numbered as in the log."""

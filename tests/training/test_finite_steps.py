@@ -159,6 +159,25 @@ def test_skipping_is_refused_where_the_weights_move_before_it_is_known(train_sta
         build_trainer(stage, tmp_path, seed=0)
 
 
+@pytest.mark.parametrize("norm", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize(("is_taken", "said"), [(True, "has taken"), (False, "has left .* out")])
+def test_a_norm_that_deepspeed_finds_not_finite_stops_and_says_what_became_of_the_step(
+    norm, is_taken, said
+):
+    engine = SimpleNamespace(was_step_applied=lambda: is_taken)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(
+            mixed_precision="bf16",
+            is_main_process=True,
+            deepspeed_engine_wrapped=SimpleNamespace(engine=engine),
+        ),
+        _at_step=lambda: "step 3",
+    )
+    with pytest.raises(LlmkdError, match=f"^step 3: .* is {norm}; DeepSpeed {said}"):
+        DistillTrainer._check_taken_step(trainer, norm)
+    DistillTrainer._check_taken_step(trainer, 0.0)
+
+
 @pytest.mark.parametrize(("is_deepspeed", "reason"), [(True, "DeepSpeed"), (False, "fp16")])
 def test_skipping_is_refused_where_others_decide_which_steps_are_taken(is_deepspeed, reason):
     trainer = SimpleNamespace(

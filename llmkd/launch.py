@@ -14,6 +14,9 @@ from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
 
 ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 """Names that `--launch` takes: of files in `recipes/accelerate/`."""
+DEEPSPEED_BUCKET = 50_000_000
+"""Gradients that DeepSpeed sends at once, unless its user says how many. Its own 5e8 take 1 GB in half precision,
+and a student with fewer parameters saves nothing by ZeRO-2 then; DDP sends 6.5e6."""
 
 
 @dataclass(frozen=True)

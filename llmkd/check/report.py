@@ -121,8 +121,8 @@ def report(recipe: Recipe, source: Source, machine: Machine, spread: Spread = AL
         raise source.error(problems)
     disk = _disk(recipe)
     for name, stage in recipe.stages.items():
-        if code := ", ".join(f"`{code.shown}`" for code in foreign_code(stage)):
-            stages[name].warnings.append(f"runs {code}, and so needs `llmkd train --allow-code`")
+        if code := ", ".join(f"{code.does} `{code.shown}`" for code in foreign_code(stage)):
+            stages[name].warnings.append(f"{code}, and so needs `llmkd train --allow-code`")
     warnings = [f"{name}: {text}" for name, found in stages.items() for text in found.warnings]
     return Report(recipe, source, stages, machine, disk, warnings + _disk_warnings(stages, *disk))
 

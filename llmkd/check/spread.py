@@ -5,18 +5,19 @@ DeepSpeed with `bf16` or `fp16` 2, else its own; k bytes of optimizer state per 
 
     engine  weights  gradients  master weights  optimizer  buckets          gathered
     ddp     s P      s T                        k T        s T
-    zero1   s P      s T        4 T / N         k T / N    s min(5e8, T)
-    zero2   s P      s T / N    4 T / N         k T / N    2 s min(5e8, T)
-    zero3   s P / N  s T / N    4 T / N         k T / N    2 s min(5e8, T)  s min(1e9, P)
+    zero1   s P      s T        4 T / N         k T / N    s min(5e7, T)
+    zero2   s P      s T / N    4 T / N         k T / N    s (min(5e7, T) + S)
+    zero3   s P / N  s T / N    4 T / N         k T / N    s (min(5e7, T) + S)  s min(1e9, P)
     fsdp2   4 P / N  4 T / N                    k T / N                     c H + r l + max(r H, 3 c l)
 
 Weights, gradients, master weights and optimizer are those of the ZeRO paper, in full and divided by N:
 2 + 2 + K bytes with K = 12 for mixed precision with Adam. ZeRO-3 in float32 needs no second copy as
 master. What comes on top is how the engines work. DDP copies gradients into buckets that it sends.
-DeepSpeed's bucket has 5e8 numbers, whether needed or not (of which a processor takes what is written to),
-and it copies what is in it to send it. ZeRO-1 fills the bucket after the backward pass, by as much as it
-lets go of gradients, so that only one of the two counts; a student of at most 5e8 parameters takes as much
-under ZeRO-2. ZeRO-3 lets go of a weight that was used, but at each
+DeepSpeed's bucket has 5e7 numbers, whether needed or not (of which a processor takes what is written to),
+and it copies what is in it to send it; a larger weight's gradient is sent by itself. S is the larger of the
+bucket and of the largest weight, the embedding (V h). ZeRO-1 fills the bucket after the backward pass, by as
+much as it lets go of gradients, so that only one of the two counts; a student of at most 5e7 parameters takes
+as much under ZeRO-2. ZeRO-3 lets go of a weight that was used, but at each
 module it gathers up to 5e7 numbers more of those that come next, until 1e9 are there
 (`stage3_prefetch_bucket_size`, `stage3_max_live_parameters`).
 
@@ -44,10 +45,8 @@ from dataclasses import dataclass, replace
 from llmkd.check.architectures import Shape
 from llmkd.check.machine import Machine, Memory
 from llmkd.errors import InputError
-from llmkd.launch import ENGINES, launch_of
+from llmkd.launch import DEEPSPEED_BUCKET, ENGINES, launch_of
 
-DEEPSPEED_BUCKET = 500_000_000
-"""Numbers in `reduce_bucket_size`, where nothing else is written."""
 DEEPSPEED_LIVE = 1_000_000_000
 """Parameters of `stage3_max_live_parameters`: how far ahead ZeRO-3 gathers."""
 MOST_GIB = 2**20
@@ -183,13 +182,19 @@ def _zero(student: Trained, spread: Spread, stage: int, has_accelerator: bool) -
     }
     if stage < 3 or width < 4:
         parts["master weights"] = spread.share(4 * num_trainable)
-    sent = min(DEEPSPEED_BUCKET, num_trainable) * width
+    sent = min(max(DEEPSPEED_BUCKET, _largest_weight(student)), num_trainable) * width
     if stage > 1:
         parts["buckets"] += sent
     if stage == 3:
         parts["gathered"] = min(DEEPSPEED_LIVE * width, weights)
         parts |= {} if has_accelerator else {"gloo": sent}
     return parts
+
+
+def _largest_weight(student: Trained) -> int:
+    if not isinstance(student.shape, Shape) or student.num_adapter:
+        return 0
+    return student.shape.vocab_size * student.shape.hidden
 
 
 def _fsdp2(student: Trained, spread: Spread, has_accelerator: bool) -> dict[str, int]:

@@ -14,12 +14,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
+from llmkd.launch import DEEPSPEED_BUCKET
 from llmkd.models.documents import is_flash
 
 LOADS_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-DEEPSPEED_BUCKET = 50_000_000
-"""Gradients that are sent at once. DeepSpeed's own 5e8 take 1 GB in half precision, and with fewer parameters
-ZeRO-2 saves nothing over ZeRO-1; DDP sends some 1e7."""
 ASKS_FOR_FSDP = "ACCELERATE_USE_FSDP"
 
 
@@ -54,7 +52,7 @@ def is_split(arguments: TrainingArguments) -> bool:
 
 
 def send_in_pieces(trainer: Trainer) -> None:
-    """Gives DeepSpeed a bucket of a size for students, where its user's settings have none."""
+    """Gives DeepSpeed's bucket a size, where its user's settings have none."""
     plugin: Any = trainer.accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage > 0:
         config = plugin.deepspeed_config["zero_optimization"]

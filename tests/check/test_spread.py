@@ -111,9 +111,18 @@ def test_adapters_are_what_is_trained_and_the_rest_is_split_by_zero3_and_fsdp2_o
 
 
 def test_on_an_accelerator_deepspeed_takes_its_bucket_whole():
-    assert parts("zero1", has_accelerator=True)["buckets"] == 2_000_000_000
-    assert parts("zero2", has_accelerator=True)["buckets"] == 2_000_003_104
-    assert parts("zero3", has_accelerator=True)["buckets"] == 2_000_003_104
+    assert parts("zero1", has_accelerator=True)["buckets"] == 200_000_000
+    assert parts("zero2", has_accelerator=True)["buckets"] == 200_003_104
+    assert parts("zero3", has_accelerator=True)["buckets"] == 200_003_104
+
+
+def test_a_weight_that_is_larger_than_deepspeeds_bucket_is_sent_by_itself():
+    # An embedding of 1e7 rows of 8, in a student that has 1e8 parameters in all.
+    large = student(100_000_000)
+    large = replace(large, shape=SHAPE.with_vocabulary(10_000_000))
+
+    assert parts("zero2", of=large)["buckets"] == 4 * (50_000_000 + 80_000_000)
+    assert parts("zero1", of=large)["buckets"] == 4 * 50_000_000
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -16,20 +16,30 @@ from llmkd.recipe import load
 from llmkd.recipe.shipped import shipped_recipes
 
 HEAVY = ("torch", "transformers", "datasets", "huggingface_hub", "peft", "accelerate")
-MOST_SECONDS = 1.0
-"""Of processor time, which is all that a check takes where no other process is in its way."""
+LIBRARIES = "import numpy, pydantic, typer, yaml"
+MOST = 7
+"""Times the processor time in which the interpreter starts and imports these, 0.2 s of 0.9 where it is slow: seconds alone
+would say how fast a machine is, and how busy."""
 
 
-def run(*arguments):
-    command = [sys.executable, "-X", "importtime", "-m", "llmkd", "check", *map(str, arguments)]
+def timed(*arguments):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def run(*arguments):
+    return timed("-m", "llmkd", "check", *arguments)
+
+
 @pytest.mark.parametrize("what", ["shipped", "local", "parquet"])
-def test_it_takes_less_than_a_second_and_imports_nothing_heavy(what, local):
+def test_it_takes_little_beyond_its_imports_and_imports_nothing_heavy(what, local):
     arguments = ["quickstart"] if what == "shipped" else [local / "local.yaml"]
     if what == "parquet":
         import pyarrow.parquet
@@ -38,11 +48,12 @@ def test_it_takes_less_than_a_second_and_imports_nothing_heavy(what, local):
         pyarrow.parquet.write_table(rows, local / "data.parquet")
         arguments.append(f"data.dataset_name={local}/data.parquet")
     runs = [run(*arguments) for _ in range(3)]
+    libraries = [timed("-c", LIBRARIES) for _ in range(3)]
 
     imported = {line.split("|")[-1].strip() for line in runs[0][0].stderr.splitlines()}
     assert "llmkd.check.report" in imported
     assert not imported & set(HEAVY)
-    assert min(seconds for _, seconds in runs) < MOST_SECONDS
+    assert min(seconds for _, seconds in runs) < MOST * min(seconds for _, seconds in libraries)
 
 
 def test_the_yaml_on_stdout_loads_back_and_the_rest_is_on_stderr(local):

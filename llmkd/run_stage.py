@@ -94,7 +94,8 @@ def is_launched() -> bool:
 
 def is_main() -> bool:
     """Whether this is the only process, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
+    # Clusters set RANK for a whole machine too, where nothing was launched.
+    return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def _share() -> Share:

@@ -6,6 +6,7 @@ Without PARENT, a launcher started it as one of several.
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from llmkd import recipe
@@ -38,6 +39,9 @@ def _settle_libraries() -> None:
     # Where there is no accelerator, DeepSpeed says so at every start, unless it is told beforehand.
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls older names of torch's: several lines in each step of ZeRO-3, from every process.
+    older = r"`torch\.distributed\.\w+` is deprecated"
+    warnings.filterwarnings("ignore", message=older, category=FutureWarning)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +7,8 @@ from llmkd import run_stage as module
 from llmkd.recipe.schema import Recipe
 from llmkd.run_folder import StageState, read_stage, write_stage
 from llmkd.run_plan import Run
-from llmkd.run_stage import run_stage
+from llmkd.run_stage import is_main, run_stage
+from llmkd.stage_process import _settle_libraries
 
 STAGE = {
     "kind": "train",
@@ -65,3 +67,23 @@ def test_a_stage_begun_before_times_were_kept_goes_on(job, clock, monkeypatch):
     write_stage(job.stage_folder("student"), StageState("f", {}, is_finished=False))
     attempt(job, clock, monkeypatch, 5.0)
     assert state_of(job).seconds == 5.0
+
+
+def test_a_clusters_rank_does_not_make_a_lone_process_one_of_several(job, clock, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    attempt(job, clock, monkeypatch, 5)
+    assert state_of(job).is_finished
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not is_main()
+
+
+def test_what_engines_warn_of_in_every_step_is_not_shown_and_other_warnings_are(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    older = "`torch.distributed.reduce_scatter_tensor` is deprecated. Please use another."
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        _settle_libraries()
+        warnings.warn(older, FutureWarning, stacklevel=1)
+        warnings.warn("`torch.something` is deprecated", FutureWarning, stacklevel=1)
+    assert [str(each.message) for each in shown] == ["`torch.something` is deprecated"]

@@ -27,8 +27,15 @@ from llmkd.training.checkpoints import newest_checkpoint
 
 DEFAULT_BATCH_SIZE = 8
 """transformers' `per_device_train_batch_size`."""
-FRUGAL_OPTIMIZERS = ("adafactor", "sgd", "8bit", "4bit", "lomo", "galore", "apollo")
+OPTIMIZERS_OF_MATRICES = ("adafactor", "lomo", "galore", "apollo")
+"""Parts of the names of optimizers that go by a weight's rows and columns."""
+FRUGAL_OPTIMIZERS = (*OPTIMIZERS_OF_MATRICES, "sgd", "8bit", "4bit")
 """Parts of the names of optimizers with smaller states than Adam's."""
+
+
+def is_of_matrices(optimizer: str) -> bool:
+    """Whether an optimizer, by transformers' name, needs weights in their own shapes."""
+    return any(part in optimizer for part in OPTIMIZERS_OF_MATRICES)
 
 
 def goes_on(stage: Stage, folder: Path) -> str:
@@ -125,7 +132,7 @@ def _of_training(stage: TrainStage) -> list[str]:
         keys.append("student.lora: {r: 16}")
     keys += _narrow("teacher", stage.local_teacher)
     if not any(part in trainer.get("optim", "adamw") for part in FRUGAL_OPTIMIZERS):
-        keys.append("trainer.optim: adafactor")
+        keys.append("trainer.optim: adafactor (not with DeepSpeed or FSDP)")
     return [*keys, "a smaller student"]
 
 

@@ -76,7 +76,7 @@ def train(
     """Run a recipe, stage by stage; the same command again goes on where it stopped."""
     with command(quiet, debug):
         from llmkd import pipeline
-        from llmkd.launch import launch_of, run_share_of
+        from llmkd.launch import launch_of, refuse_other_launchers, run_share_of
         from llmkd.recipe import load
         from llmkd.run_plan import Run
 
@@ -88,6 +88,7 @@ def train(
             main_process_ip=main_process_ip,
             main_process_port=main_process_port,
         )
+        refuse_other_launchers(launched, is_launched=pipeline.is_launched())
         job = Run(load(recipe, overrides or []))
         if launched is not None and launched.num_machines > 1:
             flags = ["--allow-code"] * allow_code + ["--overwrite"] * overwrite

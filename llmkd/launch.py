@@ -8,12 +8,8 @@ from pathlib import Path
 from llmkd.children import ChildFailedError, run_child
 from llmkd.errors import InputError
 from llmkd.exit_statuses import BAD_INPUT, TERMINATED
-from llmkd.recipe.local_paths import expanded, is_there
-from llmkd.recipe.places import meant
-from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
+from llmkd.launch_files import ENGINES, launcher_file
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-"""Names that `--launch` takes: of files in `recipes/accelerate/`."""
 DEEPSPEED_BUCKET = 50_000_000
 """Gradients that DeepSpeed sends at once, unless its user says how many. Its own 5e8 take 1 GB in half precision,
 and a student with fewer parameters saves nothing by ZeRO-2 then; DDP sends 6.5e6."""
@@ -84,14 +80,18 @@ def launch_of(
         InputError: There is no such engine or file, or the numbers do not fit each other.
     """
     if engine is None:
-        if num_processes is not None or num_machines != 1:
+        beside = (num_processes, main_process_ip, main_process_port)
+        if (num_machines, machine_rank) != (1, 0) or any(each is not None for each in beside):
             raise InputError(
-                "--num-processes, --num-machines: of which engine? write --launch "
+                "--num-processes, --num-machines, --machine-rank, --main-process-ip, "
+                "--main-process-port: of which engine? write --launch "
                 f"{' | '.join(ENGINES)}, or --launch FILE"
             )
         return None
     problems: list[str] = []
-    if num_processes is not None and (num_processes < 1 or num_processes % max(1, num_machines)):
+    if num_processes is not None and num_processes < 1:
+        problems.append(f"--num-processes: {num_processes}; write 1 or more")
+    elif num_processes is not None and num_processes % max(1, num_machines):
         problems.append(
             f"--num-processes: {num_processes} cannot be spread evenly; write a multiple of "
             f"--num-machines, which is {num_machines}"
@@ -107,6 +107,8 @@ def launch_of(
             "--main-process-ip, --main-process-port: machines have to find each other; write the "
             "address of machine 0 and a port that is free there, the same on all"
         )
+    if main_process_port is not None and not 0 < main_process_port < 2**16:
+        problems.append(f"--main-process-port: {main_process_port}; write 1 to {2**16 - 1}")
     if num_machines > 1 and num_processes is None:
         problems.append(
             "--num-processes: missing; write how many there are on all machines together"
@@ -114,13 +116,32 @@ def launch_of(
     if problems:
         raise InputError(problems)
     return Launch(
-        _file(engine),
+        launcher_file(engine),
         num_processes,
         num_machines,
         machine_rank,
         main_process_ip,
         main_process_port,
     )
+
+
+def refuse_other_launchers(launch: Launch | None, *, is_launched: bool) -> None:
+    """Refuses to wait for processes that nobody starts.
+
+    Raises:
+        InputError: Another launcher, or a cluster, says that this is one process of several.
+    """
+    if is_launched and launch is not None:
+        raise InputError(
+            "--launch: another launcher started this process (LOCAL_RANK is set); leave --launch out, "
+            "or unset LOCAL_RANK"
+        )
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not is_launched and launch is None and count != "1":
+        raise InputError(
+            f"WORLD_SIZE is {count}, and no launcher started this process; write --launch ddp "
+            "--num-machines and --machine-rank, or `torchrun ... -m llmkd train`, or unset WORLD_SIZE"
+        )
 
 
 def run_share_of(launch: Launch, arguments: list[str]) -> None:
@@ -141,16 +162,4 @@ def run_share_of(launch: Launch, arguments: list[str]) -> None:
         f"{what or f'a process failed with exit status {ended.status}'}; the same command on all "
         "machines goes on from what was saved",
         status,
-    )
-
-
-def _file(engine: str) -> Path:
-    if engine in ENGINES:
-        return shipped_folder("recipes") / LAUNCHERS / f"{engine}.yaml"
-    path = expanded(engine)
-    if is_there(path) and not path.is_dir():
-        return path
-    raise InputError(
-        f"--launch: no such engine or file {engine}; {meant(engine, list(ENGINES))}, or the path of "
-        "a file that `accelerate config --config_file FILE` wrote"
     )

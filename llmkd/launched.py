@@ -22,6 +22,7 @@ from llmkd.errors import InputError
 from llmkd.exit_statuses import as_shell, of_signal
 from llmkd.failure import reported
 from llmkd.processes import LAUNCHER, die_with
+from llmkd.quiet_libraries import quiet_libraries
 from llmkd.rank_messages import others_told
 from llmkd.recipe.shipped import LAUNCHERS, shipped_folder
 
@@ -38,6 +39,7 @@ def main() -> None:
     # What failed has said so itself.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER] = str(os.getpid())
+    quiet_libraries()
     # As `python -P`, for the processes too: no modules from the current folder.
     os.environ["PYTHONSAFEPATH"] = "1"
     with reported():
@@ -54,16 +56,19 @@ def main() -> None:
 def _arguments(given: list[str]) -> Namespace:
     arguments: Any = launch_command_parser().parse_args(given)
     arguments.signals_to_handle = OTHER_SIGNALS
+    # The recipe's, which the head goes by too; a file's own would be half of it.
+    arguments.mixed_precision = "no"
     if arguments.num_processes is None and _is_shipped(arguments.config_file):
         arguments.num_processes = torch.accelerator.device_count()
         if arguments.num_processes == 0:
             raise InputError(
                 "--num-processes: there is no accelerator here to count; write how many processes"
             )
-    on_a_cpu = not torch.accelerator.is_available()
-    if on_a_cpu and arguments.num_processes and "OMP_NUM_THREADS" not in os.environ:
-        here = arguments.num_processes // (arguments.num_machines or 1)
-        arguments.num_cpu_threads_per_process = max(1, len(os.sched_getaffinity(0)) // here)
+    if arguments.num_processes:
+        here = max(1, arguments.num_processes // (arguments.num_machines or 1))
+        # Else torchrun takes one thread for each, and says so at length.
+        threads = max(1, len(os.sched_getaffinity(0)) // here)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     return arguments
 
 

@@ -23,6 +23,7 @@ from llmkd.faults import explained
 from llmkd.launch import Launch
 from llmkd.processes import die_with_launcher
 from llmkd.progress import say
+from llmkd.quiet_libraries import quiet_libraries
 from llmkd.rank_messages import error_log
 from llmkd.recipe.cross_checks import MODEL_KINDS
 from llmkd.recipe.dump import to_yaml
@@ -279,6 +280,7 @@ def _run_in_place(job: Run, *, allow_code: bool) -> None:
             f"stages.{name}: kind {job.recipe.stages[name].kind} does not run under a launcher; "
             "run `llmkd train` without one up to here, then again with it"
         )
+    quiet_libraries()
     with reported(log=job.stage_folder(name) / error_log()):
         run_stage(job, name)
 

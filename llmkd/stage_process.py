@@ -3,15 +3,13 @@
 Without PARENT, a launcher started it as one of several.
 """
 
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 
 from llmkd import recipe
 from llmkd.failure import reported
 from llmkd.processes import die_with, die_with_launcher
+from llmkd.quiet_libraries import quiet_libraries
 from llmkd.rank_messages import error_log
 from llmkd.run_plan import RESOLVED_RECIPE, Run
 from llmkd.run_stage import run_stage
@@ -24,24 +22,11 @@ def main() -> None:
         die_with(int(parent[0]))
     else:
         die_with_launcher()
-    _settle_libraries()
+    quiet_libraries()
     run = Path(folder)
     with reported(log=run / "stages" / name / error_log()):
         loaded = recipe.load(run / RESOLVED_RECIPE)
         run_stage(Run(loaded.model_copy(update={"output_dir": folder})), name)
-
-
-def _settle_libraries() -> None:
-    import torch
-
-    # On a CPU, it tells at every start of a kernel that it could fetch.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Where there is no accelerator, DeepSpeed says so at every start, unless it is told beforehand.
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed calls older names of torch's: several lines in each step of ZeRO-3, from every process.
-    older = r"`torch\.distributed\.\w+` is deprecated"
-    warnings.filterwarnings("ignore", message=older, category=FutureWarning)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from llmkd import run_stage as module
+from llmkd.quiet_libraries import quiet_libraries
 from llmkd.recipe.schema import Recipe
 from llmkd.run_folder import StageState, read_stage, write_stage
 from llmkd.run_plan import Run
 from llmkd.run_stage import is_main, run_stage
-from llmkd.stage_process import _settle_libraries
 
 STAGE = {
     "kind": "train",
@@ -83,7 +83,7 @@ def test_what_engines_warn_of_in_every_step_is_not_shown_and_other_warnings_are(
     older = "`torch.distributed.reduce_scatter_tensor` is deprecated. Please use another."
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        _settle_libraries()
+        quiet_libraries()
         warnings.warn(older, FutureWarning, stacklevel=1)
         warnings.warn("`torch.something` is deprecated", FutureWarning, stacklevel=1)
     assert [str(each.message) for each in shown] == ["`torch.something` is deprecated"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from llmkd.advice import FRUGAL_OPTIMIZERS
+from llmkd.advice import FRUGAL_OPTIMIZERS, is_of_matrices
 from llmkd.check.architectures import Shape, num_lora_parameters
 from llmkd.check.facts import Fact, NotKnownError, known
 from llmkd.check.machine import Memory
@@ -13,7 +13,7 @@ from llmkd.check.memory import CHECKPOINTING, verdict
 from llmkd.check.models import Model
 from llmkd.check.spread import Spread
 from llmkd.check.teachers import Beside
-from llmkd.launch import ENGINES
+from llmkd.launch_files import ENGINES
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.models import LoraConfig, PretrainedStudent
 from llmkd.recipe.schema import TrainStage
@@ -21,6 +21,7 @@ from llmkd.recipe.schema import TrainStage
 Training = TrainStage | KDRLStage
 IN_PARTS = ("zero3", "fsdp2")
 BATCH = "batch"
+ENGINE = "engine"
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,25 @@ def _changes(stage: Training, setup: Setup) -> Iterator[Change]:
         yield _argument("bf16", True)
     yield from _teachers(stage, setup)
     yield from _lora(stage, setup)
-    if not any(part in (setup.arguments["optim"] or "adamw") for part in FRUGAL_OPTIMIZERS):
-        yield _argument("optim", "adafactor")
+    is_whole = setup.spread.engine in (None, "ddp")
+    if is_whole and not any(part in _optimizer(setup) for part in FRUGAL_OPTIMIZERS):
+        # Not beside another engine.
+        yield replace(_argument("optim", "adafactor"), kind=ENGINE)
 
 
 def _engines(stage: Training, setup: Setup) -> Iterator[Change]:
     for engine in ENGINES:
-        if engine != setup.spread.engine and not _is_refused(engine, stage, setup.student):
-            yield Change(f"--launch {engine}", "engine", partial(_by, engine))
+        is_whole = engine == "ddp" or not is_of_matrices(_optimizer(setup))
+        if (
+            engine != setup.spread.engine
+            and not _is_refused(engine, stage, setup.student)
+            and is_whole
+        ):
+            yield Change(f"--launch {engine}", ENGINE, partial(_by, engine))
+
+
+def _optimizer(setup: Setup) -> str:
+    return setup.arguments["optim"] or "adamw"
 
 
 def _is_refused(engine: str, stage: Training, student: Model) -> bool:

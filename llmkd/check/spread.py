@@ -45,7 +45,8 @@ from dataclasses import dataclass, replace
 from llmkd.check.architectures import Shape
 from llmkd.check.machine import Machine, Memory
 from llmkd.errors import InputError
-from llmkd.launch import DEEPSPEED_BUCKET, ENGINES, launch_of
+from llmkd.launch import DEEPSPEED_BUCKET, launch_of
+from llmkd.launch_files import ENGINES
 
 DEEPSPEED_LIVE = 1_000_000_000
 """Parameters of `stage3_max_live_parameters`: how far ahead ZeRO-3 gathers."""

@@ -33,9 +33,11 @@ def shard(model: PreTrainedModel, device: torch.device, *, is_offloaded: bool) -
     whole = set() if is_classifier(model) else set(output_head(model).parameters())
     for parameter in whole:
         parameter.data = parameter.data.to(device)
+    moves = is_offloaded and device.type != "cpu"
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
-        "offload_policy": CPUOffloadPolicy() if is_offloaded else OffloadPolicy(),
+        # On a CPU they wait where they run.
+        "offload_policy": CPUOffloadPolicy() if moves else OffloadPolicy(),
         "ignored_params": whole,
         # Else what is outside the layers, an embedding say, would stay whole after its first use.
         "reshard_after_forward": True,

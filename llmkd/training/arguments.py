@@ -1,5 +1,6 @@
 """The recipe's `trainer:` block as `transformers.TrainingArguments`, with llmkd's defaults."""
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,8 @@ from transformers import TrainingArguments
 
 from llmkd.errors import InputError
 from llmkd.recipe.training_arguments import DEFAULTS
+
+ASKS_FOR_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -49,6 +52,11 @@ def build_arguments(
     Raises:
         InputError: Its own library refuses the values.
     """
+    if values.get("deepspeed") and os.environ.get(ASKS_FOR_DEEPSPEED, "false").lower() == "true":
+        raise InputError(
+            "trainer.deepspeed: the launcher brings DeepSpeed's settings already; leave it out, or take "
+            "--launch ddp beside it"
+        )
     owned = {
         "output_dir": str(checkpoints),
         "seed": seed,

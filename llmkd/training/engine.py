@@ -5,13 +5,18 @@ each process.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from llmkd.advice import is_of_matrices
 from llmkd.errors import InputError
+from llmkd.launch_files import FSDP2_ONLY
 from llmkd.progress import say
 
 ENGINE_FILE = "engine.json"
@@ -51,6 +56,25 @@ def engine(trainer: Trainer) -> str:
     return ", ".join([*parts, str(accelerator.device)])
 
 
+@contextmanager
+def deepspeed_agrees() -> Iterator[None]:
+    """Turns DeepSpeed's settings that are not the recipe's into an error with what to write.
+
+    Raises:
+        InputError: transformers found some, in the launcher's file or in `trainer.deepspeed`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "mismatch TrainingArguments" not in str(error):
+            raise
+        found = [line.strip("- ") for line in str(error).splitlines() if line.startswith("-")]
+        raise InputError(
+            f"DeepSpeed's settings are not the recipe's: {'; '.join(found)}; write the recipe's there, or "
+            "auto, or leave them out"
+        ) from error
+
+
 def check_engine(trainer: Trainer) -> None:
     """Refuses settings of an engine with which a student could not be trained, or not be saved.
 
@@ -67,9 +91,12 @@ def check_engine(trainer: Trainer) -> None:
                 "in the launcher's file (stage3_gather_16bit_weights_on_model_save in DeepSpeed's)"
             )
     if trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
+        raise InputError(FSDP2_ONLY)
+    optimizer = OptimizerNames(trainer.args.optim).value
+    if (plugin is not None or trainer.is_fsdp_enabled) and is_of_matrices(optimizer):
         raise InputError(
-            "FSDP: version 1 keeps weights flattened, which the chunked head cannot read; write "
-            "fsdp_version: 2 in the launcher's file"
+            f"trainer.optim: {optimizer} goes by the rows and columns of each weight, and this "
+            "engine keeps weights in flat parts; write adamw_torch, or take --launch ddp"
         )
 
 

@@ -10,7 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from llmkd.training.checkpoints import STAGING, publish, removed_on_failure, retire
 from llmkd.training.checksums import write_checksums
-from llmkd.training.engine import write_engine
+from llmkd.training.engine import deepspeed_agrees, write_engine
 from llmkd.training.sharding import (
     keep_precision,
     send_in_pieces,
@@ -31,7 +31,8 @@ class WholeCheckpoints(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in transformers; FSDP2 is FSDP2 on a CPU too."""
-        super().create_accelerator_and_postprocess()
+        with deepspeed_agrees():
+            super().create_accelerator_and_postprocess()
         shard_on_a_cpu(self)
         send_in_pieces(self)
         if self.is_fsdp_enabled:
@@ -42,7 +43,8 @@ class WholeCheckpoints(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; a student that is to be in parts never is on a device whole."""
         take_apart(self)
-        return super().train(*args, **kwargs)
+        with deepspeed_agrees():
+            return super().train(*args, **kwargs)
 
     def collect_state(self) -> None:
         """Called on every rank before a checkpoint is written."""

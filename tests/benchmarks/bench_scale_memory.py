@@ -21,7 +21,7 @@ from circumstances import RESULTS, circumstances, save
 from scale_runs import GIVES_BACK, Bench
 
 from llmkd.check import check
-from llmkd.launch import ENGINES
+from llmkd.launch_files import ENGINES
 
 VOCABULARY, LENGTH, BATCH, STEPS = 8192, 64, 2, 4
 STUDENT = {

@@ -7,7 +7,7 @@ from llmkd.check.classifiers import classifier_shape_of
 from llmkd.check.machine import Machine, Memory
 from llmkd.check.spread import ALONE, Spread, Trained, spread_of, states, with_devices
 from llmkd.errors import InputError
-from llmkd.launch import ENGINES
+from llmkd.launch_files import ENGINES
 
 MACHINE = Machine(Memory("main memory", 8, 8), [], "no nvidia-smi here", 2)
 # 1 layer, h 8, f 10, q = k 8, V 16: 16*8*2 + 8 outside, 4*8*8 + 3*8*10 + 2*8 = 512 in the layer.
@@ -151,10 +151,14 @@ def test_processes_are_counted_where_there_are_accelerators():
     ("launch", "num_processes", "message"),
     [
         ("zero2", None, "no accelerator here to count; write how many processes"),
-        ("pyproject.toml", 2, "is a file, and check has formulas for engines only; write ddp"),
+        (
+            "recipes/accelerate/ddp.yaml",
+            2,
+            "is a file, and check has formulas for engines only; write ddp",
+        ),
         ("zero4", 2, "no such engine or file zero4"),
         (None, 2, "of which engine?"),
-        ("ddp", 0, "0 cannot be spread evenly"),
+        ("ddp", 0, "--num-processes: 0; write 1 or more"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(launch, num_processes, message):

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from llmkd.launch import ENGINES
+from llmkd.launch_files import ENGINES
 
 ROOT = Path(__file__).parents[2]
 

@@ -177,7 +177,8 @@ def kdrl(root):
 def sharded(root):
     """The teacher in parts too; its padded head shares its weights with the embedding."""
     return forward_kl(root) | {
-        "teacher": {"model_name_or_path": str(root / "tied"), "sharded": True}
+        # On a CPU its parts wait where they run.
+        "teacher": {"model_name_or_path": str(root / "tied"), "sharded": True, "offload": "cpu"}
     }
 
 

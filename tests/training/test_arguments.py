@@ -7,6 +7,12 @@ from llmkd.errors import InputError
 from llmkd.training.arguments import training_arguments
 
 
+def test_deepspeeds_settings_come_from_one_side_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InputError, match=r"trainer\.deepspeed: the launcher brings .*leave it out"):
+        training_arguments({"deepspeed": {"zero_optimization": {"stage": 2}}}, tmp_path, seed=0)
+
+
 def test_one_process_may_look_for_a_batch_that_fits_and_several_may_not(tmp_path, monkeypatch):
     block = {"auto_find_batch_size": True}
     assert training_arguments(block, tmp_path, seed=0).auto_find_batch_size

@@ -4,14 +4,22 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from llmkd.errors import InputError
 from llmkd.training import engine as engine_module
-from llmkd.training.engine import ENGINE_FILE, check_engine, check_engine_of, write_engine
+from llmkd.training.engine import (
+    ENGINE_FILE,
+    check_engine,
+    check_engine_of,
+    deepspeed_agrees,
+    write_engine,
+)
 from llmkd.training.train import run_train
 
 
-def trainer(*, stage=None, gathers=True, fsdp=None, count=2):
+def trainer(*, stage=None, gathers=True, fsdp=None, count=2, optim="adamw_torch"):
     """What is looked at of a trainer: the ZeRO stage, or the version of FSDP."""
     kept = {"stage3_gather_16bit_weights_on_model_save": gathers}
     deepspeed = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": kept})
@@ -20,10 +28,14 @@ def trainer(*, stage=None, gathers=True, fsdp=None, count=2):
         fsdp_plugin=None if fsdp is None else SimpleNamespace(fsdp_version=fsdp),
     )
     accelerator = SimpleNamespace(state=state, num_processes=count)
-    return SimpleNamespace(is_fsdp_enabled=fsdp is not None, accelerator=accelerator)
+    args = SimpleNamespace(optim=optim)
+    return SimpleNamespace(is_fsdp_enabled=fsdp is not None, accelerator=accelerator, args=args)
 
 
-@pytest.mark.parametrize("engine", [{}, {"stage": 2, "gathers": False}, {"stage": 3}, {"fsdp": 2}])
+@pytest.mark.parametrize(
+    "engine",
+    [{}, {"stage": 2, "gathers": False}, {"stage": 3}, {"fsdp": 2}, {"optim": "adafactor"}],
+)
 def test_engines_that_work_pass(engine):
     check_engine(trainer(**engine))
 
@@ -33,11 +45,33 @@ def test_engines_that_work_pass(engine):
     [
         ({"stage": 3, "gathers": False}, "could not be saved whole; write zero3_save_16bit_model"),
         ({"fsdp": 1}, "write fsdp_version: 2"),
+        ({"fsdp": 2, "optim": "adafactor"}, "trainer.optim: adafactor goes by.*write adamw_torch"),
+        ({"stage": 1, "optim": "galore_adamw"}, "galore_adamw.*take --launch ddp"),
     ],
 )
 def test_others_are_refused_with_what_to_write(engine, message):
     with pytest.raises(InputError, match=message):
         check_engine(trainer(**engine))
+
+
+def test_settings_of_deepspeed_that_are_not_the_recipes_are_named(monkeypatch):
+    config = HfTrainerDeepSpeedConfig(
+        {
+            "zero_optimization": {"stage": 2},
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": 0.5,
+        }
+    )
+    arguments = TrainingArguments(gradient_accumulation_steps=2)
+    config.trainer_config_process(arguments)
+    said = r"gradient_accumulation_steps=1 vs hf.*=2; ds .*; write the recipe's there"
+    with pytest.raises(InputError, match=said), deepspeed_agrees():
+        config.trainer_config_finalize(arguments, None, 10)
+
+
+def test_other_errors_of_a_value_stay_what_they_are():
+    with pytest.raises(ValueError, match="something else"), deepspeed_agrees():
+        raise ValueError("something else")
 
 
 @pytest.mark.parametrize(

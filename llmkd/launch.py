@@ -157,9 +157,10 @@ def run_share_of(launch: Launch, arguments: list[str]) -> None:
     what = {TERMINATED: "ended by SIGTERM", BAD_INPUT: "has bad input"}.get(status)
     if what is None and ended.status < 0:
         what = f"a process was killed by signal {-ended.status}"
+    what = what or f"a process failed with exit status {ended.status}"
+    next_step = "; the same command on all machines goes on from what was saved"
     raise ChildFailedError(
-        f"machine {launch.machine_rank} of {launch.num_machines}: "
-        f"{what or f'a process failed with exit status {ended.status}'}; the same command on all "
-        "machines goes on from what was saved",
+        f"machine {launch.machine_rank} of {launch.num_machines}: {what}"
+        f"{next_step * (status != BAD_INPUT)}",
         status,
     )

@@ -125,6 +125,7 @@ def run(
     Raises:
         InputError: The folder is in use, or was made from something else.
         StageFailedError: A stage failed; what it had saved is there for the next run.
+        SystemExit: The same under an external launcher, where each process has said what failed.
     """
     job = Run(recipe)
     if is_launched():

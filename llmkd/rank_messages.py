@@ -1,6 +1,7 @@
 """What the processes of one training say when they fail: what all of them say, once. Imports no torch."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,10 +48,14 @@ def others_told() -> Iterator[None]:
             yield
         finally:
             said = {path.name: path.read_text() for path in Path(folder).iterdir()}
-            told = {said.pop(_MAIN, None)}
+            told = {_anybodys(said.pop(_MAIN, ""))}
             for number, message in sorted(said.items(), key=lambda each: int(each[0])):
-                # One traceback is in several files, by rank.
-                text = message.replace(f"error-rank-{number}.log", "error.log")
+                text = _anybodys(message)
                 if text not in told:
                     told.add(text)
                     print(f"rank {number}: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _anybodys(message: str) -> str:
+    """Without the rank: one traceback is in several files."""
+    return re.sub(r"error-rank-\d+\.log", "error.log", message)

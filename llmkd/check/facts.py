@@ -1,7 +1,7 @@
 """What a check finds out: numbers that say how they are known, and the reasons where they are not."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from llmkd.recipe.places import Problem
@@ -26,6 +26,12 @@ class Fact:
     unit: Unit = ""
     parts: dict[str, int] = field(default_factory=dict)
     """What the number is the sum of."""
+
+    def plus(self, part: str, size: int) -> "Fact":
+        """With another part; of nothing, as it is."""
+        if not size or self.value is None:
+            return self
+        return replace(self, value=self.value + size, parts={**self.parts, part: size})
 
 
 @dataclass

@@ -16,6 +16,7 @@ from llmkd.check.teachers import Beside
 from llmkd.launch_files import ENGINES
 from llmkd.recipe.kdrl import KDRLStage
 from llmkd.recipe.models import LoraConfig, PretrainedStudent
+from llmkd.recipe.rollout_teachers import RoutedTeacher
 from llmkd.recipe.schema import TrainStage
 
 Training = TrainStage | KDRLStage
@@ -148,7 +149,8 @@ def _batches(setup: Setup) -> Iterator[Change]:
 
 def _teachers(stage: Training, setup: Setup) -> Iterator[Change]:
     teacher = setup.teacher
-    if teacher is None:
+    # Of several, each has keys of its own.
+    if teacher is None or isinstance(stage.teacher, RoutedTeacher):
         return
     if teacher.model.bytes_per_parameter > 2:
         narrow = replace(teacher, model=replace(teacher.model, bytes_per_parameter=2))

@@ -15,7 +15,7 @@ from llmkd.check.row_facts import DataFacts
 from llmkd.check.spread import Spread
 from llmkd.check.stages import Checker, num_positions_of, vocabulary_fact
 from llmkd.check.steps import train_disk
-from llmkd.check.teachers import Beside
+from llmkd.check.teachers import Beside, loaded_bytes
 from llmkd.errors import DataError
 from llmkd.recipe.data import Prompts
 from llmkd.recipe.grpo_arguments import GRPO, num_generated, too_few_prompts
@@ -73,8 +73,18 @@ def _vocabulary(found: StageFacts, student: Model, teachers: Mapping[str, Model]
 
 
 def _largest(teachers: Sequence[Beside]) -> Beside | None:
-    """The one that memory is estimated by."""
+    """The one that is estimated at work."""
     return max(teachers, key=lambda each: each.model.parameters.value or 0, default=None)
+
+
+def _staying(teachers: Sequence[Beside], *, has_accelerator: bool) -> int:
+    """Bytes of those that wait on the device for their rows."""
+    return sum(
+        loaded_bytes(each)
+        for each in teachers
+        if not (each.source.offload == "cpu" and has_accelerator)
+        and each.model.parameters.value is not None
+    )
 
 
 def _model_problems(key: Key, model: Model) -> list[Problem]:
@@ -163,16 +173,26 @@ def _memory(
 ) -> None:
     """The larger of what writing responses takes, and learning from them."""
     has_accelerator = checker.has_accelerator(arguments)
+    largest = _largest(teachers)
+    others = [each for each in teachers if each is not largest]
+    is_lent_late = getattr(stage.objective, "estimator", None) == "full_vocabulary"
 
     def estimate(setup: Setup) -> Fact:
         size = setup.arguments["per_device_train_batch_size"]
         tokens = Fact(size * value_of(length), "at most")
+        teacher = setup.teacher
+        if teacher is not None and is_lent_late:
+            # It comes after the student's forward pass, to all that is kept of that.
+            teacher = teacher.with_setting(offload=None)
         learning = train_memory(
-            setup.student, setup.teacher, tokens, setup.arguments,
+            setup.student, teacher, tokens, setup.arguments,
             has_accelerator=has_accelerator, spread=setup.spread,
         )  # fmt: skip
+        learning = learning.plus(
+            "other teachers", _staying(others, has_accelerator=has_accelerator)
+        )
         writing = generate_memory(student, num_generated(arguments), length)
         return max(learning, writing, key=value_of)
 
-    setup = Setup(student, _largest(teachers), arguments, checker.spread)
+    setup = Setup(student, largest, arguments, checker.spread)
     checker.judge_training(found, stage, setup, estimate, teachers)

@@ -55,11 +55,6 @@ class Beside:
         return self.model.shape if needs_shape and isinstance(self.model.shape, str) else None
 
 
-def loaded_bytes(teacher: Beside) -> int:
-    """Its weights as they are loaded, by every process for itself."""
-    return _weights(teacher)
-
-
 def teacher_bytes(
     teacher: Beside,
     tokens: int,
@@ -82,7 +77,7 @@ def teacher_bytes(
     is_lent = teacher.source.offload == "cpu" and has_accelerator
     shape = teacher.model.shape
     if not isinstance(shape, Shape):
-        weights = _weights(teacher)
+        weights = loaded_bytes(teacher)
         return spread.share(weights) if teacher.is_sharded_over(spread) else weights
     width = 2 if is_half else teacher.model.bytes_per_parameter
     half_head = 2 * _head(shape) * is_half
@@ -91,8 +86,8 @@ def teacher_bytes(
         return _in_parts(teacher, shape, spread, is_lent) + run + half_head
     if is_lent:
         stays = _head(shape) * teacher.model.bytes_per_parameter + half_head
-        return max(stays, _weights(teacher) + run + half_head - student_keeps)
-    return _weights(teacher) + run + half_head
+        return max(stays, loaded_bytes(teacher) + run + half_head - student_keeps)
+    return loaded_bytes(teacher) + run + half_head
 
 
 def sent_bytes(teacher: Beside, spread: Spread) -> int:
@@ -116,7 +111,8 @@ def _in_parts(teacher: Beside, shape: Shape, spread: Spread, is_lent: bool) -> i
     return own + (head + gathered) * width
 
 
-def _weights(teacher: Beside) -> int:
+def loaded_bytes(teacher: Beside) -> int:
+    """Its weights as they are loaded, by every process for itself."""
     model, bits = teacher.model, teacher.source.quantization
     width, num_parameters = model.bytes_per_parameter, value_of(model.parameters)
     if bits is None:

@@ -27,15 +27,17 @@ def parts_of(value: Any, key: Key = ()) -> Iterator[tuple[Key, RecipePart]]:
     """Each part of a recipe within a value, itself included, and where it stands.
 
     Args:
-        value: A part, or a list of parts.
+        value: A part, or a list or mapping of parts.
         key: Its own.
     """
     items: Any = ()
     if isinstance(value, RecipePart):
         yield key, value
         items = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         items = enumerate(value)
+    elif isinstance(value, dict):
+        items = value.items()
     for name, item in items:
         yield from parts_of(item, (*key, name))
 

@@ -193,7 +193,9 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "fsdp": (bool, "an engine is not the recipe's; leave it out, and write --launch fsdp2"),
     "accelerator_config": (
-        lambda value: isinstance(value, str) or bool(_BATCHES.intersection(value or {})),
+        lambda value: (
+            isinstance(value, str) or (isinstance(value, dict) and not _BATCHES.isdisjoint(value))
+        ),
         f"llmkd says how rows are shared; write a mapping without {', '.join(sorted(_BATCHES))}",
     ),
 }

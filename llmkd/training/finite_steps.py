@@ -55,6 +55,10 @@ class FiniteSteps(WholeCheckpoints):
         """As in transformers; its workers are there until the training ends."""
         return ended_by_parent_only(super().get_train_dataloader())
 
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """The same for a validation's, whose workers may stay from one to the next."""
+        return ended_by_parent_only(super().get_eval_dataloader(*args, **kwargs))
+
     def note_loss(self, loss: Tensor, terms: Mapping[str, Tensor], row_ids: Tensor) -> None:
         """To be called with each micro-batch's loss, on every rank, before its gradient is taken.
 

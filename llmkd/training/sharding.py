@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import deepspeed
 
 from llmkd.launch import DEEPSPEED_BUCKET
-from llmkd.models.documents import is_flash
 
 LOADS_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+RUNS_ANYWHERE = (None, "eager", "sdpa")
 ASKS_FOR_FSDP = "ACCELERATE_USE_FSDP"
 
 
@@ -62,10 +62,10 @@ def send_in_pieces(trainer: Trainer) -> None:
 def place(student: PreTrainedModel, arguments: TrainingArguments) -> None:
     """Moves a student to its device, unless an engine is to bring it there in parts.
 
-    Flash attention runs on accelerators only, and is tried before the training: with it the student is
-    there whole until then.
+    Attention that may run on accelerators only, such as flash attention, is tried before the training: with it
+    the student is there whole until then.
     """
-    if not is_split(arguments) or is_flash(student):
+    if not is_split(arguments) or student.config._attn_implementation not in RUNS_ANYWHERE:
         student.to(arguments.device)  # pyright: ignore[reportArgumentType]
 
 

@@ -175,10 +175,12 @@ def kdrl(root):
 
 
 def sharded(root):
-    """The teacher in parts too; its padded head shares its weights with the embedding."""
+    """The teacher in parts too; heads share their weights with embeddings, the teacher's is padded."""
+    config = {"model_type": "llama", **LLAMA, "tie_word_embeddings": True}
     return forward_kl(root) | {
+        "student": {"kind": "scratch", "config": config},
         # On a CPU its parts wait where they run.
-        "teacher": {"model_name_or_path": str(root / "tied"), "sharded": True, "offload": "cpu"}
+        "teacher": {"model_name_or_path": str(root / "tied"), "sharded": True, "offload": "cpu"},
     }
 
 

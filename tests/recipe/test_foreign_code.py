@@ -3,12 +3,15 @@
 import ast
 import json
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import pytest
 
 import llmkd
 from llmkd import pipeline
 from llmkd.errors import InputError
+from llmkd.recipe.base import RecipePart
 from llmkd.recipe.foreign_code import foreign_code, refuse_code
 from llmkd.recipe.load import checked_recipe
 from llmkd.recipe.training_arguments import package_folder
@@ -40,6 +43,19 @@ STAGES = {
         "data": DATA,
         "depth": {"remove_layers": 1},
     },
+    "routed": {
+        "kind": "kdrl",
+        "student": {"model_name_or_path": "student"},
+        "teacher": {
+            "kind": "routed",
+            "column": "answer",
+            "teachers": {"3": {"model_name_or_path": "m"} | TRUSTED},
+        },
+        "data": DATA | {"keep_columns": ["answer"]},
+        "reward_funcs": [{"kind": "length", "max_length": 5, "soft_length": 5}],
+        "objective": {"coefficient": 0.5},
+        "trainer": {"num_generations": 4, "per_device_train_batch_size": 4},
+    },
     "measured": {"kind": "evaluate", "models": ["m"], "suite": "procedural"} | TRUSTED,
 }
 
@@ -58,6 +74,22 @@ def test_a_models_code_counts_wherever_a_recipe_names_it(name, tmp_path, monkeyp
     with pytest.raises(InputError, match=r"trust_remote_code: runs `the code of m`.*--allow-code"):
         pipeline.run(found)
     assert not (tmp_path / "runs" / "foreign" / "stages").exists()
+
+
+def test_no_part_of_a_recipe_is_in_a_container_that_is_not_looked_into():
+    def look(annotation, holder):
+        inside = get_args(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, RecipePart):
+            assert holder in (None, list, tuple, dict, Union, UnionType, Annotated), holder
+        for each in inside:
+            look(each, get_origin(annotation))
+
+    every = RecipePart.__subclasses__()
+    while every:
+        part = every.pop()
+        every += part.__subclasses__()
+        for field in part.model_fields.values():
+            look(field.annotation, None)
 
 
 def test_a_recipe_that_trusts_nobody_has_no_code():

@@ -121,6 +121,7 @@ def test_words_that_only_the_help_lists_are_known():
         ),
         ("accelerator_config", "abc.json", "write a mapping without dispatch_batches, even"),
         ("accelerator_config", {"even_batches": False}, "llmkd says how rows are shared"),
+        ("accelerator_config", 5, "a mapping"),
         ("report_to", [5], "input should be the name of a tracker; got 5; write one of none, all"),
     ],
 )

@@ -7,7 +7,14 @@ import pytest
 import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
-from llmkd.training.sharding import is_split, loaded_whole, place, share_embeddings
+from llmkd.launch import DEEPSPEED_BUCKET
+from llmkd.training.sharding import (
+    is_split,
+    loaded_whole,
+    place,
+    send_in_pieces,
+    share_embeddings,
+)
 
 
 def test_models_are_loaded_whole_whatever_an_engine_has_said_of_them(monkeypatch):
@@ -29,6 +36,19 @@ def test_what_splits_the_student_is_known_before_there_is_a_trainer(monkeypatch)
     assert is_split(SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert is_split(SimpleNamespace())
+
+
+def test_deepspeeds_bucket_is_small_unless_its_user_says_how_large():
+    def bucket(stage, **written):
+        config = {"zero_optimization": written}
+        plugin = SimpleNamespace(zero_stage=stage, deepspeed_config=config)
+        state = SimpleNamespace(deepspeed_plugin=plugin)
+        send_in_pieces(SimpleNamespace(accelerator=SimpleNamespace(state=state)))
+        return config["zero_optimization"].get("reduce_bucket_size")
+
+    assert bucket(2) == bucket(3) == DEEPSPEED_BUCKET
+    assert bucket(2, reduce_bucket_size="auto") == "auto"
+    assert bucket(0) is None
 
 
 @pytest.mark.parametrize(("engine", "device"), [("true", "cpu"), ("false", "meta")])

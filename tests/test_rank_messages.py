@@ -53,6 +53,13 @@ def test_the_first_of_each_machine_speaks_for_itself(fail, capfd):
     assert capfd.readouterr().err == "a\n"
 
 
+def test_one_traceback_on_another_machine_is_told_once(fail, capfd):
+    with others_told():
+        fail(5, ValueError("a"), local_rank=1)
+        fail(4, ValueError("a"), local_rank=0)
+    assert capfd.readouterr().err.count("ValueError: a") == 1
+
+
 def test_each_keeps_its_own_traceback_of_one_failure(fail, capfd, tmp_path):
     with others_told():
         for rank in range(2):

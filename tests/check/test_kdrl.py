@@ -10,7 +10,7 @@ from llmkd.check.facts import Fact
 from llmkd.check.fitting import Setup, settings_that_fit
 from llmkd.check.machine import Memory
 from llmkd.check.report import report
-from llmkd.check.spread import Spread
+from llmkd.check.spread import Spread, with_devices
 from llmkd.check.stages import Checker
 from llmkd.check.teachers import Beside
 from llmkd.errors import InputError
@@ -146,3 +146,35 @@ def test_all_teachers_of_rollouts_are_loaded(recipe, machine, local):
         return found.stages["student"].facts["host memory"].parts["teacher"]
 
     assert loaded(f"stages.student.teacher={two}") == 2 * loaded()
+
+
+def test_teachers_that_rest_stay_on_the_device_unless_they_are_offloaded(recipe, machine, local):
+    one = f"{{model_name_or_path: {local / 'teacher'}}}"
+    lent = f"{{model_name_or_path: {local / 'teacher'}, offload: cpu}}"
+    on_a_gpu = with_devices(machine, 8)
+
+    def parts(other, on=on_a_gpu):
+        teachers = f"{{kind: routed, column: answer, teachers: {{math: {one}, code: {other}}}}}"
+        override = f"stages.student.teacher={teachers}"
+        found = report(*load_with_source(recipe, [override]), on, Spread("ddp", 2))
+        return found.stages["student"].facts["memory"].parts
+
+    size = parts(one)["other teachers"]
+    assert size == parts(lent, machine)["other teachers"] > 0
+    assert "other teachers" not in parts(lent)
+
+
+def test_a_teacher_that_comes_after_the_students_forward_pass_is_not_hidden_behind_it(
+    recipe, machine, local
+):
+    def teacher(estimator, offload):
+        settings = [
+            f"stages.student.teacher={{model_name_or_path: {local / 'teacher'}, offload: {offload}}}",
+            f"stages.student.objective.estimator={estimator}",
+        ]
+        source = load_with_source(recipe, settings)
+        found = report(*source, with_devices(machine, 8), Spread("ddp", 2))
+        return found.stages["student"].facts["memory"].parts["teacher"]
+
+    assert teacher("full_vocabulary", "cpu") == teacher("full_vocabulary", "null")
+    assert teacher("k2", "cpu") < teacher("k2", "null")

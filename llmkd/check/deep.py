@@ -209,7 +209,7 @@ def _try_train(stage: TrainStage, folder: Path, seed: int) -> Batch:
 def _one_batch(trainer: DistillTrainer) -> Batch:
     started, model = time.perf_counter(), trainer.model
     assert isinstance(model, torch.nn.Module)
-    model.to(trainer.args.device).train()
+    torch.nn.Module.to(model, trainer.args.device).train()
     loader = iter(trainer.get_train_dataloader())
     num_batches = trainer.args.gradient_accumulation_steps
     batches, counts = trainer.get_batch_samples(loader, num_batches, trainer.args.device)

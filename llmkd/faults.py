@@ -36,8 +36,6 @@ MEMORY = (
 FULL_BELOW = 2**16
 """Bytes below which a file system counts as full when an error does not say why."""
 
-UNUSED = "Expected to have finished reduction in the prior iteration"
-"""What DDP says where it waits for gradients in vain."""
 PEERS = ("gloo", "DistBackendError", "DistNetworkError", "DistStoreError")
 """What the errors of a rank name, in text or type, that waits for another one in vain."""
 
@@ -84,11 +82,6 @@ def explanation(error: Exception, folder: Path | None, stage: Stage | None = Non
     """
     if lost_a_peer(error):
         return _peer_message(error, folder, stage)
-    if UNUSED in str(error):
-        return (
-            "DDP: some weights have no gradient, as happens in mixtures of experts; write "
-            "trainer.ddp_find_unused_parameters: true"
-        )
     return _disk_message(error, folder, stage) or _memory_message(error, stage)
 
 

@@ -136,7 +136,7 @@ def refuse_other_launchers(launch: Launch | None, *, is_launched: bool) -> None:
             "--launch: another launcher started this process (LOCAL_RANK is set); leave --launch out, "
             "or unset LOCAL_RANK"
         )
-    count = os.environ.get("WORLD_SIZE", "1")
+    count = os.environ.get("WORLD_SIZE") or "1"
     if not is_launched and launch is None and count != "1":
         raise InputError(
             f"WORLD_SIZE is {count}, and no launcher started this process; write --launch ddp "

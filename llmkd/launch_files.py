@@ -45,14 +45,15 @@ def _look_at(path: Path) -> None:
             f"--launch: {path} is no file of accelerate's launcher, which has a distributed_type; "
             f"{HOW_MADE}"
         )
-    fsdp = content.get("fsdp_config") or {}
-    if content["distributed_type"] == "FSDP" and str(fsdp.get("fsdp_version", 1)) != "2":
+    fsdp = content.get("fsdp_config")
+    version = fsdp.get("fsdp_version", 1) if isinstance(fsdp, dict) else 1
+    if content["distributed_type"] == "FSDP" and str(version) != "2":
         raise InputError(f"--launch: {path}: {FSDP2_ONLY}")
     precision = content.get("mixed_precision") or "no"
     if str(precision) not in ("no", "False"):
         say(
             f"warning: {path}: mixed_precision: {precision} counts for nothing; precision is the "
-            f"recipe's, which says trainer.{precision}: true where it wants that"
+            "recipe's, which says trainer.bf16: true (or fp16) where it wants that"
         )
 
 

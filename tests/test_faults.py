@@ -7,9 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
-from torch.nn.parallel import DistributedDataParallel
 
 from llmkd.errors import InputError, LlmkdError
 from llmkd.faults import explained, explanation
@@ -80,27 +78,6 @@ def test_other_errors_pass_as_they_are(tmp_path, error):
     with pytest.raises(type(error)) as caught, explained(tmp_path):
         raise error
     assert caught.value is error
-
-
-class OneExpertRests(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in "ab"])
-
-    def forward(self, x):
-        return self.experts[0](x)
-
-
-def test_weights_without_a_gradient_are_told_with_the_key(tmp_path):
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    try:
-        model = DistributedDataParallel(OneExpertRests())
-        model(torch.ones(1, 2)).sum().backward()
-        with pytest.raises(RuntimeError) as caught:
-            model(torch.ones(1, 2))
-    finally:
-        dist.destroy_process_group()
-    assert "ddp_find_unused_parameters: true" in (explanation(caught.value, tmp_path) or "")
 
 
 def advice(stage, folder):

@@ -93,6 +93,7 @@ def test_what_does_not_fit_is_refused_with_what_to_write(engine, given, message)
         ("student: {}", "no file of accelerate's launcher"),
         ("distributed_type: FSDP", "write fsdp_version: 2"),
         ("{distributed_type: FSDP, fsdp_config: {fsdp_version: 1}}", "write fsdp_version: 2"),
+        ("{distributed_type: FSDP, fsdp_config: x}", "write fsdp_version: 2"),
     ],
 )
 def test_files_that_no_training_can_be_launched_by_are_refused(tmp_path, content, message):
@@ -105,7 +106,7 @@ def test_a_files_precision_is_said_to_count_for_nothing(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("{distributed_type: MULTI_GPU, mixed_precision: bf16}")
     launch_of(str(file))
-    assert "trainer.bf16: true where it wants that" in capsys.readouterr().err
+    assert "which says trainer.bf16: true" in capsys.readouterr().err
 
 
 def test_nobody_waits_for_processes_that_another_launcher_would_have_to_start(monkeypatch):

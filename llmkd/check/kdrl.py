@@ -1,6 +1,7 @@
 """What a kdrl stage will take: its rollouts, its steps, and the memory of both."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmkd.check.adapters import look_at_adapter
@@ -191,6 +192,8 @@ def _memory(
         learning = learning.plus(
             "other teachers", _staying(others, has_accelerator=has_accelerator)
         )
+        if any(each.model.parameters.value is None for each in others):
+            learning = replace(learning, exactness="at least")
         writing = generate_memory(student, num_generated(arguments), length)
         return max(learning, writing, key=value_of)
 

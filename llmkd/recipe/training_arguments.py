@@ -27,8 +27,6 @@ DEFAULTS: dict[str, Any] = {
     "save_steps": 0.1,
     "save_total_limit": 2,
     "hub_strategy": "end",
-    # Every weight has a gradient in every step, as a rule; to look for others takes time in each.
-    "ddp_find_unused_parameters": False,
     # A NaN belongs in the log, not replaced by the last mean.
     "logging_nan_inf_filter": False,
 }

@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 from llmkd.errors import InputError
 from llmkd.recipe.training_arguments import DEFAULTS
 
-ASKS_FOR_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+BY_LAUNCHER = ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_CONFIG_FILE")
+"""What accelerate's launcher sets for DeepSpeed, and nobody else does."""
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -52,7 +53,7 @@ def build_arguments(
     Raises:
         InputError: Its own library refuses the values.
     """
-    if values.get("deepspeed") and os.environ.get(ASKS_FOR_DEEPSPEED, "false").lower() == "true":
+    if values.get("deepspeed") and any(name in os.environ for name in BY_LAUNCHER):
         raise InputError(
             "trainer.deepspeed: the launcher brings DeepSpeed's settings already; leave it out, or take "
             "--launch ddp beside it"

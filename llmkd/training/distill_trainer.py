@@ -206,6 +206,8 @@ class DistillTrainer(FiniteSteps):
             for batch in batches:
                 with self.compute_loss_context_manager():
                     loss = self._share(objective, model, self._prepare_inputs(batch), counts).loss
+                if not loss.requires_grad:
+                    continue  # A term over the batch that weighs nothing at this step.
                 # DDP averages over ranks what is to be added.
                 (loss * scale * self.accelerator.num_processes).backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

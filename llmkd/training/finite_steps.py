@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from llmkd.errors import LlmkdError
+from llmkd.errors import InputError, LlmkdError
 from llmkd.training.ranks import any_rank, raise_once
 from llmkd.training.whole_checkpoints import WholeCheckpoints
 from llmkd.training.workers import ended_by_parent_only
@@ -87,6 +88,7 @@ class FiniteSteps(WholeCheckpoints):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # The last thing that is called before the optimizer.
+        _check_reduced(model)
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.is_deepspeed_enabled:
             self._check_taken_step(norm)
@@ -172,3 +174,22 @@ class FiniteSteps(WholeCheckpoints):
         more = len(row_ids) - len(texts)
         rest = [f"and {more} more"] if more > 0 else []
         return f"whose rows begin {', '.join([*texts, *rest])}"
+
+
+def _check_reduced(model: nn.Module) -> None:
+    """Refuses a step of DDP in which some weights have no gradient, where it was not to look for such.
+
+    It waits for them in vain, and leaves those that it would have sent along as each process has them.
+
+    Raises:
+        InputError: With the key to write.
+    """
+    if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
+        return
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise InputError(
+            f"trainer.ddp_find_unused_parameters: {len(unused)} weights have no gradient, such as "
+            f"{unused[0].removeprefix('module.')}, for the data never reaches them, or a layer was dropped; "
+            "write true"
+        )

@@ -8,7 +8,7 @@ from llmkd.training.arguments import training_arguments
 
 
 def test_deepspeeds_settings_come_from_one_side_only(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     with pytest.raises(InputError, match=r"trainer\.deepspeed: the launcher brings .*leave it out"):
         training_arguments({"deepspeed": {"zero_optimization": {"stage": 2}}}, tmp_path, seed=0)
 

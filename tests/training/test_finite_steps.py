@@ -3,21 +3,53 @@
 import json
 import math
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
 from llmkd.errors import InputError, LlmkdError
 from llmkd.recipe.schema import Recipe
 from llmkd.run_plan import Run
 from llmkd.training.checkpoints import checkpoint_steps
 from llmkd.training.distill_trainer import MOST_SKIPPED_IN_A_ROW, DistillTrainer
+from llmkd.training.finite_steps import _check_reduced
 from llmkd.training.train import _skip_refusal, build_trainer, run_train
 
 CROSS_ENTROPY = {"losses": [{"kind": "cross_entropy"}], "teacher": None}
 CONSTANT = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+
+
+class OneExpertRests(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in "ab"])
+
+    def forward(self, x):
+        return self.experts[0](x)
+
+
+@pytest.mark.parametrize(
+    ("looks", "refused"),
+    [(True, nullcontext()), (False, pytest.raises(InputError, match=r"2 weights .* experts\.1"))],
+)
+def test_a_step_in_which_ddp_waits_for_gradients_in_vain_is_refused(looks, refused):
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        for module, expected in (
+            (OneExpertRests(), refused),
+            (torch.nn.Linear(2, 2), nullcontext()),
+        ):
+            model = DistributedDataParallel(module, find_unused_parameters=looks)
+            model(torch.ones(1, 2)).sum().backward()
+            with expected:
+                _check_reduced(model)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.fixture

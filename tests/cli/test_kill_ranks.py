@@ -90,6 +90,7 @@ def test_killed_in_three_ways_it_goes_on_to_the_weights_of_an_undisturbed_run(ll
     assert_same(weights(llmkd.folder / "cut"), weights(llmkd.folder / "whole"))
 
 
+@pytest.mark.slow
 def test_what_every_rank_finds_wrong_is_told_once(llmkd, recipe):
     # Too late for a check, and each finds it by itself.
     arguments = ["trainer.lr_scheduler_type=polynomial", "trainer.lr_scheduler_kwargs={lr_end: 5}"]
@@ -99,6 +100,7 @@ def test_what_every_rank_finds_wrong_is_told_once(llmkd, recipe):
     assert logs == ["error-rank-1.log", "error.log"]
 
 
+@pytest.mark.slow
 def test_where_one_of_two_machines_is_gone_the_other_ends_too(llmkd, recipe):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

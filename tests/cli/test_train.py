@@ -162,7 +162,13 @@ def test_sigterm_saves_and_exits_143(llmkd, recipe):
     assert len(list((llmkd.folder / stage).glob("checkpoints/checkpoint-*"))) == 1
 
 
-@pytest.mark.parametrize("launch", [[], ["--launch", "ddp", "--num-processes", "2"]])
+@pytest.mark.parametrize(
+    "launch",
+    [
+        [],
+        pytest.param(["--launch", "ddp", "--num-processes", "2"], marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_to_every_process_saves_though_workers_read_the_rows(llmkd, recipe, launch):
     stage = "runs/tiny/stages/teacher"
     process = llmkd.start_until(

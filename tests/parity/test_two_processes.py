@@ -91,7 +91,9 @@ def assert_same(ours, reference):
         torch.testing.assert_close(ours[1][name], weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("random", marks=pytest.mark.slow), "group_by_length"]
+)
 def test_two_processes_resume_in_a_later_epoch_to_the_same_bits(recipe, tmp_path, strategy):
     # 20 rows in batches of 2x4: 3 steps an epoch, so step 5 is within the second.
     settings = [

@@ -116,7 +116,9 @@ def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(asked):
     assert "teacher_data  0/60" not in err
 
 
-@pytest.mark.parametrize("place", ["shards", "manifest.json", "index"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("shards", marks=pytest.mark.slow), "manifest.json", "index"]
+)
 def test_repair_gives_back_the_bytes_that_were_there(asked, place):
     asked.run("generate-teacher-data", "asked.yaml")
     store = asked.folder / "runs" / "asked" / STORE

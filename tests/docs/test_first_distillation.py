@@ -64,6 +64,7 @@ def folder(tmp_path, chat_tokenizer):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_page_can_be_followed(folder):
     outputs = {" ".join(arguments): as_user(folder, *arguments) for arguments in commands()}
     deep = next(done.stderr for words, done in outputs.items() if "--deep" in words)

@@ -40,8 +40,8 @@ def on_wait(monkeypatch):
     def install(call):
         wait_s = ServerClient._wait_s
 
-        def noted(self, attempt, error):
-            wait_s(self, attempt, error)
+        def noted(self, attempt, *said):
+            wait_s(self, attempt, *said)
             call(attempt)
             return 0.0
 

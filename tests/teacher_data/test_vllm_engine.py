@@ -191,7 +191,8 @@ def test_a_teacher_with_an_adapter_is_the_merged_model(
     for prompt, each in zip(prompts, done, strict=True):
         ids = [*prompt, *each.token_ids]
         places = range(len(prompt), len(ids))
-        check_positions(each.positions, ids, places, both, 18)
+        # It adds the adapter's product to the model's; the merged weights were rounded once more.
+        check_positions(each.positions, ids, places, both, 18, atol=1e-4)
         (scored,) = with_adapter.score([ids], [[len(prompt), len(ids)]])
         check_positions(scored, ids, places, both, 18)
 

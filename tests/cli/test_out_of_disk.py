@@ -97,9 +97,8 @@ MORE_FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "faults", [FAULTS, pytest.param(MORE_FAULTS, marks=pytest.mark.slow, id="more")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [FAULTS, MORE_FAULTS], ids=["some", "more"])
 def test_wherever_a_file_cannot_grow_the_run_says_so_and_goes_on(
     llmkd, recipe, faulty, finished_run, faults
 ):

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
@@ -32,3 +33,6 @@ if __name__ == "__main__":
     Accelerator.end_training = lambda self: None
     for recipe in json.loads(Path(sys.argv[1]).read_text()):
         run(load(recipe))
+    # With communication threads alive, a process may be aborted by the C++ runtime as it ends.
+    dist.barrier()
+    dist.destroy_process_group()

@@ -17,6 +17,6 @@ def quiet_libraries() -> None:
     # DeepSpeed calls older names of torch's: several lines in each step of ZeRO-3, from every process.
     older = r"`torch\.distributed\.\w+` is deprecated"
     warnings.filterwarnings("ignore", message=older, category=FutureWarning)
-    # peft asks models by a name that transformers has given up.
+    # peft and TRL ask models by a name that transformers has given up.
     older = "`is_gradient_checkpointing` is deprecated"
     warnings.filterwarnings("ignore", message=older, category=FutureWarning)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmkd.advice import smaller
+from llmkd.advice import is_of_matrices, smaller
 from llmkd.check.adapters import look_at_adapter
 from llmkd.check.capture import store_problems
 from llmkd.check.classifiers import KNOWN
@@ -147,6 +147,12 @@ class Checker:
             self.judge(found, memory, stage)
             return
         look_at_host(found, setup.student, teachers, self.spread, self.machine)
+        optimizer = setup.arguments["optim"] or ""
+        if self.spread.engine != "ddp" and is_of_matrices(optimizer):
+            found.warnings.append(
+                f"trainer.optim: {optimizer} is refused beside --launch {self.spread.engine}, which keeps "
+                "weights in flat parts; write adamw_torch, or --launch ddp"
+            )
         if memory is not None and not self.has_accelerator(setup.arguments):
             # All of this machine's processes share it.
             memory = replace(

@@ -7,7 +7,6 @@ the trainer is built or at the latest in the first step.
 
 import inspect
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +30,6 @@ except ImportError as error:
     raise InputError(
         f"kind: kdrl stands on TRL, which cannot be imported ({error}); write pip install 'llmkd[rl]'"
     ) from error
-
-# TRL still asks models by transformers' older name for the same, before every generation.
-warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 METHODS = {
     "_tokenize_prompts": ("prompts",),

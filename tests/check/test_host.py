@@ -87,3 +87,13 @@ def test_of_models_that_are_not_known_nothing_is_warned(local):
 
 def test_one_process_without_an_engine_has_no_such_fact(checked, local):
     assert "host memory" not in checked(local / "local.yaml").stages["train"].facts
+
+
+@pytest.mark.parametrize(("engine", "is_refused"), [("ddp", False), ("zero2", True)])
+def test_optimizers_that_need_whole_weights_are_told_before_a_training_refuses_them(
+    local, engine, is_refused
+):
+    source = load_with_source(local / "local.yaml", ["trainer.optim=adafactor"])
+    found = report(*source, machine(2), Spread(engine, 2)).stages["train"]
+
+    assert any("adafactor is refused" in text for text in found.warnings) == is_refused

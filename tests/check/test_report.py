@@ -18,7 +18,7 @@ from llmkd.recipe.shipped import shipped_recipes
 HEAVY = ("torch", "transformers", "datasets", "huggingface_hub", "peft", "accelerate")
 LIBRARIES = "import numpy, pydantic, typer, yaml"
 MOST = 7
-"""Times the processor time in which the interpreter starts and imports these, 0.2 s of 0.9 where it is slow: seconds alone
+"""Times the processor time in which the interpreter starts and imports these: seconds alone
 would say how fast a machine is, and how busy."""
 
 
